@@ -1,0 +1,22 @@
+"""One file = one subcommand = one question.
+
+To add an analysis: write its module with an ``ANALYSIS`` and name it below. It then has a command with
+``--help``, a table, JSON with a schema, Markdown and HTML.
+"""
+
+import importlib
+
+from curvcli.analyses.analysis import Analysis
+
+MODULES = {
+    "hessian": "curvcli.analyses.hessian",
+    "info": "curvcli.analyses.info",
+    "doctor": "curvcli.analyses.doctor",
+}
+
+
+def get(name: str) -> Analysis:
+    """The analysis of that name; its module is imported now, torch only when it runs."""
+    analysis = importlib.import_module(MODULES[name]).ANALYSIS
+    assert isinstance(analysis, Analysis)
+    return analysis

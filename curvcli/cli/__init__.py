@@ -1,0 +1,1 @@
+"""Commands derived from the analyses; the only place that knows Typer."""

@@ -1,0 +1,77 @@
+"""The program: one Typer command for each analysis, and `schema`."""
+
+import functools
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from curvcli import __version__
+from curvcli.analyses import MODULES, get
+from curvcli.cli import options
+from curvcli.cli.run import execute
+from curvcli.errors import EXIT_BAD_INPUT, EXIT_OK, did_you_mean
+
+_EPILOG = "Exit codes: 0 success, 1 findings under --strict, 2 bad input, 3 no answer, 70 internal error."
+
+
+def make_app() -> typer.Typer:
+    """The commands, derived from the registered analyses."""
+    app = typer.Typer(
+        name="curvcli",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=_EPILOG,
+    )
+    app.callback()(_root)
+    for name in MODULES:
+        analysis = get(name)
+        run = options.command(analysis, functools.partial(execute, name, analysis))
+        app.command(name, short_help=analysis.summary, epilog=_EPILOG)(run)
+    app.command("schema")(schema)
+    return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"curvcli {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Inspect the curvature of neural networks, from a checkpoint and a batch of data."""
+
+
+def schema(
+    command: Annotated[str, typer.Argument(help="Name of an analysis.")],
+) -> None:
+    """Print the JSON Schema of an analysis' answer."""
+    import json
+
+    from curvcli.report.data import json_schema
+
+    if command not in MODULES:
+        typer.echo(
+            f"error: there is no analysis {command!r}.{did_you_mean(command, MODULES)}\n"
+            f"  analyses: {', '.join(MODULES)}",
+            err=True,
+        )
+        raise typer.Exit(EXIT_BAD_INPUT)
+    typer.echo(json.dumps(json_schema(get(command).result), indent=2))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        make_app()()
+    except BrokenPipeError:
+        # The reader has what it wanted (`| head`). Python would complain again while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_OK)

@@ -1,0 +1,133 @@
+"""Command-line options, derived from the fields of `TargetSpec` and the signatures of the analyses."""
+
+import inspect
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from curvcli.analyses.analysis import Analysis
+from curvcli.target.spec import option_fields, parse_assignments
+
+# Settings that `key=value` flags fill, and the flag's name in the singular.
+_ASSIGNED = {"model_args": "--model-arg", "loss_args": "--loss-arg"}
+_FOR_CHECKPOINT = {"unsafe_pickle"}
+_FOR_NOTHING = {"device"}
+_SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
+
+Format = Literal["table", "json", "markdown", "html"]
+OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "format": (Format, None, "How the answer is written; default: table, or what -o's suffix says."),
+    "output": (str, None, "Write the answer to this file instead of stdout."),
+    "strict": (bool, False, "Exit with 1 when there is a warning or an error among the findings."),
+    "quiet": (bool, False, "No progress and no notes on stderr."),
+    "verbose": (bool, False, "Show tracebacks and warnings."),
+}
+
+
+def plain_type(kind: Any) -> Any:
+    """The type a flag takes: without None and without constraints (those are checked later)."""
+    if get_origin(kind) is Annotated:
+        return plain_type(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        rest = [a for a in get_args(kind) if a is not NoneType]
+        return plain_type(rest[0])
+    return kind
+
+
+def signature(analysis: Analysis) -> inspect.Signature:
+    """The parameters of an analysis' command: TARGET, its own options, the shared ones.
+
+    Every flag defaults to None, so that what was not given can come from the target file.
+    """
+    parameters = []
+    if analysis.needs != "nothing":
+        parameters.append(_argument(analysis))
+    for option in analysis.options():
+        shown = None if option.default is None else _shown(option.default)
+        parameters.append(_option(option.name, plain_type(option.kind), option.help, "Options", shown))
+    for name, kind, default, text in option_fields():
+        if name == "checkpoint" or not _applies(name, analysis):
+            continue
+        flag_kind = list[str] if name in _ASSIGNED else plain_type(kind)
+        shown = None if default in (None, [], {}, False) else _shown(default)
+        parameters.append(
+            _option(name, flag_kind, text, "Target", shown, _ASSIGNED.get(name))
+        )
+    for name, (kind, default, text) in OUTPUT_OPTIONS.items():
+        parameters.append(_option(name, kind, text, "Output", None, default=default))
+    return inspect.Signature(parameters)
+
+
+def split(analysis: Analysis, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The flags given, as (settings of the target, options of the analysis, output options)."""
+    own = {option.name for option in analysis.options()}
+    options = {k: v for k, v in given.items() if k in own and v is not None}
+    output = {k: given[k] for k in OUTPUT_OPTIONS}
+    settings: dict[str, Any] = {}
+    for name, *_ in option_fields():
+        value = given.get(name)
+        if value is None or value == []:
+            continue
+        key = name.replace("_", "-")
+        settings[key] = parse_assignments(value, _ASSIGNED[name]) if name in _ASSIGNED else value
+    return settings, options, output
+
+
+def command(analysis: Analysis, execute: Callable[..., None]) -> Callable[..., None]:
+    """A function that Typer turns into the command."""
+
+    def run(**given: Any) -> None:
+        execute(given)
+
+    run.__signature__ = signature(analysis)  # type: ignore[attr-defined]
+    run.__annotations__ = {
+        p.name: p.annotation for p in signature(analysis).parameters.values()
+    }
+    run.__doc__ = analysis.description
+    return run
+
+
+def _applies(name: str, analysis: Analysis) -> bool:
+    if analysis.needs == "nothing":
+        return name in _FOR_NOTHING
+    return analysis.needs == "objective" or name in _FOR_CHECKPOINT
+
+
+def _shown(default: Any) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _argument(analysis: Analysis) -> inspect.Parameter:
+    text = "Checkpoint, or a target file (.toml) naming checkpoint, model, data and loss."
+    if analysis.needs == "checkpoint":
+        text = "Checkpoint, or a target file (.toml) that names one."
+    return inspect.Parameter(
+        "target",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, typer.Argument(help=text, show_default=False)],
+    )
+
+
+def _option(
+    name: str,
+    kind: Any,
+    text: str,
+    panel: str,
+    shown: str | None,
+    flag: str | None = None,
+    default: Any = None,
+) -> inspect.Parameter:
+    flag = flag or "--" + name.replace("_", "-")
+    names = [flag, *([_SHORT[name]] if name in _SHORT else [])]
+    if kind is bool and default is None:
+        names = [f"{flag}/--no-{flag[2:]}"]
+    option = typer.Option(*names, help=text, show_default=shown or False, rich_help_panel=panel)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind if default is not None else kind | None, option],
+    )

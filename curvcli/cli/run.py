@@ -1,0 +1,211 @@
+"""One command, from flags to exit code."""
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from curvcli import __version__
+from curvcli.analyses import MODULES
+from curvcli.analyses.analysis import Analysis
+from curvcli.analyses.context import Context, resolve_target
+from curvcli.cli.options import split
+from curvcli.cli.progress import ProgressLine
+from curvcli.cli.signals import Interruption
+from curvcli.errors import (
+    EXIT_INTERNAL,
+    EXIT_NO_ANSWER,
+    EXIT_OK,
+    EXIT_VIOLATION,
+    CurvError,
+    OutputError,
+)
+from curvcli.report.data import Envelope, ErrorInfo
+
+_SUFFIXES = {".json": "json", ".md": "markdown", ".html": "html", ".htm": "html"}
+# Width of text that goes to a pipe or a file, where COLUMNS does not say otherwise.
+_PIPE_WIDTH = 100
+_ISSUE = "this is a defect of curvcli: please report it with the output of the same command with --verbose"
+
+
+def execute(name: str, analysis: Analysis, given: dict[str, Any]) -> NoReturn:
+    """Run the analysis and write its answer; always ends in ``typer.Exit``."""
+    settings, options, output = split_or_exit(name, analysis, given)
+    interruption = Interruption()
+    interruption.install()
+    if not output["verbose"]:
+        warnings.simplefilter("ignore")
+    context = Context(interrupted=interruption)
+    result, error = None, None
+    try:
+        check_output(output["output"])
+        spec, tables = resolve_target(given.get("target"), settings, tuple(MODULES))
+        chosen = {
+            **analysis.validate(tables.get(name, {}), f"[{name}] in the target file"),
+            **analysis.validate(options, f"curvcli {name}"),
+        }
+        with ProgressLine(not output["quiet"]) as progress:
+            context = Context(spec, progress=progress, interrupted=interruption)
+            result = analysis.run(context, **chosen)
+    except CurvError as problem:
+        error = problem_info(problem)
+        report_error(problem, output["verbose"])
+    except KeyboardInterrupt:
+        error = ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
+        sys.stderr.write("interrupted\n")
+    except MemoryError:
+        error = ErrorInfo("memory", "out of memory", "set --memory", EXIT_NO_ANSWER)
+        sys.stderr.write("error: out of memory\n  set --memory to a limit that the machine can hold\n")
+    except Exception as problem:
+        error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", _ISSUE, EXIT_INTERNAL)
+        sys.stderr.write(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
+        if output["verbose"]:
+            traceback.print_exc()
+    envelope: Envelope[Any] = Envelope(
+        command=name,
+        version=__version__,
+        target=context.target_info(),
+        result=result,
+        findings=context.findings,
+        notes=context.notes,
+        cost=context.cost_info(),
+        error=error,
+    )
+    code = finish(analysis, envelope, output, context.incomplete)
+    raise typer.Exit(code)
+
+
+def split_or_exit(
+    name: str, analysis: Analysis, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """`options.split`, with a usage error printed."""
+    try:
+        return split(analysis, given)
+    except CurvError as problem:
+        report_error(problem, verbose=False)
+        raise typer.Exit(problem.exit_code) from None
+
+
+def finish(
+    analysis: Analysis, envelope: "Envelope[Any]", output: dict[str, Any], incomplete: bool
+) -> int:
+    """Write the answer and the notes; the exit code."""
+    kind = output["format"] or _SUFFIXES.get(Path(output["output"] or "").suffix, "table")
+    if envelope.error is None or kind == "json":
+        try:
+            emit(analysis, envelope, kind, output["output"])
+        except OutputError as problem:
+            report_error(problem, output["verbose"])
+            return problem.exit_code
+    if envelope.error is not None:
+        return envelope.error.exit_code
+    if not output["quiet"] and kind != "json":
+        for note in envelope.notes:
+            sys.stderr.write(f"note: {note}\n")
+    if incomplete:
+        return EXIT_NO_ANSWER
+    violated = any(f.severity != "note" for f in envelope.findings)
+    return EXIT_VIOLATION if output["strict"] and violated else EXIT_OK
+
+
+def emit(analysis: Analysis, envelope: "Envelope[Any]", kind: str, path: str | None) -> None:
+    """Render and write to stdout or to ``path`` (under a temporary name, then renamed)."""
+    if kind == "table" and path is None:
+        to_terminal(analysis, envelope)
+        return
+    text = render(analysis, envelope, kind)
+    if path is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    temporary = Path(path).with_name(Path(path).name + ".tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path!r} cannot be written: {error.strerror}", "name another file by -o") from None
+
+
+def render(analysis: Analysis, envelope: "Envelope[Any]", kind: str) -> str:
+    """The answer as text."""
+    if kind == "json":
+        from curvcli.report import json
+
+        return json.render(envelope)
+    blocks = analysis.view(envelope.result)
+    title = f"curvcli {envelope.command}"
+    subject = envelope.target.checkpoint or envelope.target.model if envelope.target else None
+    if subject:
+        title += f": {Path(subject).name}"
+    if kind == "markdown":
+        from curvcli.report import markdown
+
+        return markdown.render(title, blocks, envelope.findings)
+    if kind == "html":
+        from curvcli.report import html
+
+        footer = f"curvcli {envelope.version} · {envelope.cost.matvecs} products · {envelope.cost.seconds:.1f} s"
+        return html.render(title, blocks, envelope.findings, footer)
+    from io import StringIO
+
+    from rich.console import Console
+
+    from curvcli.report import terminal
+
+    buffer = StringIO()
+    terminal.render(Console(file=buffer, width=_width()), blocks, envelope.findings)
+    return buffer.getvalue()
+
+
+def to_terminal(analysis: Analysis, envelope: "Envelope[Any]") -> None:
+    """The table on stdout, in colour where that is a terminal and NO_COLOR is not set."""
+    from rich.console import Console
+
+    from curvcli.report import terminal
+
+    console = Console() if sys.stdout.isatty() else Console(width=_width())
+    terminal.render(console, analysis.view(envelope.result), envelope.findings)
+    sys.stdout.flush()
+
+
+def _width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) > 0 else _PIPE_WIDTH
+
+
+def check_output(path: str | None) -> None:
+    """Before anything is computed: can the answer be written there?
+
+    Raises:
+        OutputError: no.
+    """
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir():
+        raise OutputError(f"-o {path!r} is a directory", "name a file in it")
+    if not folder.is_dir():
+        raise OutputError(f"-o {path!r}: there is no directory {str(folder)!r}", "make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"-o {path!r}: the directory is not writable", "name another file")
+
+
+def problem_info(problem: CurvError) -> ErrorInfo:
+    """The error as it stands in the envelope."""
+    return ErrorInfo(problem.code, problem.message, problem.hint, problem.exit_code)
+
+
+def report_error(problem: CurvError, verbose: bool) -> None:
+    """What was expected, what was found, what to do; on stderr."""
+    if verbose:
+        traceback.print_exc()
+    from curvcli.report.numbers import printable
+
+    sys.stderr.write(f"error: {printable(problem.message)}\n")
+    if problem.hint:
+        sys.stderr.write(f"  {printable(problem.hint)}\n")
+    sys.stderr.flush()

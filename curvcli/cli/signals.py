@@ -1,0 +1,27 @@
+"""Ctrl-C and SIGTERM: the first asks for what is known so far, the second ends at once."""
+
+import signal
+import sys
+from types import FrameType
+
+
+class Interruption:
+    """Whether the user asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def install(self) -> None:
+        """Handle SIGINT and SIGTERM from now on."""
+        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        sys.stderr.write("\nending with what is known so far (again to stop at once)\n")
+        sys.stderr.flush()

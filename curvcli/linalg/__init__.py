@@ -1,0 +1,1 @@
+"""Algorithms that know nothing of a linear map but how to multiply with it."""

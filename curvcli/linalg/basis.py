@@ -1,0 +1,87 @@
+"""The orthonormal basis of a Krylov space: the one place where many long vectors are kept.
+
+Shapes: ``N`` length of a vector, ``M`` vectors in the basis, ``K`` vectors asked for.
+"""
+
+import torch
+from torch import Tensor
+
+from curvcli.linalg.operator import Float64Array
+
+# Daniel, Gragg, Kaufman & Stewart (Math. Comp. 30, 1976): one pass of Gram-Schmidt is enough when
+# the vector keeps at least this share of its length.
+DGKS_ETA = 2**-0.5
+# Columns rotated at a time in a restart, so that it needs no second basis.
+_CHUNK = 1 << 16
+
+
+class Basis:
+    """Up to ``capacity`` orthonormal vectors of length ``n``, stored as the rows of one matrix.
+
+    Row ``size - 1`` is the newest vector. All long-vector arithmetic of the Krylov methods is here.
+    """
+
+    def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.n = n
+        self.capacity = min(capacity, n)
+        self.size = 0
+        self._rows_MN = torch.empty(self.capacity, n, dtype=dtype, device=device)
+
+    @property
+    def rows(self) -> Tensor:
+        """The vectors as a view of shape ``(size, n)``."""
+        return self._rows_MN[: self.size]
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.rows[index]
+
+    def drop(self) -> None:
+        """Free the memory; the basis is empty then."""
+        self.size = 0
+        self._rows_MN = self._rows_MN.new_empty(0, self.n)
+
+    def append(self, v_N: Tensor) -> None:
+        """Copy ``v_N`` (unit length, orthogonal to all others) into the next row."""
+        self._rows_MN[self.size] = v_N
+        self.size += 1
+
+    def project_out(self, w_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Remove from ``w_N``, in place, its components in the span of the basis.
+
+        Gram-Schmidt with a second pass only where the first one cancelled (the DGKS criterion).
+
+        Returns:
+            The coefficients removed, shape ``(size,)``, and the remaining norm, a scalar tensor.
+        """
+        if self.size == 0:
+            return w_N.new_zeros(0), torch.linalg.vector_norm(w_N)
+        q_MN = self.rows
+        before = torch.linalg.vector_norm(w_N)
+        h_M = q_MN @ w_N
+        w_N.addmv_(q_MN.T, h_M, alpha=-1)
+        after = torch.linalg.vector_norm(w_N)
+        if bool(after < DGKS_ETA * before):
+            again_M = q_MN @ w_N
+            w_N.addmv_(q_MN.T, again_M, alpha=-1)
+            h_M = h_M + again_M
+            after = torch.linalg.vector_norm(w_N)
+        return h_M, after
+
+    def combine(self, s_MK: Float64Array) -> Tensor:
+        """The linear combinations ``S^T Q`` of the first ``M`` rows, shape ``(K, n)``."""
+        s = torch.as_tensor(s_MK.T.copy(), dtype=self._rows_MN.dtype, device=self._rows_MN.device)
+        return s @ self._rows_MN[: s_MK.shape[0]]
+
+    def restart(self, s_MK: Float64Array, keep_last: bool) -> None:
+        """Replace the first ``M`` rows by their combinations ``S^T Q``, without a second basis.
+
+        With ``keep_last`` the row after them (the pending residual vector) stays the newest.
+        """
+        m, k = s_MK.shape
+        s = torch.as_tensor(s_MK.T.copy(), dtype=self._rows_MN.dtype, device=self._rows_MN.device)
+        for start in range(0, self.n, _CHUNK):
+            columns = slice(start, start + _CHUNK)
+            self._rows_MN[:k, columns] = s @ self._rows_MN[:m, columns]
+        if keep_last:
+            self._rows_MN[k] = self._rows_MN[m]
+        self.size = k + int(keep_last)

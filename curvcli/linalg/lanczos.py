@@ -1,0 +1,397 @@
+"""Thick-restart Lanczos with full reorthogonalisation, for both ends of a spectrum.
+
+Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000), with three additions: breakdowns are tested relative
+to the norm of the projected matrix and continued with a fresh direction; after convergence a fresh random
+direction looks for copies of eigenvalues, which a single Krylov space cannot contain; and the first,
+unrestarted cycle yields a probabilistic bound on what was not seen (`linalg.reach`).
+
+Shapes: ``N`` length of a vector, ``M`` size of the basis, ``K`` pairs asked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from curvcli.errors import CurvError, NoAnswerError, NonFiniteError
+from curvcli.linalg.basis import Basis
+from curvcli.linalg.operator import (
+    Float64Array,
+    SymmetricOperator,
+    eigh,
+    random_unit_vector,
+)
+from curvcli.linalg.reach import reach
+
+Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
+Order = Literal["value", "magnitude"]
+
+# A Ritz value below this share of the norm is judged against the norm, not against itself.
+SMALL = 0.01
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which eigenvalues: the ``top`` largest and ``bottom`` smallest by value, or by magnitude."""
+
+    top: int
+    bottom: int = 0
+    order: Order = "value"
+
+    @property
+    def count(self) -> int:
+        """How many pairs that are at most."""
+        return self.top + self.bottom
+
+    def select(self, theta_M: Float64Array) -> tuple[list[int], list[int]]:
+        """Indices into the ascending values ``theta_M``: (top, best first), (bottom, lowest first).
+
+        With ``order="magnitude"`` the first list holds the largest |θ|.
+        """
+        m = len(theta_M)
+        if self.order == "magnitude":
+            top = np.argsort(-np.abs(theta_M), kind="stable")[: self.top].tolist()
+        else:
+            top = list(range(m - 1, m - 1 - min(self.top, m), -1))
+        return top, list(range(min(self.bottom, m)))
+
+
+class Progress(NamedTuple):
+    """How far a run has come."""
+
+    matvecs: int
+    converged: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class LanczosResult:
+    """Ritz pairs with their residual bounds, and what they say about the rest of the spectrum.
+
+    Values are in the order of `Wanted.select`: top ones first, then bottom ones.
+    """
+
+    values_K: Float64Array
+    """Ritz values."""
+    bounds_K: Float64Array
+    """ρ = β_m |s_mi| of each: an eigenvalue lies within ρ of the Ritz value."""
+    converged_K: tuple[bool, ...]
+    """Whether ρ ≤ tol · max(|θ|, 0.01 ‖T‖)."""
+    top: int
+    """How many of the pairs are top ones."""
+    vectors_KN: Tensor
+    """Ritz vectors, unit length, one a row."""
+    status: Status
+    matvecs: int
+    restarts: int
+    norm: float
+    """‖T‖, the largest magnitude of a Ritz value: a lower bound on ‖A‖."""
+    lower: float
+    """With the probability asked for, no eigenvalue is smaller."""
+    upper: float
+    """With the probability asked for, no eigenvalue is larger."""
+    ritz_values_M: Float64Array
+    """All Ritz values of the last basis, ascending."""
+    copies_found: int
+    """Wanted values that only the look for missed copies brought to light."""
+    rechecked: int
+    """Products spent on that look."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A residual direction outside the basis: A Q s leaves it with norm ``beta`` |c·s|."""
+
+    beta: float
+    c_M: Float64Array
+
+    def transformed(self, s_MK: Float64Array) -> "Tail":
+        """The same direction after the basis Q became Q S."""
+        return Tail(self.beta, s_MK[: len(self.c_M)].T @ self.c_M)
+
+    def share(self, s_MK: Float64Array) -> Float64Array:
+        """Norm of the residual that each column of ``s_MK`` leaves in this direction, shape (K,)."""
+        # Basis vectors that came after the tail do not touch it.
+        return self.beta * np.abs((self.c_M[:, None] * s_MK[: len(self.c_M)]).sum(0))
+
+
+@dataclass
+class LanczosState:
+    """Everything that a run needs to go on: A Q = Q T + the tails."""
+
+    basis: Basis
+    generator: torch.Generator
+    t_MM: Float64Array
+    """Projected matrix; its leading ``processed`` rows and columns are in use."""
+    processed: int = 0
+    """Basis vectors whose product is known. The basis holds one more, the pending one."""
+    live: Tail | None = None
+    """The residual whose direction is the pending vector; None after a breakdown."""
+    abandoned: list[Tail] = field(default_factory=list)
+    """Residuals whose direction was given up for a fresh one."""
+    alphas: list[float] = field(default_factory=list)
+    betas: list[float] = field(default_factory=list)
+    first_cycle: bool = True
+    """Whether α and β still continue the recurrence of the random start vector."""
+    matvecs: int = 0
+    restarts: int = 0
+    copies_found: int = 0
+    rechecked: int | None = None
+    """Products spent on the present look for copies; None before the first convergence."""
+    before_recheck: list[float] = field(default_factory=list)
+    """Wanted values when the present look for copies began."""
+
+    @property
+    def projected(self) -> Float64Array:
+        """The used part of T, a view of shape (processed, processed)."""
+        return self.t_MM[: self.processed, : self.processed]
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Ritz values of the present basis with their bounds, and which are wanted."""
+
+    theta_M: Float64Array
+    s_MM: Float64Array
+    bounds_M: Float64Array
+    converged_M: npt.NDArray[np.bool_]
+    top: list[int]
+    bottom: list[int]
+
+    @property
+    def wanted(self) -> list[int]:
+        return sorted({*self.top, *self.bottom})
+
+    @property
+    def wanted_values(self) -> list[float]:
+        return [float(self.theta_M[i]) for i in self.wanted]
+
+
+def start(op: SymmetricOperator, capacity: int, seed: int) -> LanczosState:
+    """A new run: room for ``capacity`` vectors, and a random start vector."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = Basis(op.n, capacity, op.dtype, op.device)
+    basis.append(random_unit_vector(op, generator))
+    return LanczosState(basis, generator, np.zeros((basis.capacity, basis.capacity)))
+
+
+def lanczos(
+    op: SymmetricOperator,
+    wanted: Wanted,
+    *,
+    tol: float = 1e-3,
+    max_matvecs: int = 500,
+    capacity: int = 200,
+    seed: int = 0,
+    probability: float = 1e-3,
+    recheck: int = 8,
+    state: LanczosState | None = None,
+    stop: Callable[[], Status | None] = lambda: None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> LanczosResult:
+    """Eigenvalues at the ends of the spectrum of ``op``, each with a bound on its error.
+
+    Args:
+        op: a symmetric operator.
+        wanted: which eigenvalues.
+        tol: a pair has converged when ρ ≤ tol · max(|θ|, 0.01 ‖T‖).
+        max_matvecs: products of this call after which it ends with what it has (``status`` says so).
+        capacity: vectors kept at most; the run restarts within them. At least ``wanted.count + 3``,
+            unless the space is smaller.
+        seed: of the random start vector.
+        probability: with which ``lower`` and ``upper`` may fail, both together.
+        recheck: products spent after convergence on a fresh random direction, which finds copies of a
+            multiple eigenvalue (one Krylov space contains each only once). 0 turns it off.
+        state: an earlier state of the same operator, to go on from; it is updated in place.
+        stop: asked before each product; a status ends the run with what is known so far.
+        progress: told after each product.
+
+    Raises:
+        NonFiniteError: a product contains NaN or Inf.
+        NoAnswerError: stopped before the first product.
+        CurvError: ``capacity`` is too small.
+    """
+    state = state or start(op, capacity, seed)
+    needed = min(op.n, wanted.count + 3)
+    if state.basis.capacity < needed:
+        raise CurvError(
+            f"{wanted.count} eigenvalues need a basis of at least {needed} vectors, "
+            f"but only {state.basis.capacity} fit",
+            "raise --memory or ask for fewer eigenvalues",
+        )
+    goal = min(op.n, wanted.count)
+    budget = state.matvecs + max_matvecs
+    status: Status | None = None
+    while status is None:
+        m = state.processed
+        converged = 0
+        # An eigendecomposition is cubic in m: it is made less often as the basis grows.
+        if m == op.n or (m >= goal and state.matvecs % (1 + m // 24) == 0):
+            spectrum = _ritz(state, wanted, tol)
+            converged = int(spectrum.converged_M[spectrum.wanted].sum())
+            if m == op.n or (converged >= goal and _no_copies_left(op, state, spectrum, recheck)):
+                status = "converged"
+                break
+        progress(Progress(state.matvecs, min(converged, goal), goal))
+        status = stop() or ("max_matvecs" if state.matvecs >= budget else None)
+        if status is None:
+            if m == state.basis.capacity - 1 and state.basis.capacity < op.n:
+                _restart(state, _ritz(state, wanted, tol), wanted)
+            _step(op, state)
+    if state.processed == 0:
+        raise NoAnswerError("stopped before the first product was done", "allow more time or products")
+    return _result(op, state, _ritz(state, wanted, tol), status, probability)
+
+
+def _step(op: SymmetricOperator, state: LanczosState) -> None:
+    """One product; its result, orthogonalised and normalised, becomes the pending vector."""
+    j = state.processed
+    basis, t_MM = state.basis, state.t_MM
+    q_N = basis[j]
+    w_N = op.matvec(q_N)
+    state.matvecs += 1
+    if state.rechecked is not None:
+        state.rechecked += 1
+    # The two local terms first: what cancels after them is a loss of orthogonality, which is what
+    # the DGKS criterion is to see.
+    alpha = torch.dot(q_N, w_N)
+    w_N = torch.sub(w_N, q_N * alpha)
+    local = float(t_MM[j - 1, j]) if j else 0.0
+    if local:
+        w_N.add_(basis[j - 1], alpha=-local)
+    h_M, norm = basis.project_out(w_N)
+    column_M = h_M.double().cpu().numpy()
+    column_M[j] += float(alpha)
+    beta = float(norm)
+    if not (np.isfinite(column_M).all() and np.isfinite(beta)):
+        raise NonFiniteError(
+            f"product {state.matvecs} contains NaN or Inf although the loss is finite",
+            "try --dtype float64; or a second derivative may not exist here (0/0, sqrt at 0)",
+        )
+    if j:
+        column_M[j - 1] += local
+    t_MM[: j + 1, j] = column_M
+    t_MM[j, : j + 1] = column_M
+    state.processed = m = j + 1
+    scale = float(np.abs(state.projected).max())
+    broke_down = beta <= 10 * torch.finfo(op.dtype).eps * scale
+    if state.first_cycle:
+        state.alphas.append(float(column_M[j]))
+        state.betas.append(0.0 if broke_down or m == op.n else beta)
+    state.live = None
+    if m == op.n:
+        state.abandoned = []  # the basis spans everything: no direction is left outside it
+    elif broke_down:
+        _append_fresh(op, state)
+    else:
+        state.live = Tail(beta, np.eye(1, m, j)[0])
+        basis.append(w_N.div_(beta))
+        if m < basis.capacity:
+            t_MM[j, m] = t_MM[m, j] = beta
+
+
+def _append_fresh(op: SymmetricOperator, state: LanczosState) -> None:
+    """Make a random vector orthogonal to the processed ones the pending vector."""
+    state.first_cycle = False
+    state.basis.size = state.processed
+    if state.processed < state.basis.capacity:
+        state.t_MM[state.processed, :] = state.t_MM[:, state.processed] = 0.0
+    fresh_N = random_unit_vector(op, state.generator)
+    for _ in range(2):  # the second pass is needed where few dimensions are left
+        _, norm = state.basis.project_out(fresh_N)
+        fresh_N.div_(norm)
+    state.basis.append(fresh_N)
+
+
+def _ritz(state: LanczosState, wanted: Wanted, tol: float) -> _Spectrum:
+    theta_M, s_MM = eigh(state.projected)
+    bounds_M = np.zeros_like(theta_M)
+    for tail in (*state.abandoned, *([state.live] if state.live else [])):
+        bounds_M = bounds_M + tail.share(s_MM)
+    norm = float(np.abs(theta_M).max())
+    converged_M = bounds_M <= tol * np.maximum(np.abs(theta_M), SMALL * norm)
+    return _Spectrum(theta_M, s_MM, bounds_M, converged_M, *wanted.select(theta_M))
+
+
+def _restart(state: LanczosState, spectrum: _Spectrum, wanted: Wanted) -> None:
+    """Keep the wanted Ritz vectors and their neighbours, about half of the free room."""
+    m = state.processed
+    room = state.basis.capacity - 3
+    extra = max(0, min(room - wanted.count, (m - wanted.count) // 2))
+    extra_bottom = extra * wanted.bottom // max(1, wanted.count)
+    wider = Wanted(wanted.top + extra - extra_bottom, wanted.bottom + extra_bottom, wanted.order)
+    top, bottom = wider.select(spectrum.theta_M)
+    keep = sorted({*top, *bottom})
+    s_MK = spectrum.s_MM[:, keep]
+    state.basis.restart(s_MK, keep_last=True)
+    state.t_MM[:] = 0.0
+    state.processed = k = len(keep)
+    state.t_MM[range(k), range(k)] = spectrum.theta_M[keep]
+    state.live = state.live.transformed(s_MK) if state.live else None
+    state.abandoned = [tail.transformed(s_MK) for tail in state.abandoned]
+    state.first_cycle = False
+    state.restarts += 1
+
+
+def _no_copies_left(
+    op: SymmetricOperator, state: LanczosState, spectrum: _Spectrum, recheck: int
+) -> bool:
+    """Whether the look for missed copies is over; starts it where it is due."""
+    if recheck == 0:
+        return True
+    values = spectrum.wanted_values
+    if state.rechecked is not None and len(values) == len(state.before_recheck):
+        if state.rechecked < recheck:
+            return False
+        error = 2 * float(spectrum.bounds_M[spectrum.wanted].max())
+        error += 100 * torch.finfo(op.dtype).eps * float(np.abs(spectrum.theta_M).max())
+        moved = sum(
+            abs(new - old) > error for new, old in zip(values, state.before_recheck, strict=True)
+        )
+        state.copies_found += moved
+        if not moved:
+            return True
+    state.rechecked = 0
+    state.before_recheck = values
+    if state.live:
+        state.abandoned.append(state.live)
+        state.live = None
+        _append_fresh(op, state)
+    return False
+
+
+def _result(
+    op: SymmetricOperator,
+    state: LanczosState,
+    spectrum: _Spectrum,
+    status: Status,
+    probability: float,
+) -> LanczosResult:
+    pairs = [*spectrum.top, *spectrum.bottom]
+    # Pairs whose look for copies was cut short have converged all the same.
+    if status != "converged" and state.rechecked is not None and spectrum.converged_M[pairs].all():
+        status = "converged"
+    lower, upper = reach(state.alphas, state.betas, op.n, probability)
+    vectors_KN = state.basis.combine(spectrum.s_MM[:, pairs])
+    vectors_KN /= torch.linalg.vector_norm(vectors_KN, dim=1, keepdim=True)
+    return LanczosResult(
+        values_K=spectrum.theta_M[pairs],
+        bounds_K=spectrum.bounds_M[pairs],
+        converged_K=tuple(bool(c) for c in spectrum.converged_M[pairs]),
+        top=len(spectrum.top),
+        vectors_KN=vectors_KN,
+        status=status,
+        matvecs=state.matvecs,
+        restarts=state.restarts,
+        norm=float(np.abs(spectrum.theta_M).max()),
+        # Ritz values of later cycles lie beyond the first cycle's bound only if that failed.
+        lower=min(lower, float(spectrum.theta_M[0])),
+        upper=max(upper, float(spectrum.theta_M[-1])),
+        ritz_values_M=spectrum.theta_M,
+        copies_found=state.copies_found,
+        rechecked=state.rechecked or 0,
+    )

@@ -1,0 +1,48 @@
+"""What an algorithm may ask of a matrix: its size, and products with vectors."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Float64Array = npt.NDArray[np.float64]
+
+
+class SymmetricOperator(Protocol):
+    """A real symmetric linear map of ℝⁿ, known only by its products."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows and columns."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the vectors."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors live."""
+
+    def matvec(self, v_N: Tensor) -> Tensor:
+        """The product with ``v_N``, as a new tensor of the same shape ``(n,)``."""
+
+
+def random_unit_vector(op: SymmetricOperator, generator: torch.Generator) -> Tensor:
+    """A vector of shape ``(n,)``, uniform on the unit sphere.
+
+    Drawn by a CPU generator and moved, so that one seed gives one vector on every device.
+    """
+    z_N = torch.randn(op.n, generator=generator, dtype=torch.float64)
+    return (z_N / torch.linalg.vector_norm(z_N)).to(device=op.device, dtype=op.dtype)
+
+
+def eigh(matrix_MM: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Eigenvalues (ascending) and eigenvectors (columns) of a small symmetric matrix.
+
+    By torch's LAPACK: numpy's keeps its own threads spinning after each call, which makes the next
+    product up to eight times slower.
+    """
+    values_M, vectors_MM = torch.linalg.eigh(torch.from_numpy(np.ascontiguousarray(matrix_MM)))
+    return values_M.numpy(), vectors_MM.numpy()

@@ -1,0 +1,73 @@
+"""How far a spectrum can reach beyond the Ritz values that were seen."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from curvcli.linalg.operator import Float64Array, eigh
+
+
+def smallest_component(n: int, probability: float) -> float:
+    """δ such that a fixed unit vector has |⟨x, q⟩| < δ with at most ``probability``.
+
+    ``q`` is uniform on the unit sphere of ℝⁿ. The component has the density
+    f(c) = Γ(n/2) / (√π Γ((n-1)/2)) · (1 - c²)^((n-3)/2), largest at 0 for n ≥ 3, so that
+    P(|c| < δ) ≤ 2 δ f(0).
+    """
+    if n == 1:
+        return 1.0
+    if n == 2:
+        return math.sin(math.pi * probability / 2)
+    log_peak = math.lgamma(n / 2) - math.lgamma((n - 1) / 2) - 0.5 * math.log(math.pi)
+    return probability / (2 * math.exp(log_peak))
+
+
+def reach(
+    alphas: Sequence[float], betas: Sequence[float], n: int, probability: float
+) -> tuple[float, float]:
+    """Bounds (lower, upper) on the whole spectrum that hold with probability ``1 - probability``.
+
+    The Lanczos vector q_{m+1} = p_m(A) q_1 has unit length, hence |p_m(λ)| |⟨x, q_1⟩| ≤ 1 for every
+    eigenpair (λ, x), and p_m grows fast outside the Ritz values:
+    log|p_m(λ)| = Σ log|λ - θ_i| - Σ log β_j. Each end is given half of the probability.
+
+    Args:
+        alphas: diagonal of the tridiagonal matrix of one unrestarted run, m numbers.
+        betas: its off-diagonal *with* the norm of the last residual vector, m numbers.
+        n: dimension of the space the start vector was drawn from.
+        probability: with which the bounds may fail, in (0, 1).
+
+    Source: van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000).
+    """
+    m = len(alphas)
+    off = np.asarray(betas[: m - 1])
+    theta_M, _ = eigh(np.diag(np.asarray(alphas)) + np.diag(off, 1) + np.diag(off, -1))
+    if betas[-1] == 0.0:
+        return float(theta_M[0]), float(theta_M[-1])
+    # log|p_m| must reach log(1/δ) at the bound.
+    level = -math.log(smallest_component(n, probability / 2)) + sum(math.log(b) for b in betas)
+    upper = float(theta_M[-1]) + _excess(theta_M[-1] - theta_M, level)
+    lower = float(theta_M[0]) - _excess(theta_M - theta_M[0], level)
+    return lower, upper
+
+
+def _excess(gaps_M: Float64Array, level: float) -> float:
+    """The t ≥ 0 with Σ log(t + gap_i) = level, by bisection; the sum grows with t."""
+
+    def excess_of(t: float) -> float:
+        return float(np.sum(np.log(t + gaps_M))) - level
+
+    high = max(float(gaps_M.max()), 1e-300)
+    while excess_of(high) < 0:
+        high *= 2
+    low = 0.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if middle in (low, high):
+            break
+        if excess_of(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,383 @@
+"""The function whose surface is inspected: L(θ) over frozen batches.
+
+L(θ) = (Σ_b Σ_i ℓ_bi) / W + (wd/2) ‖θ‖², where W counts the *loss terms*, so that the same data split into
+other batches gives the same L, gradient and Hessian.
+"""
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvcli.errors import (
+    DataError,
+    LossError,
+    ModelError,
+    NonFiniteError,
+    did_you_mean,
+    some,
+)
+
+LossTerms = Callable[[nn.Module, Any], tuple[Tensor, float]]
+"""(model, batch data) -> (sum of the loss terms, a scalar tensor; how many terms that are)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frozen data, passed to the loss as it is.
+
+    Args:
+        data: tensors in tuples, lists and dicts, or any object the objective understands.
+        size: samples in it.
+        splittable: whether every tensor's first dimension runs over the samples, so that a slice of
+            the batch is a batch.
+    """
+
+    data: Any
+    size: int
+    splittable: bool = True
+
+    def pieces(self, samples: int) -> Iterator["Batch"]:
+        """Consecutive slices of at most ``samples`` samples."""
+        if not self.splittable or samples >= self.size:
+            yield self
+            return
+        for first in range(0, self.size, samples):
+            last = min(first + samples, self.size)
+            yield Batch(_slice(self.data, first, last), last - first)
+
+
+def _slice(data: Any, first: int, last: int) -> Any:
+    if isinstance(data, Tensor):
+        return data[first:last]
+    if isinstance(data, dict):
+        return {key: _slice(value, first, last) for key, value in data.items()}
+    if isinstance(data, tuple | list):
+        return type(data)(_slice(value, first, last) for value in data)
+    return data
+
+
+@dataclass
+class Cost:
+    """Work done so far."""
+
+    matvecs: int = 0
+    """Products over all batches."""
+    gradients: int = 0
+    """Gradients over all batches."""
+
+
+@dataclass
+class Objective:
+    """L(θ), its gradient, and the bookkeeping around them.
+
+    Args:
+        model: on its device, in its dtype; its parameters are θ. The mode (train or eval) is set here.
+        batches: what the mean runs over.
+        terms: the loss, see `LossTerms`.
+        select: globs over parameter names; the others are held fixed. Empty: all that are trainable.
+        weight_decay: wd of the quadratic term, over the selected parameters.
+        train_mode: batch statistics instead of running ones. Dropout stays off, so that L is a function.
+
+    Raises:
+        ModelError: no parameter is left.
+        DataError: there are no batches.
+        LossError: the loss differs between two calls, or does not depend on the parameters.
+        NonFiniteError: weights, data or loss contain NaN or Inf.
+    """
+
+    model: nn.Module
+    batches: Sequence[Batch]
+    terms: LossTerms
+    select: Sequence[str] = ()
+    weight_decay: float = 0.0
+    train_mode: bool = False
+    notes: list[str] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
+
+    def __post_init__(self) -> None:
+        if not self.batches:
+            raise DataError("there are no batches: the data is empty", "pass data with at least one sample")
+        self._set_mode()
+        self.names, self.parameters = self._choose_parameters()
+        self.n = sum(p.numel() for p in self.parameters)
+        self.dtype = self.parameters[0].dtype
+        self.device = self.parameters[0].device
+        self._check_weights()
+        self.loss, self.weight = self._check_loss()
+
+    @property
+    def samples(self) -> int:
+        """Samples in all batches."""
+        return sum(batch.size for batch in self.batches)
+
+    @property
+    def splittable(self) -> bool:
+        """Whether a batch may be cut into pieces without changing L."""
+        return all(batch.splittable for batch in self.batches) and not self.couples_samples
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether a sample's loss depends on the others in its batch (batch statistics)."""
+        return any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm)
+            and (m.training or not m.track_running_stats)
+            for m in self.model.modules()
+        )
+
+    def sum_of(self, batch: Batch) -> Tensor:
+        """This batch's part of L without weight decay, Σ_i ℓ_i / W, with its graph."""
+        with self.untouched_buffers():
+            total, _ = self.terms(self.model, batch.data)
+        return total / self.weight
+
+    def value(self) -> float:
+        """L(θ) at the present parameters."""
+        with torch.no_grad():
+            total = sum(float(self.sum_of(batch)) for batch in self.batches)
+        return total + self._decay()
+
+    def gradient(self, samples: int | None = None) -> Tensor:
+        """∇L(θ), flat, shape (n,), from micro-batches of ``samples``."""
+        flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        for batch in self.batches:
+            for piece in batch.pieces(samples or batch.size):
+                total = self.sum_of(piece)
+                if total.requires_grad:
+                    parts = torch.autograd.grad(
+                        total, self.parameters, allow_unused=True, materialize_grads=True
+                    )
+                    flat_N += flatten(parts)
+        self.cost.gradients += 1
+        if self.weight_decay:
+            flat_N += self.weight_decay * self.flat()
+        return flat_N
+
+    def flat(self) -> Tensor:
+        """θ as one vector of shape (n,), a copy."""
+        return flatten([p.detach() for p in self.parameters])
+
+    def views(self, v_N: Tensor) -> list[Tensor]:
+        """``v_N`` cut into views with the shapes of the parameters."""
+        sizes = [p.numel() for p in self.parameters]
+        return [part.view_as(p) for part, p in zip(v_N.split(sizes), self.parameters, strict=True)]
+
+    @contextmanager
+    def moved(self, step_N: Tensor) -> Iterator[None]:
+        """θ + ``step_N`` for the time being; θ is restored to the bit, and kept graphs stay valid."""
+        # Another storage, not another content: graphs that were kept stay valid.
+        before = [p.data for p in self.parameters]
+        try:
+            for p, old, part in zip(self.parameters, before, self.views(step_N), strict=True):
+                p.data = old + part
+            yield
+        finally:
+            for p, old in zip(self.parameters, before, strict=True):
+                p.data = old
+
+    @contextmanager
+    def untouched_buffers(self) -> Iterator[None]:
+        """Modules work on copies of their buffers, so that no evaluation changes the next one."""
+        saved = [
+            (module, name, buffer)
+            for module in self.model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        try:
+            for module, name, buffer in saved:
+                module._buffers[name] = buffer.clone()
+            yield
+        finally:
+            for module, name, buffer in saved:
+                module._buffers[name] = buffer
+
+    def _decay(self) -> float:
+        if not self.weight_decay:
+            return 0.0
+        squares = sum(float(p.detach().double().square().sum()) for p in self.parameters)
+        return 0.5 * self.weight_decay * squares
+
+    def _set_mode(self) -> None:
+        self.model.train(self.train_mode)
+        if not self.train_mode:
+            return
+        dropouts = [m for m in self.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+        for module in dropouts:
+            module.eval()
+        if dropouts:
+            self.notes.append(f"dropout stays off in train mode ({len(dropouts)} modules)")
+
+    def _choose_parameters(self) -> tuple[list[str], list[nn.Parameter]]:
+        # named_parameters() lists a tied parameter once.
+        everything = dict(self.model.named_parameters())
+        trainable = {n: p for n, p in everything.items() if p.requires_grad}
+        frozen = [n for n, p in everything.items() if not p.requires_grad]
+        if frozen:
+            self.notes.append(f"{len(frozen)} frozen parameters are left out: {some(frozen, 3)}")
+        chosen = trainable
+        if self.select:
+            for pattern in self.select:
+                if not fnmatch.filter(trainable, pattern):
+                    raise ModelError(
+                        f"no trainable parameter matches {pattern!r}."
+                        + did_you_mean(pattern.strip("*"), trainable),
+                        f"the parameters are {some(trainable, 8)}",
+                    )
+            chosen = {
+                n: p for n, p in trainable.items() if any(fnmatch.fnmatch(n, s) for s in self.select)
+            }
+            for name in trainable.keys() - chosen.keys():
+                trainable[name].requires_grad_(False)
+        if not chosen:
+            raise ModelError(
+                f"the model has no trainable parameter ({len(everything)} parameters in all)",
+                "integer and frozen parameters cannot be differentiated; unfreeze some in the factory",
+            )
+        kinds = {p.dtype for p in chosen.values()}
+        if len(kinds) > 1:
+            raise ModelError(
+                f"the parameters have several dtypes: {some(str(k) for k in kinds)}",
+                "pass --dtype float32",
+            )
+        return list(chosen), list(chosen.values())
+
+    def _check_weights(self) -> None:
+        for kind, tensors in (
+            ("weights", self.model.named_parameters()),
+            ("buffers", self.model.named_buffers()),
+        ):
+            bad = {
+                name: int((~torch.isfinite(t)).sum())
+                for name, t in tensors
+                # Attention masks are buffers full of -inf by design: NaN alone is wrong there.
+                if t.is_floating_point()
+                and not bool((torch.isfinite(t) if kind == "weights" else ~torch.isnan(t)).all())
+            }
+            if bad:
+                first = next(iter(bad))
+                raise NonFiniteError(
+                    f"{kind} contain NaN or Inf: {bad[first]} values in {first!r}"
+                    + (f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""),
+                    "'curvcli info CHECKPOINT' lists them all",
+                )
+
+    def _check_loss(self) -> tuple[float, float]:
+        """Evaluate twice; the two must agree and be finite. Returns (L, W)."""
+        sums, weight = [], 0.0
+        for _ in range(2):
+            total, weight = 0.0, 0.0
+            with torch.no_grad(), self.untouched_buffers():
+                for batch in self.batches:
+                    part, count = self.terms(self.model, batch.data)
+                    total += float(part)
+                    weight += count
+            sums.append(total)
+        if weight <= 0:
+            raise DataError(
+                "the batches have no loss terms: every target is ignored",
+                "check ignore_index and the labels",
+            )
+        first, second = sums
+        if not math.isfinite(first):
+            raise NonFiniteError(self._why_not_finite(first), "look for overflow: try --dtype float64")
+        # Atomic additions on GPUs change the last bits; randomness changes the first ones.
+        if abs(first - second) > 1e3 * torch.finfo(self.dtype).eps * abs(first):
+            raise LossError(
+                f"the loss is random: {first / weight:.6g} and then {second / weight:.6g} on the same "
+                f"data; random modules: {some(self._random_modules())}",
+                "make the model deterministic in eval mode (dropout and sampling off)",
+            )
+        with torch.enable_grad():
+            if not self.weight_decay and not self.terms(self.model, self.batches[0].data)[0].requires_grad:
+                raise LossError(
+                    "the loss does not depend on the parameters: no gradient reaches any of them",
+                    "look for .detach(), torch.no_grad() or .item() in the model or the loss",
+                )
+        return first / weight + self._decay(), weight
+
+    def _why_not_finite(self, value: float) -> str:
+        """Name the first module whose output is not finite."""
+        found: list[str] = []
+
+        def watch(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                if not found and not all(
+                    bool(torch.isfinite(t).all()) for t in tensors_in(output) if t.is_floating_point()
+                ):
+                    found.append(name)
+
+            return hook
+
+        for batch in self.batches:
+            self._with_hooks(watch, batch)
+        data_is_finite = all(
+            bool(torch.isfinite(t).all())
+            for batch in self.batches
+            for t in tensors_in(batch.data)
+            if t.is_floating_point()
+        )
+        if not data_is_finite:
+            return f"the loss is {value}: the data contains NaN or Inf"
+        where = f", first in the output of {found[0]!r}" if found else " in the loss itself"
+        return f"the loss is {value} although weights and data are finite{where}"
+
+    def _random_modules(self) -> list[str]:
+        """Names of the leaf modules whose first differing output shows randomness."""
+        runs: list[dict[str, float]] = []
+        for _ in range(2):
+            seen: dict[str, float] = {}
+
+            def watch(name: str, seen: dict[str, float] = seen) -> Callable[..., None]:
+                def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                    tensors = [t.double().sum() for t in tensors_in(output) if t.is_floating_point()]
+                    seen.setdefault(name, float(sum(tensors)))  # type: ignore[arg-type]
+
+                return hook
+
+            self._with_hooks(watch, self.batches[0])
+            runs.append(seen)
+        differing = [n for n in runs[0] if runs[0][n] != runs[1].get(n)]
+        # What follows a random module differs too: name the first, and other modules of its kind.
+        if not differing:
+            return ["(the loss function itself)"]
+        kinds = {n: type(m) for n, m in self._leaves()}
+        return [n for n in differing if kinds[n] is kinds[differing[0]]]
+
+    def _leaves(self) -> list[tuple[str, nn.Module]]:
+        return [
+            (n or type(m).__name__, m)
+            for n, m in self.model.named_modules()
+            if not list(m.children())
+        ]
+
+    def _with_hooks(self, watch: Callable[[str], Callable[..., None]], batch: Batch) -> None:
+        handles = [m.register_forward_hook(watch(n)) for n, m in self._leaves()]
+        try:
+            with torch.no_grad(), self.untouched_buffers():
+                self.terms(self.model, batch.data)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def flatten(parts: Sequence[Tensor]) -> Tensor:
+    """The tensors one after the other as one vector."""
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def tensors_in(data: Any) -> Iterator[Tensor]:
+    """Every tensor in nested containers and objects with attributes."""
+    if isinstance(data, Tensor):
+        yield data
+    elif isinstance(data, dict):
+        for value in data.values():
+            yield from tensors_in(value)
+    elif isinstance(data, tuple | list):
+        for value in data:
+            yield from tensors_in(value)

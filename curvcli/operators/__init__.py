@@ -1,0 +1,1 @@
+"""Linear maps of the parameters that can only be multiplied with."""

@@ -1,0 +1,1 @@
+"""How an answer looks: data types and renderers that know nothing of the computation."""

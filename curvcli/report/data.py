@@ -1,0 +1,122 @@
+"""What every answer is made of: the JSON envelope, and the blocks that people are shown."""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA = "curvcli/1"
+
+Severity = Literal["error", "warning", "note"]
+Number = Annotated[float | None, Meta(description="null where the number is not finite or not known")]
+
+
+class Finding(Struct, frozen=True):
+    """Something the user should know, with the evidence."""
+
+    rule: Annotated[str, Meta(description="stable identifier of the rule")]
+    severity: Severity
+    subject: Annotated[str, Meta(description="what it is about: a layer, a tensor, a field")]
+    value: Number
+    threshold: Number
+    message: str
+
+
+class TargetInfo(Struct, frozen=True):
+    """What was inspected."""
+
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+    model: str | None
+    data: str | None
+    data_sha256: Annotated[str | None, Meta(description="over the batches' tensors")]
+    samples: int | None
+    loss_terms: Annotated[float | None, Meta(description="W: terms that the mean runs over")]
+    loss: str | None
+    mode: Literal["eval", "train"]
+    dtype: str | None
+    device: str | None
+    seed: int
+
+
+class CostInfo(Struct, frozen=True):
+    """What the answer took."""
+
+    matvecs: Annotated[int, Meta(description="products over all batches")]
+    gradients: Annotated[int, Meta(description="gradients over all batches")]
+    seconds: float
+    peak_memory: Annotated[int | None, Meta(description="bytes: allocated on the device, or resident")]
+
+
+class ErrorInfo(Struct, frozen=True):
+    """Why there is no result."""
+
+    code: Annotated[str, Meta(description="usage, checkpoint, model, data, loss, non-finite, output, no-answer, memory or internal")]
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+R = TypeVar("R")
+
+
+class Envelope(Struct, Generic[R], frozen=True, kw_only=True):
+    """The one form of every answer."""
+
+    schema: Annotated[Literal["curvcli/1"], Meta(description="version of this contract")] = "curvcli/1"
+    command: str
+    version: str
+    target: TargetInfo | None
+    result: R | None
+    findings: list[Finding]
+    notes: Annotated[list[str], Meta(description="what was switched or skipped")]
+    cost: CostInfo
+    error: ErrorInfo | None = None
+
+
+class Measured(Struct, frozen=True):
+    """A number with its error."""
+
+    value: float | None
+    error: float | None
+
+
+Cell = str | int | float | bool | Measured | None
+
+
+class Column(Struct, frozen=True):
+    """Heading of a table column; numbers are aligned right and never wrapped."""
+
+    name: str
+    numeric: bool = True
+
+
+class Table(Struct, frozen=True):
+    """Rows under headings."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: list[tuple[Cell, ...]]
+    caption: str | None = None
+
+
+class Facts(Struct, frozen=True):
+    """Labelled values."""
+
+    rows: list[tuple[str, Cell]]
+    title: str | None = None
+
+
+class Sentence(Struct, frozen=True):
+    """The answer in plain language."""
+
+    text: str
+    tone: Literal["good", "plain", "bad"] = "plain"
+
+
+Block = Table | Facts | Sentence
+
+
+def json_schema(result: type) -> dict[str, Any]:
+    """The JSON Schema of an answer, generated from its types."""
+    return msgspec.json.schema(Envelope[result])  # type: ignore[valid-type]

@@ -1,0 +1,49 @@
+"""How a number is written for people: short, never cut."""
+
+import math
+
+from curvcli.report.data import Cell, Measured
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """``value`` with ``digits`` significant digits; an exponent where it is very large or small."""
+    if value is None or math.isnan(value):
+        return "—"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -4 < exponent < 6:
+        return f"{value:.{max(0, digits - 1 - exponent)}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def measured(item: Measured) -> str:
+    """``value ± error``: as many digits as the error allows, at least two and at most six."""
+    if item.value is None or item.error is None or item.error <= 0 or item.value == 0:
+        return number(item.value)
+    if not (math.isfinite(item.value) and math.isfinite(item.error)):
+        return f"{number(item.value)} ± {number(item.error, 2)}"
+    digits = math.floor(math.log10(abs(item.value))) - math.floor(math.log10(item.error)) + 1
+    return f"{number(item.value, min(6, max(2, digits)))} ± {number(item.error, 1)}"
+
+
+def text(cell: Cell) -> str:
+    """A cell as text."""
+    if cell is None:
+        return "—"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, Measured):
+        return measured(cell)
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return number(cell)
+    return printable(cell)
+
+
+def printable(raw: str) -> str:
+    """Text from a file without control characters, which could drive the terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in raw)

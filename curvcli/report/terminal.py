@@ -1,0 +1,74 @@
+"""Blocks on a terminal: rich tables that never cut a number."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from curvcli.report.data import Block, Facts, Finding, Sentence, Table
+from curvcli.report.numbers import printable, text
+
+_TONES = {"good": "green", "plain": "", "bad": "yellow"}
+_SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_MARKS = {"error": "✗", "warning": "!", "note": "·"}
+
+
+def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding]) -> None:
+    """Print the blocks and then the findings."""
+    for block in blocks:
+        console.print(_block(block), highlight=False)
+    for finding in findings:
+        style = _SEVERITIES[finding.severity]
+        line = Text(f"{_MARKS[finding.severity]} ", style=style)
+        line.append(f"{finding.severity} ", style=style)
+        line.append(printable(finding.message))
+        line.append(f"  [{finding.rule}]", style="dim")
+        console.print(line, highlight=False)
+
+
+def _block(block: Block) -> RenderableType:
+    if isinstance(block, Sentence):
+        return Text(printable(block.text), style=_TONES[block.tone])
+    if isinstance(block, Facts):
+        return _facts(block)
+    return _table(block)
+
+
+def _facts(block: Facts) -> RenderableType:
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in block.rows:
+        grid.add_row(Text(label), Text(text(value)))
+    return Group(Text(block.title, style="bold"), grid) if block.title else grid
+
+
+def _table(block: Table) -> RenderableType:
+    table = RichTable(
+        title=Text(block.title, style="bold"),
+        title_justify="left",
+        caption=Text(block.caption, style="dim") if block.caption else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    for column in block.columns:
+        table.add_column(
+            Text(column.name),
+            justify="right" if column.numeric else "left",
+            no_wrap=column.numeric,
+            min_width=_needed(block, column.name) if column.numeric else None,
+            overflow="fold",
+        )
+    for row in block.rows:
+        table.add_row(*(Text(text(cell)) for cell in row))
+    return table
+
+
+def _needed(block: Table, name: str) -> int:
+    """Width at which no number of the column is cut."""
+    index = [c.name for c in block.columns].index(name)
+    return max((len(text(row[index])) for row in block.rows), default=1)

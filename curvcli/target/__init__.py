@@ -1,0 +1,1 @@
+"""From strings to tensors: what is being inspected."""

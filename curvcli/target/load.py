@@ -1,0 +1,149 @@
+"""A `TargetSpec` -> the objects it names, each made when it is first asked for."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvcli.device import resolve_device, set_precision, supports
+from curvcli.errors import DataError, LossError, ModelError, UsageError
+from curvcli.objective import Batch, LossTerms, Objective
+from curvcli.target.batches import arrange, as_batch, fingerprint, move, read_batches
+from curvcli.target.checkpoint import Checkpoint, open_checkpoint
+from curvcli.target.loss import loss_terms, objective_terms
+from curvcli.target.model import build_model, compute_dtype, load_weights
+from curvcli.target.spec import TargetSpec
+
+
+class Target:
+    """What is being inspected: checkpoint, model, batches and loss.
+
+    Args:
+        spec: the settings.
+        notes: receives a sentence for everything that was switched or skipped.
+    """
+
+    def __init__(self, spec: TargetSpec, notes: list[str] | None = None) -> None:
+        self.spec = spec
+        self.notes: list[str] = notes if notes is not None else []
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The file of weights, opened; None where the factory brings its own."""
+        if self.spec.checkpoint is None:
+            return None
+        checkpoint = open_checkpoint(Path(self.spec.checkpoint), self.spec.unsafe_pickle)
+        self.notes.extend(checkpoint.notes)
+        return checkpoint
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where everything is computed."""
+        set_precision(self.spec.tf32)
+        return resolve_device(self.spec.device)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with the checkpoint's weights, on its device and in its dtype."""
+        if self.spec.model is None:
+            raise ModelError(
+                "a checkpoint holds weights, not the network they belong to"
+                if self.spec.checkpoint
+                else "nothing to inspect: neither a checkpoint nor a model is given",
+                "name the network by --model file.py:attribute, or give a target file (.toml)",
+            )
+        checkpoint = self.checkpoint
+        torch.manual_seed(self.spec.seed)
+        model = build_model(self.spec.model, self.spec.model_args)
+        if checkpoint is not None:
+            self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
+        dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
+        if note:
+            self.notes.append(note)
+        if not supports(self.device, dtype):
+            raise UsageError(f"{self.device.type} does not compute in {dtype}", "pass --dtype float32")
+        return model.to(device=self.device, dtype=dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the model."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    @cached_property
+    def _raw_batches(self) -> list[Any]:
+        if self.spec.data is None:
+            raise DataError("no data is given", "name it by --data (.npz, .safetensors, .pt or module:attribute)")
+        return read_batches(
+            self.spec.data,
+            batch_size=self.spec.batch_size,
+            max_batches=self.spec.max_batches,
+            unsafe_pickle=self.spec.unsafe_pickle,
+        )
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """Frozen batches on the device, in the form that the loss takes."""
+        opaque = self.spec.objective is not None
+        made = []
+        for raw in self._raw_batches:
+            data = raw if opaque else arrange(raw, self.spec.input_key, self.spec.target_key)
+            made.append(as_batch(move(data, self.device, self.dtype), opaque))
+        return made
+
+    @cached_property
+    def terms(self) -> LossTerms:
+        """The loss as a function of model and batch."""
+        if self.spec.objective is not None:
+            return objective_terms(self.spec.objective)
+        if self.spec.loss is None:
+            raise LossError(
+                "no loss is given",
+                "name it by --loss (cross_entropy, mse, …) or give an --objective file.py:function",
+            )
+        return loss_terms(self.spec.loss, self.spec.loss_args)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """L(θ) over the batches."""
+        terms = self.terms
+        return Objective(
+            self.model,
+            self.batches,
+            terms,
+            select=self.spec.params,
+            weight_decay=self.spec.weight_decay,
+            train_mode=self.spec.train_mode,
+            notes=self.notes,
+        )
+
+    @cached_property
+    def checkpoint_sha256(self) -> str | None:
+        """Of the file of weights."""
+        return self.checkpoint.sha256() if self.checkpoint else None
+
+    @cached_property
+    def data_sha256(self) -> str | None:
+        """Of the batches' tensors, as they were read."""
+        return fingerprint(self._raw_batches) if self.spec.data else None
+
+    def describe(self) -> Mapping[str, Any]:
+        """What is known of the target by now, without loading anything more."""
+        known = self.__dict__
+        objective: Objective | None = known.get("objective")
+        return {
+            "checkpoint": self.spec.checkpoint,
+            "checkpoint_sha256": known.get("checkpoint_sha256"),
+            "model": self.spec.model,
+            "data": self.spec.data,
+            "data_sha256": known.get("data_sha256"),
+            "samples": objective.samples if objective else None,
+            "loss_terms": objective.weight if objective else None,
+            "loss": self.spec.objective or self.spec.loss,
+            "mode": "train" if self.spec.train_mode else "eval",
+            "dtype": str(self.dtype).removeprefix("torch.") if "model" in known else None,
+            "device": str(known["device"]) if "device" in known else None,
+            "seed": self.spec.seed,
+        }

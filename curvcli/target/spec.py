@@ -1,0 +1,221 @@
+"""What the user asked to inspect, as strings: a target file, a pyproject table and flags, merged.
+
+Every field of `TargetSpec` is at once a key of the target file and an option of the command line; its
+description is the option's help. No torch here, so that ``--help`` stays fast.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from curvcli.errors import UsageError, did_you_mean
+
+Scalar = str | int | float | bool
+
+
+class TargetSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """The settings shared by all analyses."""
+
+    checkpoint: Annotated[str | None, Meta(description="File of weights.")] = None
+    model: Annotated[
+        str | None, Meta(description="Network: module:attribute or file.py:attribute.")
+    ] = None
+    model_args: Annotated[
+        dict[str, Any], Meta(description="Argument of the model factory, name=value; repeatable.")
+    ] = {}
+    data: Annotated[
+        str | None, Meta(description="Batches: .npz, .safetensors, .pt or module:attribute.")
+    ] = None
+    input_key: Annotated[
+        list[str], Meta(description="Name of an input in the data; repeatable, in order.")
+    ] = []
+    target_key: Annotated[str | None, Meta(description="Name of the targets in the data.")] = None
+    loss: Annotated[
+        str | None, Meta(description="cross_entropy, mse, l1, huber, bce_with_logits, nll, output, or module:function.")
+    ] = None
+    loss_args: Annotated[
+        dict[str, Any], Meta(description="Argument of the loss, name=value; repeatable.")
+    ] = {}
+    objective: Annotated[
+        str | None,
+        Meta(description="module:function (model, batch) -> mean loss or (sum, count); replaces --loss."),
+    ] = None
+    weight_decay: Annotated[float, Meta(description="Adds (wd/2)·‖θ‖² to the loss.", ge=0)] = 0.0
+    batch_size: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Samples per batch; default: the data's own.")
+    ] = None
+    max_batches: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Read only so many batches.")] = None
+    params: Annotated[
+        list[str], Meta(description="Only parameters whose name matches this glob; repeatable.")
+    ] = []
+    device: Annotated[str, Meta(description="auto, cpu, cuda[:N] or mps.")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "float64", "float16", "bfloat16"],
+        Meta(description="Type to compute in; auto: the checkpoint's, at least float32."),
+    ] = "auto"
+    seed: Annotated[int, Meta(description="Of every random vector.", ge=0)] = 0
+    train_mode: Annotated[
+        bool, Meta(description="Use batch statistics (BatchNorm); dropout stays off.")
+    ] = False
+    memory: Annotated[
+        str | None, Meta(description="Memory to stay within, e.g. 2GB; default: what is free.")
+    ] = None
+    tf32: Annotated[bool, Meta(description="Allow TF32 products on CUDA.")] = False
+    allow_partial: Annotated[
+        bool, Meta(description="Accept missing, unexpected and misshapen weights.")
+    ] = False
+    unsafe_pickle: Annotated[
+        bool, Meta(description="Run the code inside a pickled checkpoint. Only for files you trust.")
+    ] = False
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory limit in bytes."""
+        return parse_size(self.memory) if self.memory is not None else None
+
+
+class TargetFile(msgspec.Struct, frozen=True):
+    """A target file's content."""
+
+    settings: dict[str, Any]
+    """Values of `TargetSpec` fields, paths made absolute."""
+    options: dict[str, dict[str, Any]]
+    """Tables with options of single analyses, by command."""
+    path: str | None = None
+
+
+_PATHS = ("checkpoint", "model", "data", "loss", "objective")
+_FIELDS = {f.encode_name: f.name for f in msgspec.structs.fields(TargetSpec)}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as ``512MB``, ``2GB`` or ``1.5GiB`` (MB = 10⁶, MiB = 2²⁰)."""
+    match = _SIZE.fullmatch(text)
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"{text!r} is not a size", "write it like 512MB or 2GB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+
+
+def read_target_file(path: Path, commands: tuple[str, ...]) -> TargetFile:
+    """Read a ``.toml`` target file; paths in it are relative to it.
+
+    Raises:
+        UsageError: it is missing, not TOML, or has an unknown key.
+    """
+    return _split(_toml(path), path.parent, str(path), commands)
+
+
+def read_pyproject(directory: Path, commands: tuple[str, ...]) -> TargetFile:
+    """The same settings from ``[tool.curvcli]`` of the pyproject in ``directory``, if there is one."""
+    path = directory / "pyproject.toml"
+    if not path.is_file():
+        return TargetFile({}, {})
+    table = _toml(path).get("tool", {}).get("curvcli", {})
+    return _split(table, directory, f"[tool.curvcli] in {path}", commands)
+
+
+def make_spec(*layers: dict[str, Any]) -> TargetSpec:
+    """Merge settings, later ones first served, and validate them.
+
+    Raises:
+        UsageError: a value has the wrong type or is out of range, or options contradict each other.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            earlier = merged.get(key)
+            merged[key] = {**earlier, **value} if isinstance(earlier, dict) else value
+    # A later layer that names one way of computing the loss overrides the other way.
+    for layer in reversed(layers):
+        if "loss" in layer or "objective" in layer:
+            for other in {"loss", "objective"} - layer.keys():
+                merged.pop(other, None)
+            break
+    try:
+        spec = msgspec.convert(merged, TargetSpec)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"a setting is wrong: {error}", "'curvcli hessian --help' lists them") from None
+    if spec.loss is not None and spec.objective is not None:
+        raise UsageError("both a loss and an objective are given", "drop one: --objective replaces --loss")
+    if spec.memory is not None:
+        parse_size(spec.memory)
+    return spec
+
+
+def parse_assignments(pairs: list[str], flag: str) -> dict[str, Any]:
+    """``["depth=3", "act=relu"]`` -> ``{"depth": 3, "act": "relu"}``, values read as TOML where they are."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{flag} takes name=value, not {pair!r}", f"write {flag} depth=3")
+        try:
+            result[name] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            result[name] = text
+    return result
+
+
+def option_fields() -> list[tuple[str, Any, Any, str]]:
+    """(name, type, default, description) of every setting, for the command line."""
+    hints = get_type_hints(TargetSpec, include_extras=True)
+    result = []
+    for item in msgspec.structs.fields(TargetSpec):
+        hint = hints[item.name]
+        kind, meta = (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, None)
+        default = None if item.default is msgspec.NODEFAULT else item.default
+        result.append((item.name, kind, default, meta.description if meta else ""))
+    return result
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {str(path)!r}", "check the path") from None
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}", "check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{str(path)!r} is not a TOML file: {error}", "mend it at that place") from None
+
+
+def _split(
+    table: dict[str, Any], folder: Path, where: str, commands: tuple[str, ...]
+) -> TargetFile:
+    settings: dict[str, Any] = {}
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in table.items():
+        if key in commands and isinstance(value, dict):
+            options[key] = {name.replace("-", "_"): v for name, v in value.items()}
+        elif key in _FIELDS:
+            listed = [value] if key in ("input-key", "params") and isinstance(value, str) else value
+            settings[key] = _anchor(listed, folder) if key in _PATHS else listed
+        else:
+            raise UsageError(
+                f"{where} has an unknown key {key!r}." + did_you_mean(key, [*_FIELDS, *commands]),
+                f"known keys: {', '.join(_FIELDS)}; tables: {', '.join(commands)}",
+            )
+    return TargetFile(settings, options, where)
+
+
+def _anchor(value: Any, folder: Path) -> Any:
+    """Make a path or ``file.py:attribute`` absolute; leave names and ``module:attribute`` alone."""
+    if not isinstance(value, str):
+        return value
+    path, colon, attribute = value.rpartition(":")
+    if colon and path.endswith(".py"):
+        return f"{folder / path}:{attribute}"
+    if colon and len(path) > 1:
+        return value
+    is_path = "/" in value or (folder / value).exists() or Path(value).suffix in _SUFFIXES
+    return str(folder / value) if is_path else value
+
+
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".npz", ".json", ".ckpt"}
+
