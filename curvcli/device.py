@@ -23,10 +23,14 @@ def resolve_device(text: str) -> torch.device:
     try:
         device = torch.device(text)
     except RuntimeError:
-        raise UsageError(f"--device {text!r} is not a device", "use auto, cpu, cuda, cuda:0 or mps") from None
+        raise UsageError(
+            f"--device {text!r} is not a device", "use auto, cpu, cuda, cuda:0 or mps"
+        ) from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(f"--device {text} was asked for, but CUDA is not available here", "use --device cpu")
+            raise UsageError(
+                f"--device {text} was asked for, but CUDA is not available here", "use --device cpu"
+            )
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise UsageError(
                 f"--device {text} was asked for, but there are {torch.cuda.device_count()} CUDA devices",
@@ -34,9 +38,13 @@ def resolve_device(text: str) -> torch.device:
             )
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
-            raise UsageError("--device mps was asked for, but MPS is not available here", "use --device cpu")
+            raise UsageError(
+                "--device mps was asked for, but MPS is not available here", "use --device cpu"
+            )
     elif device.type != "cpu":
-        raise UsageError(f"--device {text!r} is not supported", "use auto, cpu, cuda, cuda:0 or mps")
+        raise UsageError(
+            f"--device {text!r} is not supported", "use auto, cpu, cuda, cuda:0 or mps"
+        )
     return device
 
 

@@ -102,7 +102,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not self.batches:
-            raise DataError("there are no batches: the data is empty", "pass data with at least one sample")
+            raise DataError(
+                "there are no batches: the data is empty", "pass data with at least one sample"
+            )
         self._set_mode()
         self.names, self.parameters = self._choose_parameters()
         self.n = sum(p.numel() for p in self.parameters)
@@ -230,7 +232,9 @@ class Objective:
                         f"the parameters are {some(trainable, 8)}",
                     )
             chosen = {
-                n: p for n, p in trainable.items() if any(fnmatch.fnmatch(n, s) for s in self.select)
+                n: p
+                for n, p in trainable.items()
+                if any(fnmatch.fnmatch(n, s) for s in self.select)
             }
             for name in trainable.keys() - chosen.keys():
                 trainable[name].requires_grad_(False)
@@ -285,7 +289,9 @@ class Objective:
             )
         first, second = sums
         if not math.isfinite(first):
-            raise NonFiniteError(self._why_not_finite(first), "look for overflow: try --dtype float64")
+            raise NonFiniteError(
+                self._why_not_finite(first), "look for overflow: try --dtype float64"
+            )
         # Atomic additions on GPUs change the last bits; randomness changes the first ones.
         if abs(first - second) > 1e3 * torch.finfo(self.dtype).eps * abs(first):
             raise LossError(
@@ -294,7 +300,10 @@ class Objective:
                 "make the model deterministic in eval mode (dropout and sampling off)",
             )
         with torch.enable_grad():
-            if not self.weight_decay and not self.terms(self.model, self.batches[0].data)[0].requires_grad:
+            if (
+                not self.weight_decay
+                and not self.terms(self.model, self.batches[0].data)[0].requires_grad
+            ):
                 raise LossError(
                     "the loss does not depend on the parameters: no gradient reaches any of them",
                     "look for .detach(), torch.no_grad() or .item() in the model or the loss",
@@ -308,7 +317,9 @@ class Objective:
         def watch(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 if not found and not all(
-                    bool(torch.isfinite(t).all()) for t in tensors_in(output) if t.is_floating_point()
+                    bool(torch.isfinite(t).all())
+                    for t in tensors_in(output)
+                    if t.is_floating_point()
                 ):
                     found.append(name)
 
@@ -335,8 +346,10 @@ class Objective:
 
             def watch(name: str, seen: dict[str, float] = seen) -> Callable[..., None]:
                 def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                    tensors = [t.double().sum() for t in tensors_in(output) if t.is_floating_point()]
-                    seen.setdefault(name, float(sum(tensors)))  # type: ignore[arg-type]
+                    tensors = [
+                        t.double().sum() for t in tensors_in(output) if t.is_floating_point()
+                    ]
+                    seen.setdefault(name, float(sum(tensors)))
 
                 return hook
 
@@ -381,3 +394,18 @@ def tensors_in(data: Any) -> Iterator[Tensor]:
     elif isinstance(data, tuple | list):
         for value in data:
             yield from tensors_in(value)
+
+
+def move(data: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Tensors in nested containers on ``device``, floating-point ones in ``dtype``."""
+    if isinstance(data, Tensor):
+        return data.to(device=device, dtype=dtype if data.is_floating_point() else None)
+    if isinstance(data, dict):
+        return {key: move(value, device, dtype) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(move(value, device, dtype) for value in data))
+    if isinstance(data, tuple | list):
+        return type(data)(move(value, device, dtype) for value in data)
+    if not isinstance(data, str | bytes) and callable(getattr(data, "to", None)):
+        return data.to(device)
+    return data

@@ -48,7 +48,12 @@ class Analysis:
     @property
     def description(self) -> str:
         """The docstring without its sections for programmers."""
-        return (inspect.getdoc(self.run) or "").split("\n\nArgs:")[0].split("\n\nReturns:")[0].split("\n\nRaises:")[0]
+        return (
+            (inspect.getdoc(self.run) or "")
+            .split("\n\nArgs:")[0]
+            .split("\n\nReturns:")[0]
+            .split("\n\nRaises:")[0]
+        )
 
     @property
     def result(self) -> type:
@@ -89,5 +94,7 @@ class Analysis:
                 checked[name] = msgspec.convert(value, known[name].kind)
             except msgspec.ValidationError as error:
                 flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} {value!r}: {error}", f"{where}: {known[name].help}") from None
+                raise UsageError(
+                    f"{flag} {value!r}: {error}", f"{where}: {known[name].help}"
+                ) from None
         return checked

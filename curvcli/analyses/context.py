@@ -105,9 +105,13 @@ class Context:
         digest = hashlib.sha256()
         for name, parameter in zip(objective.names, objective.parameters, strict=True):
             digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(_bytes()).numpy().tobytes())
+            digest.update(
+                parameter.detach().cpu().contiguous().view(-1).view(_bytes()).numpy().tobytes()
+            )
         described = {k: v for k, v in self.target.describe().items() if k != "device"}
-        digest.update(repr((sorted(described.items()), objective.loss, objective.weight_decay)).encode())
+        digest.update(
+            repr((sorted(described.items()), objective.loss, objective.weight_decay)).encode()
+        )
         return digest.hexdigest()
 
     def target_info(self) -> TargetInfo | None:
@@ -139,7 +143,10 @@ def _bytes() -> Any:
 
 
 def resolve_target(
-    argument: str | None, flags: dict[str, Any], commands: tuple[str, ...], folder: Path | None = None
+    argument: str | None,
+    flags: dict[str, Any],
+    commands: tuple[str, ...],
+    folder: Path | None = None,
 ) -> tuple[TargetSpec, dict[str, dict[str, Any]]]:
     """Merge pyproject, target file and flags into settings and the options of single analyses.
 
@@ -176,4 +183,3 @@ def parse_seconds(text: str | None) -> float | None:
     if not 0 <= seconds < float("inf"):
         raise UsageError(f"{text!r} is not a duration", "write it like 90s, 5m or 1h")
     return seconds
-

@@ -11,6 +11,8 @@ from curvcli.report.data import Block, Column, Facts, Measured, Number, Sentence
 from curvcli.report.numbers import number
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from curvcli.linalg.lanczos import LanczosResult, LanczosState, Progress
     from curvcli.operators.hessian import Hessian
 
@@ -55,18 +57,25 @@ class HessianResult(Struct, frozen=True):
     parameters: Annotated[int, Meta(description="n, the dimension of the Hessian")]
     matrix: Literal["hessian"]
     hvp_check: Annotated[
-        Number, Meta(description="relative difference of one product to the finite difference of gradients")
+        Number,
+        Meta(
+            description="relative difference of one product to the finite difference of gradients"
+        ),
     ]
     order: Annotated[
-        Literal["value", "magnitude"], Meta(description="whether top means largest λ or largest |λ|")
+        Literal["value", "magnitude"],
+        Meta(description="whether top means largest λ or largest |λ|"),
     ]
     products: Annotated[
-        Literal["keep", "rebuild", "finite-difference"], Meta(description="how products were computed")
+        Literal["keep", "rebuild", "finite-difference"],
+        Meta(description="how products were computed"),
     ]
     micro_batch: Annotated[int | None, Meta(description="samples at a time; null: whole batches")]
     basis: Annotated[int, Meta(description="Krylov vectors that could be held")]
     restarts: int
-    copies_found: Annotated[int, Meta(description="eigenvalues that only the look for copies found")]
+    copies_found: Annotated[
+        int, Meta(description="eigenvalues that only the look for copies found")
+    ]
 
 
 def hessian(
@@ -118,7 +127,10 @@ def hessian(
     context.progress(Stage("planning", 0, None))
     wanted = Wanted(min(top, objective.n), min(bottom, objective.n), order)
     operator = Hessian(
-        objective, memory=context.spec.memory_bytes, wanted=wanted.count, preferred_capacity=CAPACITY
+        objective,
+        memory=context.spec.memory_bytes,
+        wanted=wanted.count,
+        preferred_capacity=CAPACITY,
     )
     fingerprint = context.fingerprint() if state else ""
     path = Path(state) if state else None
@@ -161,9 +173,11 @@ def _answer(
 ) -> HessianResult:
     import torch
 
+    from curvcli.linalg.lanczos import ROUNDING
+
     objective = operator.objective
     stopped = found.status in ("timeout", "interrupted")
-    rounding = 16 * torch.finfo(operator.dtype).eps * found.norm
+    rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     if stopped:
         context.notes.append(
             "ended early: residuals are those of the Lanczos recurrence, not of extra products"
@@ -177,7 +191,7 @@ def _answer(
         run.basis.drop()
         pairs, rounding = certified_pairs(context, operator, found, tol)
         largest = max(range(len(pairs)), key=lambda i: abs(pairs[i].value))
-        check = operator.check(found.vectors_KN[largest])
+        check = _check_products(context, operator, found.vectors_KN[largest])
     result = HessianResult(
         top=pairs[: found.top],
         bottom=pairs[found.top :],
@@ -220,9 +234,7 @@ def certified_pairs(
         products_KN += part.products_KN
         share = part.weight / operator.objective.weight
         weights.append(share)
-        quotients.append(
-            torch.linalg.vecdot(vectors_KN, part.products_KN).double().cpu() / share
-        )
+        quotients.append(torch.linalg.vecdot(vectors_KN, part.products_KN).double().cpu() / share)
     decay = operator.objective.weight_decay
     products_KN += decay * vectors_KN
     certificate = certify(vectors_KN, products_KN, found.norm)
@@ -232,7 +244,7 @@ def certified_pairs(
         share_B1 = torch.tensor(weights, dtype=torch.float64)[:, None]
         spread_BK = torch.stack(quotients) + decay - torch.from_numpy(certificate.values_K)
         errors = ((share_B1 * spread_BK).square().sum(0) * b / (b - 1)).sqrt().tolist()
-    norm = max(found.norm, max(abs(v) for v in certificate.values_K.tolist()))
+    norm = max(found.norm, *(abs(v) for v in certificate.values_K.tolist()))
     return [
         Eigenpair(value, residual, residual <= tol * max(abs(value), SMALL * norm), error)
         for value, residual, error in zip(
@@ -277,16 +289,42 @@ def _findings(context: Context, result: HessianResult, tol: float) -> None:
             value=float(open_),
             threshold=0.0,
         )
-    if result.hvp_check is not None and result.hvp_check > CHECK_LIMIT:
-        context.find(
-            "hessian.products",
-            "warning",
-            "hvp_check",
-            f"products differ by {result.hvp_check:.0%} from finite differences of the gradient: a custom "
-            "backward may be wrong or detached, or the loss has kinks near these weights",
-            value=result.hvp_check,
-            threshold=CHECK_LIMIT,
+
+
+def _check_products(context: Context, operator: "Hessian", vector_N: "Tensor") -> float | None:
+    """One product against finite differences; a large difference is attributed and reported."""
+    from curvcli.operators.attribution import error_in_double
+
+    check = operator.check(vector_N)
+    if check is None:
+        context.notes.append(
+            f"no check by finite differences: {operator.dtype} cannot move the weights finely enough "
+            "in so sharp a direction (--dtype float64 can)"
         )
+    elif check > CHECK_LIMIT:
+        cause = error_in_double(operator.objective, vector_N)
+        if cause is not None and cause <= CHECK_LIMIT:
+            context.find(
+                "hessian.kinks",
+                "note",
+                "hvp_check",
+                f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
+                "kinks (ReLU, max) lie near these weights; products themselves are right "
+                f"({cause:.0e} in float64)",
+                value=check,
+                threshold=CHECK_LIMIT,
+            )
+        else:
+            context.find(
+                "hessian.products",
+                "error",
+                "hvp_check",
+                f"products differ by {check:.0%} from finite differences of the gradient: the second "
+                "derivative is wrong; look for a custom backward, .detach() or torch.no_grad()",
+                value=check,
+                threshold=CHECK_LIMIT,
+            )
+    return check
 
 
 def view(result: HessianResult) -> list[Block]:
@@ -302,9 +340,17 @@ def view(result: HessianResult) -> list[Block]:
             ("loss", result.loss),
             ("gradient norm", result.gradient_norm),
             ("parameters", result.parameters),
-            ("reach", f"[{number(reach.lower)}, {number(reach.upper)}] with probability {reach.probability:g}"),
+            (
+                "reach",
+                f"[{number(reach.lower)}, {number(reach.upper)}] with probability {reach.probability:g}",
+            ),
             ("status", result.status.replace("_", " ")),
-            ("product check", None if result.hvp_check is None else f"{result.hvp_check:.1e} relative to finite differences"),
+            (
+                "product check",
+                None
+                if result.hvp_check is None
+                else f"{result.hvp_check:.1e} relative to finite differences",
+            ),
         ]
     )
     table = Table(
@@ -342,7 +388,9 @@ def _meaning(result: HessianResult) -> list[Block]:
         )
     elif result.reach.lower >= 0:
         sentences.append(
-            Sentence(f"No negative curvature, with probability {result.reach.probability:g}.", "good")
+            Sentence(
+                f"No negative curvature, with probability {result.reach.probability:g}.", "good"
+            )
         )
     else:
         sentences.append(

@@ -58,7 +58,9 @@ def info(
             values[name] = _measure(tensor)
         _ = context.target.checkpoint_sha256
     entries = [
-        TensorEntry(t.name, list(t.shape), t.dtype, t.bytes, *values.get(t.name, (None, None, None)))
+        TensorEntry(
+            t.name, list(t.shape), t.dtype, t.bytes, *values.get(t.name, (None, None, None))
+        )
         for t in checkpoint.tensors
     ]
     for entry in entries:

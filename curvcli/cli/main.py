@@ -13,7 +13,9 @@ from curvcli.cli import options
 from curvcli.cli.run import execute
 from curvcli.errors import EXIT_BAD_INPUT, EXIT_OK, did_you_mean
 
-_EPILOG = "Exit codes: 0 success, 1 findings under --strict, 2 bad input, 3 no answer, 70 internal error."
+_EPILOG = (
+    "Exit codes: 0 success, 1 findings under --strict, 2 bad input, 3 no answer, 70 internal error."
+)
 
 
 def make_app() -> typer.Typer:
@@ -30,7 +32,9 @@ def make_app() -> typer.Typer:
     for name in MODULES:
         analysis = get(name)
         run = options.command(analysis, functools.partial(execute, name, analysis))
-        app.command(name, short_help=analysis.summary, epilog=_EPILOG)(run)
+        app.command(name, cls=options.GroupedCommand, short_help=analysis.summary, epilog=_EPILOG)(
+            run
+        )
     app.command("schema")(schema)
     return app
 

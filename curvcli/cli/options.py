@@ -6,6 +6,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.target.spec import option_fields, parse_assignments
@@ -18,12 +19,34 @@ _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 
 Format = Literal["table", "json", "markdown", "html"]
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
-    "format": (Format, None, "How the answer is written; default: table, or what -o's suffix says."),
+    "format": (
+        Format,
+        None,
+        "How the answer is written; default: table, or what -o's suffix says.",
+    ),
     "output": (str, None, "Write the answer to this file instead of stdout."),
     "strict": (bool, False, "Exit with 1 when there is a warning or an error among the findings."),
     "quiet": (bool, False, "No progress and no notes on stderr."),
     "verbose": (bool, False, "Show tracebacks and warnings."),
 }
+
+
+class GroupedCommand(TyperCommand):
+    """Plain help with the options in groups: rich's panels take twice as long to appear."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, the analysis' own options, and the shared ones under headings."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                heading = getattr(parameter, "rich_help_panel", None) or (
+                    "Arguments" if parameter.param_type_name == "argument" else "Output options"
+                )
+                groups.setdefault(heading, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def plain_type(kind: Any) -> Any:
@@ -46,21 +69,25 @@ def signature(analysis: Analysis) -> inspect.Signature:
         parameters.append(_argument(analysis))
     for option in analysis.options():
         shown = None if option.default is None else _shown(option.default)
-        parameters.append(_option(option.name, plain_type(option.kind), option.help, "Options", shown))
+        parameters.append(
+            _option(option.name, plain_type(option.kind), option.help, "Options", shown)
+        )
     for name, kind, default, text in option_fields():
         if name == "checkpoint" or not _applies(name, analysis):
             continue
         flag_kind = list[str] if name in _ASSIGNED else plain_type(kind)
         shown = None if default in (None, [], {}, False) else _shown(default)
         parameters.append(
-            _option(name, flag_kind, text, "Target", shown, _ASSIGNED.get(name))
+            _option(name, flag_kind, text, "Target options", shown, _ASSIGNED.get(name))
         )
     for name, (kind, default, text) in OUTPUT_OPTIONS.items():
-        parameters.append(_option(name, kind, text, "Output", None, default=default))
+        parameters.append(_option(name, kind, text, "Output options", None, default=default))
     return inspect.Signature(parameters)
 
 
-def split(analysis: Analysis, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def split(
+    analysis: Analysis, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The flags given, as (settings of the target, options of the analysis, output options)."""
     own = {option.name for option in analysis.options()}
     options = {k: v for k, v in given.items() if k in own and v is not None}
@@ -82,9 +109,7 @@ def command(analysis: Analysis, execute: Callable[..., None]) -> Callable[..., N
         execute(given)
 
     run.__signature__ = signature(analysis)  # type: ignore[attr-defined]
-    run.__annotations__ = {
-        p.name: p.annotation for p in signature(analysis).parameters.values()
-    }
+    run.__annotations__ = {p.name: p.annotation for p in signature(analysis).parameters.values()}
     run.__doc__ = analysis.description
     return run
 
@@ -93,6 +118,13 @@ def _applies(name: str, analysis: Analysis) -> bool:
     if analysis.needs == "nothing":
         return name in _FOR_NOTHING
     return analysis.needs == "objective" or name in _FOR_CHECKPOINT
+
+
+def _metavar(kind: Any) -> str | None:
+    """What stands after the flag in --help; choices and switches speak for themselves."""
+    if get_origin(kind) is Literal or kind is bool:
+        return None
+    return {int: "N", float: "X", str: "TEXT"}.get(kind, "TEXT")
 
 
 def _shown(default: Any) -> str:
@@ -107,7 +139,9 @@ def _argument(analysis: Analysis) -> inspect.Parameter:
         "target",
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[str | None, typer.Argument(help=text, show_default=False)],
+        annotation=Annotated[
+            str | None, typer.Argument(help=text, show_default=False, metavar="TARGET")
+        ],
     )
 
 
@@ -124,7 +158,11 @@ def _option(
     names = [flag, *([_SHORT[name]] if name in _SHORT else [])]
     if kind is bool and default is None:
         names = [f"{flag}/--no-{flag[2:]}"]
-    option = typer.Option(*names, help=text, show_default=shown or False, rich_help_panel=panel)
+    # The default is part of the text: the flag itself defaults to "not given".
+    help_text = f"{text}  [default: {shown}]" if shown else text
+    option = typer.Option(
+        *names, help=help_text, show_default=False, rich_help_panel=panel, metavar=_metavar(kind)
+    )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

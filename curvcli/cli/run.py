@@ -59,7 +59,9 @@ def execute(name: str, analysis: Analysis, given: dict[str, Any]) -> NoReturn:
         sys.stderr.write("interrupted\n")
     except MemoryError:
         error = ErrorInfo("memory", "out of memory", "set --memory", EXIT_NO_ANSWER)
-        sys.stderr.write("error: out of memory\n  set --memory to a limit that the machine can hold\n")
+        sys.stderr.write(
+            "error: out of memory\n  set --memory to a limit that the machine can hold\n"
+        )
     except Exception as problem:
         error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", _ISSUE, EXIT_INTERNAL)
         sys.stderr.write(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
@@ -114,7 +116,7 @@ def finish(
 
 def emit(analysis: Analysis, envelope: "Envelope[Any]", kind: str, path: str | None) -> None:
     """Render and write to stdout or to ``path`` (under a temporary name, then renamed)."""
-    if kind == "table" and path is None:
+    if kind == "table" and path is None and sys.stdout.isatty():
         to_terminal(analysis, envelope)
         return
     text = render(analysis, envelope, kind)
@@ -127,7 +129,9 @@ def emit(analysis: Analysis, envelope: "Envelope[Any]", kind: str, path: str | N
         temporary.write_text(text, "utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{path!r} cannot be written: {error.strerror}", "name another file by -o") from None
+        raise OutputError(
+            f"{path!r} cannot be written: {error.strerror}", "name another file by -o"
+        ) from None
 
 
 def render(analysis: Analysis, envelope: "Envelope[Any]", kind: str) -> str:
@@ -158,17 +162,16 @@ def render(analysis: Analysis, envelope: "Envelope[Any]", kind: str) -> str:
 
     buffer = StringIO()
     terminal.render(Console(file=buffer, width=_width()), blocks, envelope.findings)
-    return buffer.getvalue()
+    return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
 
 
 def to_terminal(analysis: Analysis, envelope: "Envelope[Any]") -> None:
-    """The table on stdout, in colour where that is a terminal and NO_COLOR is not set."""
+    """The table on a terminal, in colour unless NO_COLOR is set."""
     from rich.console import Console
 
     from curvcli.report import terminal
 
-    console = Console() if sys.stdout.isatty() else Console(width=_width())
-    terminal.render(console, analysis.view(envelope.result), envelope.findings)
+    terminal.render(Console(), analysis.view(envelope.result), envelope.findings)
     sys.stdout.flush()
 
 

@@ -32,6 +32,11 @@ class Basis:
         """The vectors as a view of shape ``(size, n)``."""
         return self._rows_MN[: self.size]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the vectors."""
+        return self._rows_MN.dtype
+
     def __getitem__(self, index: int) -> Tensor:
         return self.rows[index]
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvcli.linalg.lanczos import ROUNDING
 from curvcli.linalg.operator import Float64Array
 
 
@@ -38,7 +39,7 @@ def certify(vectors_KN: Tensor, products_KN: Tensor, norm: float) -> Certificate
     values_K = torch.linalg.vecdot(vectors_KN, products_KN)
     rests_K = torch.linalg.vector_norm(products_KN - values_K[:, None] * vectors_KN, dim=1)
     cross_KK = (vectors_KN @ products_KN.T).double().cpu().numpy()
-    rounding = 16 * torch.finfo(vectors_KN.dtype).eps * norm
+    rounding = ROUNDING * torch.finfo(vectors_KN.dtype).eps * norm
     if len(cross_KK) > 1:
         upper = (cross_KK - cross_KK.T)[np.triu_indices(len(cross_KK), 1)]
         rounding += float(np.sqrt(np.mean(upper**2)))

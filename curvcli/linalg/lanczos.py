@@ -32,6 +32,8 @@ Order = Literal["value", "magnitude"]
 
 # A Ritz value below this share of the norm is judged against the norm, not against itself.
 SMALL = 0.01
+# Relative error of a product in units of eps ‖A‖ that a residual is widened by.
+ROUNDING = 16
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Tail:
     def share(self, s_MK: Float64Array) -> Float64Array:
         """Norm of the residual that each column of ``s_MK`` leaves in this direction, shape (K,)."""
         # Basis vectors that came after the tail do not touch it.
-        return self.beta * np.abs((self.c_M[:, None] * s_MK[: len(self.c_M)]).sum(0))
+        sums_K: Float64Array = (self.c_M[:, None] * s_MK[: len(self.c_M)]).sum(axis=0)
+        return self.beta * np.abs(sums_K)
 
 
 @dataclass
@@ -148,7 +151,8 @@ class LanczosState:
     @property
     def projected(self) -> Float64Array:
         """The used part of T, a view of shape (processed, processed)."""
-        return self.t_MM[: self.processed, : self.processed]
+        used_MM: Float64Array = self.t_MM[: self.processed, : self.processed]
+        return used_MM
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,9 @@ def lanczos(
                 _restart(state, _ritz(state, wanted, tol), wanted)
             _step(op, state)
     if state.processed == 0:
-        raise NoAnswerError("stopped before the first product was done", "allow more time or products")
+        raise NoAnswerError(
+            "stopped before the first product was done", "allow more time or products"
+        )
     return _result(op, state, _ritz(state, wanted, tol), status, probability)
 
 
@@ -308,12 +314,16 @@ def _append_fresh(op: SymmetricOperator, state: LanczosState) -> None:
 
 
 def _ritz(state: LanczosState, wanted: Wanted, tol: float) -> _Spectrum:
+    """Ritz pairs of the present basis and which have converged."""
     theta_M, s_MM = eigh(state.projected)
     bounds_M = np.zeros_like(theta_M)
     for tail in (*state.abandoned, *([state.live] if state.live else [])):
         bounds_M = bounds_M + tail.share(s_MM)
     norm = float(np.abs(theta_M).max())
-    converged_M = bounds_M <= tol * np.maximum(np.abs(theta_M), SMALL * norm)
+    limit_M = tol * np.maximum(np.abs(theta_M), SMALL * norm)
+    # Room for the rounding that the true residual will contain, where the tolerance leaves any.
+    rounding = ROUNDING * torch.finfo(state.basis.dtype).eps * norm
+    converged_M = bounds_M <= np.maximum(0.95 * limit_M - rounding, 0.25 * limit_M)
     return _Spectrum(theta_M, s_MM, bounds_M, converged_M, *wanted.select(theta_M))
 
 

@@ -35,7 +35,8 @@ def random_unit_vector(op: SymmetricOperator, generator: torch.Generator) -> Ten
     Drawn by a CPU generator and moved, so that one seed gives one vector on every device.
     """
     z_N = torch.randn(op.n, generator=generator, dtype=torch.float64)
-    return (z_N / torch.linalg.vector_norm(z_N)).to(device=op.device, dtype=op.dtype)
+    z_N /= torch.linalg.vector_norm(z_N)
+    return z_N.to(device=op.device, dtype=op.dtype)
 
 
 def eigh(matrix_MM: Float64Array) -> tuple[Float64Array, Float64Array]:

@@ -31,9 +31,15 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         OutputError: ``path`` cannot be written.
     """
     scalars = {name: getattr(state, name) for name in _COUNTERS}
-    scalars |= {"alphas": state.alphas, "betas": state.betas, "before_recheck": state.before_recheck}
+    scalars |= {
+        "alphas": state.alphas,
+        "betas": state.betas,
+        "before_recheck": state.before_recheck,
+    }
     scalars["tails"] = [dataclasses.asdict(t) | {"c_M": t.c_M.tolist()} for t in state.abandoned]
-    scalars["live"] = {"beta": state.live.beta, "c_M": state.live.c_M.tolist()} if state.live else None
+    scalars["live"] = (
+        {"beta": state.live.beta, "c_M": state.live.c_M.tolist()} if state.live else None
+    )
     tensors = {
         "basis": state.basis.rows.contiguous(),
         "t": torch.from_numpy(state.projected.copy()),
@@ -45,7 +51,9 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         temporary.write_bytes(save(tensors, metadata))
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}", "check --state") from None
+        raise OutputError(
+            f"{str(path)!r} cannot be written: {error.strerror}", "check --state"
+        ) from None
 
 
 def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: str) -> LanczosState:
@@ -58,10 +66,14 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
-                raise CurvError(f"{path.name} is not a saved state of curvcli", "name another file by --state")
+                raise CurvError(
+                    f"{path.name} is not a saved state of curvcli", "name another file by --state"
+                )
             tensors = {name: file.get_tensor(name) for name in ("basis", "t", "generator")}
     except (SafetensorError, OSError) as error:
-        raise CurvError(f"{path.name} is not a readable state: {error}", "delete it to start anew") from None
+        raise CurvError(
+            f"{path.name} is not a readable state: {error}", "delete it to start anew"
+        ) from None
     if metadata.get("fingerprint") != fingerprint:
         raise CurvError(
             f"{path.name} belongs to another run: weights, data, loss or dtype differ",
@@ -70,7 +82,8 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     rows = tensors["basis"]
     if rows.shape[0] > min(capacity, op.n):
         raise CurvError(
-            f"{path.name} holds {rows.shape[0]} vectors, but only {capacity} fit in memory", "raise --memory"
+            f"{path.name} holds {rows.shape[0]} vectors, but only {capacity} fit in memory",
+            "raise --memory",
         )
     scalars = json.loads(metadata["scalars"])
     basis = Basis(op.n, capacity, op.dtype, op.device)

@@ -112,35 +112,47 @@ class Hessian:
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     self._give_way(error)
 
-    def difference_product(self, v_N: Tensor) -> Tensor:
-        """H v by central differences of the gradient, error O(h²).
-
-        The step h ‖v‖ is eps^(1/3) (1 + ‖θ‖/√n) in the scale of one parameter: it balances rounding,
-        eps/h, with truncation, h².
-        """
+    def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
+        """H v by central differences of the gradient over ± ``length`` in the direction of v."""
         objective = self.objective
         norm = float(torch.linalg.vector_norm(v_N))
         if norm == 0.0:
             return torch.zeros_like(v_N)
-        h = self._difference_step() / norm
+        h = (length or self._difference_length()) / norm
         sides = []
         for sign in (1.0, -1.0):
             with objective.moved(sign * h * v_N), self.kernels.active():
                 sides.append(objective.gradient(self._micro_batch))
         return (sides[0] - sides[1]) / (2 * h)
 
-    def check(self, v_N: Tensor) -> float:
-        """Relative difference between H v and its central finite difference, for one v."""
+    def check(self, v_N: Tensor) -> float | None:
+        """Relative difference between H v and its central finite difference, for one v.
+
+        The step changes the loss by about 1e-4 of itself, according to the curvature: small against
+        the kinks and higher derivatives of the surface, whatever the scale of loss and parameters.
+
+        Returns:
+            None where the dtype cannot resolve such a step.
+        """
         exact_N = self.matvec(v_N)
-        other_N = self.difference_product(v_N)
-        scale = max(float(torch.linalg.vector_norm(exact_N)), float(torch.linalg.vector_norm(other_N)))
+        scale = float(torch.linalg.vector_norm(exact_N))
+        curvature = scale / float(torch.linalg.vector_norm(v_N))
+        length = self._difference_length()
+        if curvature > 0 and self.objective.loss != 0:
+            length = min(length, 1e-2 * math.sqrt(2 * abs(self.objective.loss) / curvature))
+        theta = float(torch.linalg.vector_norm(self.objective.flat()))
+        if length < 3 * torch.finfo(self.dtype).eps * theta:
+            return None
+        other_N = self.difference_product(v_N, length)
+        scale = max(scale, float(torch.linalg.vector_norm(other_N)))
         return float(torch.linalg.vector_norm(exact_N - other_N)) / scale if scale else 0.0
 
     def release(self) -> None:
         """Drop the kept graph; the next product builds it again."""
         self._graphs = None
 
-    def _difference_step(self) -> float:
+    def _difference_length(self) -> float:
+        """eps^(1/3) in the scale of one parameter: balances rounding, eps/h, with truncation, h²."""
         eps = torch.finfo(self.dtype).eps
         theta = float(torch.linalg.vector_norm(self.objective.flat()))
         return float(eps ** (1 / 3)) * (1 + theta / math.sqrt(self.n))
@@ -176,8 +188,8 @@ class Hessian:
         out_KN = torch.zeros_like(vectors_KN)
         for piece in batch.pieces(self._micro_batch or batch.size):
             graph = self._graph(piece)
-            for out_N, v_N in zip(out_KN, vectors_KN, strict=True):
-                out_N += self._multiply(graph, objective.views(v_N), retain=True)
+            for k, v_N in enumerate(vectors_KN):
+                out_KN[k] += self._multiply(graph, objective.views(v_N), retain=True)
         return Part(self._terms_of(batch), out_KN)
 
     def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Part:
@@ -259,10 +271,8 @@ class Hessian:
 
     def _make_plan(self, memory: int | None, wanted: int, preferred: int) -> Plan:
         objective = self.objective
-        if memory is None:
-            available = free_memory(self.device)
-        else:
-            available = memory - used_memory(self.device)
+        used = used_memory(self.device)
+        available = free_memory(self.device) if memory is None else memory - used
         batch = max(objective.batches, key=lambda b: b.size)
         fixed, per_sample = self._graph_bytes(batch)
         return plan(
@@ -309,7 +319,9 @@ class Hessian:
         if not bool(torch.isfinite(gradient_N).all()):
             bad = [
                 name
-                for name, part in zip(self.objective.names, self.objective.views(gradient_N), strict=True)
+                for name, part in zip(
+                    self.objective.names, self.objective.views(gradient_N), strict=True
+                )
                 if not bool(torch.isfinite(part).all())
             ]
             raise NonFiniteError(
@@ -332,11 +344,16 @@ class Hessian:
             ) from None
         self._micro_batch = max(1, present // 2)
         self.plan = Plan(False, self._micro_batch, self.plan.capacity)
-        self.objective.notes.append(f"ran out of memory: going on with {self._micro_batch} samples at a time")
+        self.objective.notes.append(
+            f"ran out of memory: going on with {self._micro_batch} samples at a time"
+        )
 
 
 def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError)
-        and any(s in str(error) for s in ("not enough memory", "out of memory", "alloc_cpu", "bad_alloc"))
+        and any(
+            s in str(error)
+            for s in ("not enough memory", "out of memory", "alloc_cpu", "bad_alloc")
+        )
     )

@@ -62,4 +62,3 @@ _REPLACEMENTS: dict[str, tuple[tuple[str, ...], str]] = {
         "cuDNN/oneDNN kernels have no second derivative here: the native ones are used",
     ),
 }
-

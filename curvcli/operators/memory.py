@@ -103,7 +103,9 @@ def plan(
             "raise --memory, restrict --params, ask for fewer eigenvalues, or use smaller samples",
         )
     room = free - least
-    capacity = max(smallest, min(n, preferred, comfortable, int(0.5 * room / max(1, vector)) + smallest))
+    capacity = max(
+        smallest, min(n, preferred, comfortable, int(0.5 * room / max(1, vector)) + smallest)
+    )
     capacity = min(capacity, int((free - least) / max(1, vector)))
     if not splittable:
         return Plan(False, None, capacity)

@@ -1,5 +1,6 @@
 """What every answer is made of: the JSON envelope, and the blocks that people are shown."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -8,7 +9,9 @@ from msgspec import Meta, Struct
 SCHEMA = "curvcli/1"
 
 Severity = Literal["error", "warning", "note"]
-Number = Annotated[float | None, Meta(description="null where the number is not finite or not known")]
+Number = Annotated[
+    float | None, Meta(description="null where the number is not finite or not known")
+]
 
 
 class Finding(Struct, frozen=True):
@@ -45,13 +48,20 @@ class CostInfo(Struct, frozen=True):
     matvecs: Annotated[int, Meta(description="products over all batches")]
     gradients: Annotated[int, Meta(description="gradients over all batches")]
     seconds: float
-    peak_memory: Annotated[int | None, Meta(description="bytes: allocated on the device, or resident")]
+    peak_memory: Annotated[
+        int | None, Meta(description="bytes: allocated on the device, or resident")
+    ]
 
 
 class ErrorInfo(Struct, frozen=True):
     """Why there is no result."""
 
-    code: Annotated[str, Meta(description="usage, checkpoint, model, data, loss, non-finite, output, no-answer, memory or internal")]
+    code: Annotated[
+        str,
+        Meta(
+            description="usage, checkpoint, model, data, loss, non-finite, output, no-answer, memory or internal"
+        ),
+    ]
     message: str
     hint: str | None
     exit_code: int
@@ -63,7 +73,9 @@ R = TypeVar("R")
 class Envelope(Struct, Generic[R], frozen=True, kw_only=True):
     """The one form of every answer."""
 
-    schema: Annotated[Literal["curvcli/1"], Meta(description="version of this contract")] = "curvcli/1"
+    schema: Annotated[Literal["curvcli/1"], Meta(description="version of this contract")] = (
+        "curvcli/1"
+    )
     command: str
     version: str
     target: TargetInfo | None
@@ -81,7 +93,13 @@ class Measured(Struct, frozen=True):
     error: float | None
 
 
-Cell = str | int | float | bool | Measured | None
+class Bar(Struct, frozen=True):
+    """A share of the full width, for a column that is seen at a glance."""
+
+    share: Annotated[float, Meta(ge=0, le=1)]
+
+
+Cell = str | int | float | bool | Measured | Bar | None
 
 
 class Column(Struct, frozen=True):
@@ -96,14 +114,14 @@ class Table(Struct, frozen=True):
 
     title: str
     columns: tuple[Column, ...]
-    rows: list[tuple[Cell, ...]]
+    rows: Sequence[tuple[Cell, ...]]
     caption: str | None = None
 
 
 class Facts(Struct, frozen=True):
     """Labelled values."""
 
-    rows: list[tuple[str, Cell]]
+    rows: Sequence[tuple[str, Cell]]
     title: str | None = None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from curvcli.report.data import Block, Facts, Finding, Sentence, Table
+from curvcli.report.data import Bar, Block, Cell, Facts, Finding, Sentence, Table
 from curvcli.report.numbers import printable, text
 
 _STYLE = """
@@ -15,6 +15,7 @@ table { border-collapse: collapse; margin: .5rem 0; }
 th, td { padding: .2rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td { overflow-wrap: anywhere; } .good { color: var(--good); } .bad, .warning { color: var(--bad); }
+.bar { height: .8em; background: #4a90d9; }
 .error { color: var(--error); } .dim { opacity: .7; } footer { margin-top: 2rem; }
 """
 
@@ -60,12 +61,18 @@ def _table(block: Table) -> str:
     )
     rows = "".join(
         "<tr>"
-        + "".join(f"<td{k}>{_text(text(cell))}</td>" for cell, k in zip(row, classes, strict=True))
+        + "".join(f"<td{k}>{_cell(cell)}</td>" for cell, k in zip(row, classes, strict=True))
         + "</tr>"
         for row in block.rows
     )
     caption = f'<p class="dim">{_text(block.caption)}</p>' if block.caption else ""
     return f"<h2>{_text(block.title)}</h2><table><tr>{head}</tr>{rows}</table>{caption}"
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, Bar):
+        return f'<div class="bar" style="width:{10 * cell.share:.2f}rem"></div>'
+    return _text(text(cell))
 
 
 def _text(raw: str) -> str:

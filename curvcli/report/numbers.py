@@ -2,7 +2,7 @@
 
 import math
 
-from curvcli.report.data import Cell, Measured
+from curvcli.report.data import Bar, Cell, Measured
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -37,11 +37,20 @@ def text(cell: Cell) -> str:
         return "yes" if cell else "no"
     if isinstance(cell, Measured):
         return measured(cell)
+    if isinstance(cell, Bar):
+        return bar(cell.share)
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
         return number(cell)
     return printable(cell)
+
+
+def bar(share: float, width: int = 20) -> str:
+    """A horizontal bar of ``share`` of ``width`` characters, in eighths of one."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
 
 
 def printable(raw: str) -> str:

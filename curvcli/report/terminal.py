@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from curvcli.report.data import Block, Facts, Finding, Sentence, Table
+from curvcli.report.data import Bar, Block, Column, Facts, Finding, Sentence, Table
 from curvcli.report.numbers import printable, text
 
 _TONES = {"good": "green", "plain": "", "bad": "yellow"}
@@ -17,8 +17,15 @@ _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding]) -> None:
     """Print the blocks and then the findings."""
-    for block in blocks:
-        console.print(_block(block), highlight=False)
+    for index, block in enumerate(blocks):
+        if index and not isinstance(block, Sentence):
+            console.print()
+        rendered = _block(block)
+        # A table that cannot be narrower than the screen is left to the terminal to wrap: never cut.
+        width = max(console.width, console.measure(rendered).minimum)
+        console.print(rendered, highlight=False, width=width, crop=False)
+    if findings:
+        console.print()
     for finding in findings:
         style = _SEVERITIES[finding.severity]
         line = Text(f"{_MARKS[finding.severity]} ", style=style)
@@ -55,12 +62,12 @@ def _table(block: Table) -> RenderableType:
         padding=(0, 1),
         pad_edge=False,
     )
-    for column in block.columns:
+    for index, column in enumerate(block.columns):
         table.add_column(
             Text(column.name),
             justify="right" if column.numeric else "left",
-            no_wrap=column.numeric,
-            min_width=_needed(block, column.name) if column.numeric else None,
+            no_wrap=_rigid(block, index, column),
+            min_width=_needed(block, index) if _rigid(block, index, column) else None,
             overflow="fold",
         )
     for row in block.rows:
@@ -68,7 +75,11 @@ def _table(block: Table) -> RenderableType:
     return table
 
 
-def _needed(block: Table, name: str) -> int:
-    """Width at which no number of the column is cut."""
-    index = [c.name for c in block.columns].index(name)
+def _rigid(block: Table, index: int, column: Column) -> bool:
+    """Whether a column may not be wrapped: numbers and bars."""
+    return column.numeric or any(isinstance(row[index], Bar) for row in block.rows)
+
+
+def _needed(block: Table, index: int) -> int:
+    """Width at which nothing in the column is cut."""
     return max((len(text(row[index])) for row in block.rows), default=1)

@@ -64,21 +64,6 @@ def freeze(data: Any) -> Any:
     return data
 
 
-def move(data: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Tensors in nested containers on ``device``, floating-point ones in ``dtype``."""
-    if isinstance(data, Tensor):
-        return data.to(device=device, dtype=dtype if data.is_floating_point() else None)
-    if isinstance(data, dict):
-        return {key: move(value, device, dtype) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(move(value, device, dtype) for value in data))
-    if isinstance(data, tuple | list):
-        return type(data)(move(value, device, dtype) for value in data)
-    if not isinstance(data, str | bytes) and callable(getattr(data, "to", None)):
-        return data.to(device)
-    return data
-
-
 def fingerprint(batches: Sequence[Any]) -> str:
     """SHA-256 over the tensors' shapes, dtypes and bytes, in order."""
     digest = hashlib.sha256()
@@ -107,7 +92,10 @@ def arrange(
         return _arrange_mapping(dict(raw), input_keys, target_key)
     if isinstance(raw, tuple | list):
         if input_keys or target_key:
-            raise DataError("--input-key and --target-key need batches with names", "yield dicts, or drop the flags")
+            raise DataError(
+                "--input-key and --target-key need batches with names",
+                "yield dicts, or drop the flags",
+            )
         if len(raw) == 1:
             return (raw[0],), {}, None
         return tuple(raw[:-1]), {}, raw[-1]
@@ -147,12 +135,15 @@ def _arrange_mapping(
     for key in (*input_keys, *([target_key] if target_key else [])):
         if key not in raw:
             raise DataError(
-                f"the data has no {key!r}.{did_you_mean(key, raw)}", f"it has {some(map(str, raw), 8)}"
+                f"the data has no {key!r}.{did_you_mean(key, raw)}",
+                f"it has {some(map(str, raw), 8)}",
             )
     target = target_key or next((n for n in TARGET_NAMES if n in raw and n not in input_keys), None)
     inputs = list(input_keys) or [k for k in raw if k != target]
     if not inputs:
-        raise DataError(f"the data has no input, only {some(map(str, raw), 8)}", "name one by --input-key")
+        raise DataError(
+            f"the data has no input, only {some(map(str, raw), 8)}", "name one by --input-key"
+        )
     targets = raw[target] if target else None
     if len(inputs) == 1:
         return (raw[inputs[0]],), {}, targets
@@ -162,7 +153,8 @@ def _arrange_mapping(
 def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, ...]:
     if not path.is_file():
         raise DataError(
-            f"there is no data file {str(path)!r}", "check the path; for a function write module:attribute"
+            f"there is no data file {str(path)!r}",
+            "check the path; for a function write module:attribute",
         )
     suffix = path.suffix.lower()
     if suffix == ".npz":
@@ -175,7 +167,9 @@ def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, .
             return (content,)
         if isinstance(content, dict | tuple | list) and content:
             return dict(content) if isinstance(content, dict) else tuple(content)
-        raise DataError(f"{path.name} holds {type(content).__name__}, not tensors", "save a dict of tensors")
+        raise DataError(
+            f"{path.name} holds {type(content).__name__}, not tensors", "save a dict of tensors"
+        )
     raise DataError(
         f"{path.name}: data of the kind {suffix or '(no suffix)'!r} is not known",
         "use .npz, .safetensors, .pt, or module:attribute",
@@ -195,7 +189,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
         ) from None
     wrong = [n for n, a in arrays.items() if a.dtype.kind not in "fiub"]
     if wrong:
-        raise DataError(f"{path.name}: {some(wrong)} are not numbers", "keep text and objects out of the file")
+        raise DataError(
+            f"{path.name}: {some(wrong)} are not numbers", "keep text and objects out of the file"
+        )
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -229,7 +225,9 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
     if one_batch or isinstance(found, Tensor | Mapping):
         yield from _cut(found, batch_size, source)
         return
-    if isinstance(found, torch.utils.data.Dataset) and not isinstance(found, torch.utils.data.IterableDataset):
+    if isinstance(found, torch.utils.data.Dataset) and not isinstance(
+        found, torch.utils.data.IterableDataset
+    ):
         found = torch.utils.data.DataLoader(found, batch_size=batch_size or 256)
     if not isinstance(found, Iterable) and not hasattr(found, "__getitem__"):
         raise DataError(
@@ -246,5 +244,3 @@ def _resize(found: Iterable[Any], batch_size: int) -> Iterator[Any]:
         batch = as_batch(freeze(data), opaque=False)
         for piece in batch.pieces(batch_size):
             yield piece.data
-
-

@@ -18,7 +18,17 @@ from curvcli.errors import CheckpointError, some
 
 Format = Literal["safetensors", "sharded safetensors", "torch"]
 
-NESTED = ("state_dict", "model_state_dict", "model", "module", "ema", "ema_state_dict", "params", "weights", "net")
+NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "ema",
+    "ema_state_dict",
+    "params",
+    "weights",
+    "net",
+)
 _HEADER_LIMIT = 100_000_000  # the format's own limit
 
 
@@ -48,7 +58,8 @@ class Checkpoint:
         if name in self._loaded:
             return self._loaded[name]
         with _open_safetensors(self._files[name]) as file:
-            return file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors; of safetensors only one is in memory at a time."""
@@ -89,7 +100,9 @@ def open_checkpoint(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
         with path.open("rb") as file:
             head = file.read(256)
     except OSError as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}", "check its permissions") from None
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read: {error.strerror}", "check its permissions"
+        ) from None
     kind = _sniff(head, path)
     if path.suffix == ".safetensors" and kind != "safetensors":
         raise CheckpointError(
@@ -159,11 +172,17 @@ def _safetensors(path: Path) -> Checkpoint:
         with _open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is not a valid safetensors file: {error}", "save it again") from None
-    tensors = [_tensor_info(name, entry, path) for name, entry in header.items() if name != "__metadata__"]
+        raise CheckpointError(
+            f"{path.name} is not a valid safetensors file: {error}", "save it again"
+        ) from None
+    tensors = [
+        _tensor_info(name, entry, path) for name, entry in header.items() if name != "__metadata__"
+    ]
     if not tensors:
         raise CheckpointError(f"{path.name} contains no tensors", "save the model's state_dict()")
-    return Checkpoint(path, "safetensors", tensors, metadata, _files={t.name: path for t in tensors})
+    return Checkpoint(
+        path, "safetensors", tensors, metadata, _files={t.name: path for t in tensors}
+    )
 
 
 def _tensor_info(name: str, entry: Any, path: Path) -> TensorInfo:
@@ -182,7 +201,9 @@ def _read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
-            raise CheckpointError(f"{path.name} is truncated: {size} bytes, no header", "copy it again")
+            raise CheckpointError(
+                f"{path.name} is truncated: {size} bytes, no header", "copy it again"
+            )
         (length,) = struct.unpack("<Q", prefix)
         if length > _HEADER_LIMIT:
             raise CheckpointError(
@@ -198,14 +219,21 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path.name} is not a safetensors file: its header is not JSON", "save it again") from None
+        raise CheckpointError(
+            f"{path.name} is not a safetensors file: its header is not JSON", "save it again"
+        ) from None
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path.name} is not a safetensors file: its header is not an object", "save it again")
+        raise CheckpointError(
+            f"{path.name} is not a safetensors file: its header is not an object", "save it again"
+        )
     ends = [
         e["data_offsets"][1]
         for k, e in header.items()
-        if k != "__metadata__" and isinstance(e, dict) and isinstance(e.get("data_offsets"), list)
-        and len(e["data_offsets"]) == 2 and isinstance(e["data_offsets"][1], int)
+        if k != "__metadata__"
+        and isinstance(e, dict)
+        and isinstance(e.get("data_offsets"), list)
+        and len(e["data_offsets"]) == 2
+        and isinstance(e["data_offsets"][1], int)
     ]
     if ends and 8 + length + max(ends) > size:
         raise CheckpointError(
@@ -239,21 +267,28 @@ def _sharded(path: Path) -> Checkpoint:
     for name in dict.fromkeys(weight_map.values()):
         if not isinstance(name, str) or "/" in name or "\\" in name or name in ("", ".", ".."):
             raise CheckpointError(
-                f"{path.name} names the shard {name!r} outside its own folder", "shards lie beside their index"
+                f"{path.name} names the shard {name!r} outside its own folder",
+                "shards lie beside their index",
             )
         shard = path.parent / name
         if not shard.is_file():
-            raise CheckpointError(f"{path.name} names the shard {name!r}, which is not there", "copy all shards")
+            raise CheckpointError(
+                f"{path.name} names the shard {name!r}, which is not there", "copy all shards"
+            )
         shards[name] = _safetensors(shard)
     tensors: list[TensorInfo] = []
     files: dict[str, Path] = {}
     for tensor, name in weight_map.items():
         found = next((t for t in shards[name].tensors if t.name == tensor), None)
         if found is None:
-            raise CheckpointError(f"{path.name}: {tensor!r} is not in its shard {name!r}", "copy all shards again")
+            raise CheckpointError(
+                f"{path.name}: {tensor!r} is not in its shard {name!r}", "copy all shards again"
+            )
         tensors.append(found)
         files[tensor] = path.parent / name
-    return Checkpoint(path, "sharded safetensors", tensors, {"shards": str(len(shards))}, _files=files)
+    return Checkpoint(
+        path, "sharded safetensors", tensors, {"shards": str(len(shards))}, _files=files
+    )
 
 
 def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
@@ -267,14 +302,17 @@ def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
     except pickle.UnpicklingError as error:
         # torch puts its long advice after the first sentence; the name of the global is what matters.
         reason = next(
-            (line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), ""
+            (line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line),
+            "",
         ).strip()
         if "GLOBAL" in reason or "Unsupported" in reason or "weights_only" in str(error).lower():
             raise CheckpointError(
                 f"the {what} {path.name} is a pickle that needs to run code: {_shorten(reason or str(error))}",
                 "if you trust its origin, pass --unsafe-pickle; better: save a state_dict as safetensors",
             ) from None
-        raise CheckpointError(f"the {what} {path.name} is damaged: {_shorten(str(error))}", "copy it again") from None
+        raise CheckpointError(
+            f"the {what} {path.name} is damaged: {_shorten(str(error))}", "copy it again"
+        ) from None
     except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, KeyError, IndexError,
             AttributeError, TypeError, ImportError, OverflowError, MemoryError, AssertionError,
             struct.error) as error:  # fmt: skip
@@ -297,7 +335,9 @@ def _torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
         notes.append("the checkpoint is a whole pickled module: its state_dict is used")
     tensors, where = _find_state_dict(content)
     if not tensors:
-        keys = some(str(k) for k in content) if isinstance(content, dict) else type(content).__name__
+        keys = (
+            some(str(k) for k in content) if isinstance(content, dict) else type(content).__name__
+        )
         raise CheckpointError(
             f"no weights found in {path.name}; it contains {keys}",
             f"expected a state_dict, plain or under one of {', '.join(NESTED)}",
@@ -305,7 +345,9 @@ def _torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
     if where:
         notes.append(f"the weights were found under {where!r}")
     infos = [
-        TensorInfo(n, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.numel() * t.element_size())
+        TensorInfo(
+            n, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.numel() * t.element_size()
+        )
         for n, t in tensors.items()
     ]
     return Checkpoint(path, "torch", infos, notes=notes, _loaded=tensors)

@@ -10,8 +10,8 @@ from torch import nn
 
 from curvcli.device import resolve_device, set_precision, supports
 from curvcli.errors import DataError, LossError, ModelError, UsageError
-from curvcli.objective import Batch, LossTerms, Objective
-from curvcli.target.batches import arrange, as_batch, fingerprint, move, read_batches
+from curvcli.objective import Batch, LossTerms, Objective, move
+from curvcli.target.batches import arrange, as_batch, fingerprint, read_batches
 from curvcli.target.checkpoint import Checkpoint, open_checkpoint
 from curvcli.target.loss import loss_terms, objective_terms
 from curvcli.target.model import build_model, compute_dtype, load_weights
@@ -64,18 +64,25 @@ class Target:
         if note:
             self.notes.append(note)
         if not supports(self.device, dtype):
-            raise UsageError(f"{self.device.type} does not compute in {dtype}", "pass --dtype float32")
+            raise UsageError(
+                f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
+            )
         return model.to(device=self.device, dtype=dtype)
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the model."""
-        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        return next(
+            (p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32
+        )
 
     @cached_property
     def _raw_batches(self) -> list[Any]:
         if self.spec.data is None:
-            raise DataError("no data is given", "name it by --data (.npz, .safetensors, .pt or module:attribute)")
+            raise DataError(
+                "no data is given",
+                "name it by --data (.npz, .safetensors, .pt or module:attribute)",
+            )
         return read_batches(
             self.spec.data,
             batch_size=self.spec.batch_size,

@@ -62,7 +62,11 @@ def cross_entropy(
     logits, labels = class_last(outputs, targets, "cross_entropy")
     valid = _check_labels(labels, logits.shape[-1], ignore_index, "cross_entropy")
     total = F.cross_entropy(
-        logits, labels.long(), ignore_index=ignore_index, reduction="sum", label_smoothing=label_smoothing
+        logits,
+        labels.long(),
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
     return total, float(valid.sum())
 
@@ -71,7 +75,9 @@ def nll(outputs: Tensor, targets: Tensor, ignore_index: int = -100) -> tuple[Ten
     """-outputs[target], for outputs that are log-probabilities."""
     log_p, labels = class_last(outputs, targets, "nll")
     valid = _check_labels(labels, log_p.shape[-1], ignore_index, "nll")
-    return F.nll_loss(log_p, labels.long(), ignore_index=ignore_index, reduction="sum"), float(valid.sum())
+    return F.nll_loss(log_p, labels.long(), ignore_index=ignore_index, reduction="sum"), float(
+        valid.sum()
+    )
 
 
 def _aligned(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
@@ -90,12 +96,16 @@ def _aligned(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
 
 def mse(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """(output - target)² over all elements."""
-    return F.mse_loss(outputs, _aligned(outputs, targets, "mse"), reduction="sum"), float(outputs.numel())
+    return F.mse_loss(outputs, _aligned(outputs, targets, "mse"), reduction="sum"), float(
+        outputs.numel()
+    )
 
 
 def l1(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """|output - target| over all elements."""
-    return F.l1_loss(outputs, _aligned(outputs, targets, "l1"), reduction="sum"), float(outputs.numel())
+    return F.l1_loss(outputs, _aligned(outputs, targets, "l1"), reduction="sum"), float(
+        outputs.numel()
+    )
 
 
 def huber(outputs: Tensor, targets: Tensor, delta: float = 1.0) -> tuple[Tensor, float]:
@@ -141,13 +151,16 @@ def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
     try:
         inspect.signature(function).bind(None, None, **arguments)
     except TypeError as error:
-        raise LossError(f"{name} does not take {dict(arguments)}: {error}", "check --loss-arg") from None
+        raise LossError(
+            f"{name} does not take {dict(arguments)}: {error}", "check --loss-arg"
+        ) from None
 
     def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
         positional, keywords, targets = data
         if targets is None:
             raise DataError(
-                f"the loss {name} needs targets, and the batches have none", "name them by --target-key"
+                f"the loss {name} needs targets, and the batches have none",
+                "name them by --target-key",
             )
         outputs = main_output(call_model(model, positional, keywords))
         result = function(outputs, targets, **arguments)
@@ -214,9 +227,15 @@ def _output_loss(model: nn.Module, data: Any) -> tuple[Tensor, float]:
     output = call_model(model, positional, keywords)
     loss = getattr(output, "loss", None)
     if loss is None:
-        loss = output["loss"] if isinstance(output, Mapping) and "loss" in output else main_output(output)
+        loss = (
+            output["loss"]
+            if isinstance(output, Mapping) and "loss" in output
+            else main_output(output)
+        )
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise LossError("--loss output needs a model that returns its scalar loss", "use a named loss")
+        raise LossError(
+            "--loss output needs a model that returns its scalar loss", "use a named loss"
+        )
     inputs = [t for t in (*positional, *keywords.values()) if isinstance(t, Tensor)]
     return as_terms(loss, inputs[0].shape[0] if inputs and inputs[0].dim() else 1, "output")
 
@@ -227,7 +246,15 @@ def _guarded(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
         return function(*args, **kwargs)
     except (CurvError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         if "not enough memory" in str(error) or "out of memory" in str(error):
             raise
         given = ", ".join(

@@ -24,17 +24,21 @@ def build_model(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
     found = resolve(reference, "--model", ModelError)
     if isinstance(found, nn.Module):
         if arguments:
-            raise ModelError(f"{reference} is an instance and takes no --model-arg", "name its class instead")
+            raise ModelError(
+                f"{reference} is an instance and takes no --model-arg", "name its class instead"
+            )
         return copy.deepcopy(found)
     if not callable(found):
         raise ModelError(
-            f"{reference} is a {type(found).__name__}, not a module, class or function", "name a factory"
+            f"{reference} is a {type(found).__name__}, not a module, class or function",
+            "name a factory",
         )
     try:
         inspect.signature(found).bind(**arguments)
     except TypeError as error:
         raise ModelError(
-            f"{reference} cannot be called with {dict(arguments)}: {error}", "set them by --model-arg name=value"
+            f"{reference} cannot be called with {dict(arguments)}: {error}",
+            "set them by --model-arg name=value",
         ) from None
     except ValueError:  # a callable without a signature
         pass
@@ -45,11 +49,15 @@ def build_model(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
             f"{reference} failed: {type(error).__name__}: {error}", "--verbose shows the traceback"
         ) from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{reference} returned a {type(model).__name__}, not an nn.Module", "return the module")
+        raise ModelError(
+            f"{reference} returned a {type(model).__name__}, not an nn.Module", "return the module"
+        )
     return model
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False) -> list[str]:
+def load_weights(
+    model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False
+) -> list[str]:
     """Copy the checkpoint's tensors into ``model``; returns notes on what was not literal.
 
     Prefixes of wrappers (DataParallel, torch.compile, Lightning) are removed where that fits better.
@@ -63,7 +71,11 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, allow_partial: bool =
     stored = {info.name: info for info in checkpoint.tensors}
     stripped = _best_prefix(list(stored), expected)
     names = {_strip(name, stripped): name for name in stored}
-    notes = [f"the prefix {stripped!r} was removed from the names in the checkpoint"] if stripped else []
+    notes = (
+        [f"the prefix {stripped!r} was removed from the names in the checkpoint"]
+        if stripped
+        else []
+    )
 
     matching = names.keys() & expected.keys()
     misshapen = {n for n in matching if tuple(expected[n].shape) != stored[names[n]].shape}
@@ -82,7 +94,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, allow_partial: bool =
         and not n.endswith("num_batches_tracked")
     }
     unexpected = names.keys() - expected.keys()
-    problems = _describe(missing, unexpected, misshapen, expected, {n: stored[names[n]].shape for n in matching})
+    problems = _describe(
+        missing, unexpected, misshapen, expected, {n: stored[names[n]].shape for n in matching}
+    )
     if problems and not allow_partial:
         raise ModelError(
             "the checkpoint does not fit the model: " + "; ".join(problems),
@@ -99,19 +113,27 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, allow_partial: bool =
     return notes
 
 
-def compute_dtype(model: nn.Module, checkpoint: Checkpoint | None, asked: str) -> tuple[torch.dtype, str | None]:
+def compute_dtype(
+    model: nn.Module, checkpoint: Checkpoint | None, asked: str
+) -> tuple[torch.dtype, str | None]:
     """The dtype to compute in, and a note when that is not the stored one."""
     if asked != "auto":
         dtype: torch.dtype = getattr(torch, asked)
         return dtype, None
     stored = (
-        {i.dtype for i in checkpoint.tensors} if checkpoint else {_short(p.dtype) for p in model.parameters()}
+        {i.dtype for i in checkpoint.tensors}
+        if checkpoint
+        else {_short(p.dtype) for p in model.parameters()}
     )
     floats = stored & {"float64", "float32", "float16", "bfloat16"}
     if "float64" in floats and floats <= {"float64"}:
         return torch.float64, None
     low = sorted(floats - {"float32", "float64"})
-    note = f"weights stored as {', '.join(low)} are computed in float32 (--dtype changes that)" if low else None
+    note = (
+        f"weights stored as {', '.join(low)} are computed in float32 (--dtype changes that)"
+        if low
+        else None
+    )
     return torch.float32, note
 
 
@@ -160,6 +182,9 @@ def _describe(
     if unexpected:
         problems.append(f"{len(unexpected)} unexpected ({some(sorted(unexpected), 3)})")
     if misshapen:
-        listed = [f"{n} {list(shapes[n])} instead of {list(expected[n].shape)}" for n in sorted(misshapen)[:3]]
+        listed = [
+            f"{n} {list(shapes[n])} instead of {list(expected[n].shape)}"
+            for n in sorted(misshapen)[:3]
+        ]
         problems.append(f"{len(misshapen)} of another shape ({', '.join(listed)})")
     return problems

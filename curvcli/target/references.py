@@ -29,7 +29,11 @@ def resolve(text: str, what: str, error: type[CurvError]) -> Any:
             "write package.module:name or path/file.py:name",
         )
     place, _, attribute = text.rpartition(":")
-    module = _from_file(Path(place), what, error) if place.endswith(".py") else _from_name(place, what, error)
+    module = (
+        _from_file(Path(place), what, error)
+        if place.endswith(".py")
+        else _from_name(place, what, error)
+    )
     try:
         return getattr(module, attribute)
     except AttributeError:

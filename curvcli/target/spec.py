@@ -17,7 +17,9 @@ from curvcli.errors import UsageError, did_you_mean
 Scalar = str | int | float | bool
 
 
-class TargetSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+class TargetSpec(
+    msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"
+):
     """The settings shared by all analyses."""
 
     checkpoint: Annotated[str | None, Meta(description="File of weights.")] = None
@@ -35,20 +37,28 @@ class TargetSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     ] = []
     target_key: Annotated[str | None, Meta(description="Name of the targets in the data.")] = None
     loss: Annotated[
-        str | None, Meta(description="cross_entropy, mse, l1, huber, bce_with_logits, nll, output, or module:function.")
+        str | None,
+        Meta(
+            description="cross_entropy, mse, l1, huber, bce_with_logits, nll, output, or module:function."
+        ),
     ] = None
     loss_args: Annotated[
         dict[str, Any], Meta(description="Argument of the loss, name=value; repeatable.")
     ] = {}
     objective: Annotated[
         str | None,
-        Meta(description="module:function (model, batch) -> mean loss or (sum, count); replaces --loss."),
+        Meta(
+            description="module:function (model, batch) -> mean loss or (sum, count); replaces --loss."
+        ),
     ] = None
     weight_decay: Annotated[float, Meta(description="Adds (wd/2)·‖θ‖² to the loss.", ge=0)] = 0.0
     batch_size: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Samples per batch; default: the data's own.")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Samples per batch; default: the data's own."),
     ] = None
-    max_batches: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Read only so many batches.")] = None
+    max_batches: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Read only so many batches.")
+    ] = None
     params: Annotated[
         list[str], Meta(description="Only parameters whose name matches this glob; repeatable.")
     ] = []
@@ -69,7 +79,8 @@ class TargetSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         bool, Meta(description="Accept missing, unexpected and misshapen weights.")
     ] = False
     unsafe_pickle: Annotated[
-        bool, Meta(description="Run the code inside a pickled checkpoint. Only for files you trust.")
+        bool,
+        Meta(description="Run the code inside a pickled checkpoint. Only for files you trust."),
     ] = False
 
     @property
@@ -140,9 +151,13 @@ def make_spec(*layers: dict[str, Any]) -> TargetSpec:
     try:
         spec = msgspec.convert(merged, TargetSpec)
     except msgspec.ValidationError as error:
-        raise UsageError(f"a setting is wrong: {error}", "'curvcli hessian --help' lists them") from None
+        raise UsageError(
+            f"a setting is wrong: {error}", "'curvcli hessian --help' lists them"
+        ) from None
     if spec.loss is not None and spec.objective is not None:
-        raise UsageError("both a loss and an objective are given", "drop one: --objective replaces --loss")
+        raise UsageError(
+            "both a loss and an objective are given", "drop one: --objective replaces --loss"
+        )
     if spec.memory is not None:
         parse_size(spec.memory)
     return spec
@@ -168,7 +183,11 @@ def option_fields() -> list[tuple[str, Any, Any, str]]:
     result = []
     for item in msgspec.structs.fields(TargetSpec):
         hint = hints[item.name]
-        kind, meta = (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, None)
+        kind, meta = (
+            (get_args(hint)[0], get_args(hint)[1])
+            if get_origin(hint) is Annotated
+            else (hint, None)
+        )
         default = None if item.default is msgspec.NODEFAULT else item.default
         result.append((item.name, kind, default, meta.description if meta else ""))
     return result
@@ -180,9 +199,13 @@ def _toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"there is no file {str(path)!r}", "check the path") from None
     except OSError as error:
-        raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}", "check the path") from None
+        raise UsageError(
+            f"{str(path)!r} cannot be read: {error.strerror}", "check the path"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{str(path)!r} is not a TOML file: {error}", "mend it at that place") from None
+        raise UsageError(
+            f"{str(path)!r} is not a TOML file: {error}", "mend it at that place"
+        ) from None
 
 
 def _split(
@@ -218,4 +241,3 @@ def _anchor(value: Any, folder: Path) -> Any:
 
 
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".npz", ".json", ".ckpt"}
-
