@@ -105,12 +105,12 @@ class Objective:
             raise DataError(
                 "there are no batches: the data is empty", "pass data with at least one sample"
             )
-        self._set_mode()
+        self.notes.extend(set_mode(self.model, self.train_mode))
         self.names, self.parameters = self._choose_parameters()
         self.n = sum(p.numel() for p in self.parameters)
         self.dtype = self.parameters[0].dtype
         self.device = self.parameters[0].device
-        self._check_weights()
+        check_weights(self.model)
         self.loss, self.weight = self._check_loss()
 
     @property
@@ -184,36 +184,15 @@ class Objective:
 
     @contextmanager
     def untouched_buffers(self) -> Iterator[None]:
-        """Modules work on copies of their buffers, so that no evaluation changes the next one."""
-        saved = [
-            (module, name, buffer)
-            for module in self.model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        try:
-            for module, name, buffer in saved:
-                module._buffers[name] = buffer.clone()
+        """See `untouched_buffers`."""
+        with untouched_buffers(self.model):
             yield
-        finally:
-            for module, name, buffer in saved:
-                module._buffers[name] = buffer
 
     def _decay(self) -> float:
         if not self.weight_decay:
             return 0.0
         squares = sum(float(p.detach().double().square().sum()) for p in self.parameters)
         return 0.5 * self.weight_decay * squares
-
-    def _set_mode(self) -> None:
-        self.model.train(self.train_mode)
-        if not self.train_mode:
-            return
-        dropouts = [m for m in self.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-        for module in dropouts:
-            module.eval()
-        if dropouts:
-            self.notes.append(f"dropout stays off in train mode ({len(dropouts)} modules)")
 
     def _choose_parameters(self) -> tuple[list[str], list[nn.Parameter]]:
         # named_parameters() lists a tied parameter once.
@@ -251,26 +230,6 @@ class Objective:
             )
         return list(chosen), list(chosen.values())
 
-    def _check_weights(self) -> None:
-        for kind, tensors in (
-            ("weights", self.model.named_parameters()),
-            ("buffers", self.model.named_buffers()),
-        ):
-            bad = {
-                name: int((~torch.isfinite(t)).sum())
-                for name, t in tensors
-                # Attention masks are buffers full of -inf by design: NaN alone is wrong there.
-                if t.is_floating_point()
-                and not bool((torch.isfinite(t) if kind == "weights" else ~torch.isnan(t)).all())
-            }
-            if bad:
-                first = next(iter(bad))
-                raise NonFiniteError(
-                    f"{kind} contain NaN or Inf: {bad[first]} values in {first!r}"
-                    + (f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""),
-                    "'curvcli info CHECKPOINT' lists them all",
-                )
-
     def _check_loss(self) -> tuple[float, float]:
         """Evaluate twice; the two must agree and be finite. Returns (L, W)."""
         sums, weight = [], 0.0
@@ -299,15 +258,14 @@ class Objective:
                 f"data; random modules: {some(self._random_modules())}",
                 "make the model deterministic in eval mode (dropout and sampling off)",
             )
-        with torch.enable_grad():
-            if (
-                not self.weight_decay
-                and not self.terms(self.model, self.batches[0].data)[0].requires_grad
-            ):
-                raise LossError(
-                    "the loss does not depend on the parameters: no gradient reaches any of them",
-                    "look for .detach(), torch.no_grad() or .item() in the model or the loss",
-                )
+        with torch.enable_grad(), self.untouched_buffers():
+            piece = next(self.batches[0].pieces(1 if self.splittable else self.batches[0].size))
+            reached = self.terms(self.model, piece.data)[0].requires_grad
+        if not reached and not self.weight_decay:
+            raise LossError(
+                "the loss does not depend on the parameters: no gradient reaches any of them",
+                "look for .detach(), torch.no_grad() or .item() in the model or the loss",
+            )
         return first / weight + self._decay(), weight
 
     def _why_not_finite(self, value: float) -> str:
@@ -377,6 +335,61 @@ class Objective:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+@contextmanager
+def untouched_buffers(model: nn.Module) -> Iterator[None]:
+    """Modules work on copies of their buffers, so that no evaluation changes the next one."""
+    saved = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        for module, name, buffer in saved:
+            module._buffers[name] = buffer.clone()
+        yield
+    finally:
+        for module, name, buffer in saved:
+            module._buffers[name] = buffer
+
+
+def set_mode(model: nn.Module, train_mode: bool) -> list[str]:
+    """Evaluation mode, or training mode with dropout off; returns notes on what was not literal."""
+    model.train(train_mode)
+    if not train_mode:
+        return []
+    dropouts = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    for module in dropouts:
+        module.eval()
+    return [f"dropout stays off in train mode ({len(dropouts)} modules)"] if dropouts else []
+
+
+def check_weights(model: nn.Module) -> None:
+    """Weights and buffers are finite.
+
+    Raises:
+        NonFiniteError: NaN or Inf in weights, NaN in buffers.
+    """
+    for kind, tensors in (
+        ("weights", model.named_parameters()),
+        ("buffers", model.named_buffers()),
+    ):
+        bad = {
+            name: int((~torch.isfinite(t)).sum())
+            for name, t in tensors
+            # Attention masks are buffers full of -inf by design: NaN alone is wrong there.
+            if t.is_floating_point()
+            and not bool((torch.isfinite(t) if kind == "weights" else ~torch.isnan(t)).all())
+        }
+        if bad:
+            first = next(iter(bad))
+            raise NonFiniteError(
+                f"{kind} contain NaN or Inf: {bad[first]} values in {first!r}"
+                + (f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""),
+                "'curvcli info CHECKPOINT' lists them all",
+            )
 
 
 def flatten(parts: Sequence[Tensor]) -> Tensor:

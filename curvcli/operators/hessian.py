@@ -15,9 +15,9 @@ from torch import Tensor
 
 from curvcli.device import free_memory, used_memory
 from curvcli.errors import MemoryLimitError, NonFiniteError
-from curvcli.objective import Batch, Objective, flatten, tensors_in
-from curvcli.operators.kernels import Kernels, lacks_second_derivative
-from curvcli.operators.memory import Plan, human, plan, saved_bytes
+from curvcli.objective import Batch, Objective, flatten
+from curvcli.operators.kernels import Kernels, lacks_second_derivative, missing_derivatives
+from curvcli.operators.memory import MemoryMeter, Need, Plan, human, plan
 
 Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
@@ -243,26 +243,32 @@ class Hessian:
     def _find_kernels(self) -> None:
         """Try a product on the smallest piece, switching kernels until the second derivative exists."""
         objective = self.objective
+        ones_N = torch.ones(self.n, dtype=self.dtype, device=self.device)
         for batch in self._distinct_batches():
             piece = next(iter(batch.pieces(_PROBE)))
-            ones = [torch.ones_like(p) for p in objective.parameters]
-            while True:
-                try:
-                    self._multiply(self._graph(piece), ones, retain=False)
-                    break
-                except RuntimeError as error:
-                    if _out_of_memory(error) or not lacks_second_derivative(error):
-                        raise
-                    note = self.kernels.switch_for(error)
-                    if note is None:
-                        reason = " ".join(str(error).split())[:120]
-                        self.objective.notes.append(
-                            "a second derivative is missing, so products are central differences of the "
-                            f"gradient (less accurate): {reason}"
-                        )
-                        self.finite_differences = True
-                        return
-                    objective.notes.append(note)
+            while (reason := self._obstacle(piece, ones_N)) is not None:
+                note = self.kernels.switch_for(reason)
+                if note is None:
+                    objective.notes.append(
+                        "an operation has no second derivative, so products are central differences of "
+                        "the gradient (less accurate)"
+                    )
+                    self.finite_differences = True
+                    return
+                objective.notes.append(note)
+
+    def _obstacle(self, piece: Batch, v_N: Tensor) -> str | None:
+        """Why this piece cannot be differentiated twice, or None."""
+        try:
+            graph = self._graph(piece)
+            missing = missing_derivatives(graph.gradients)
+            if missing is None:
+                self._multiply(graph, self.objective.views(v_N), retain=False)
+        except RuntimeError as error:
+            if _out_of_memory(error) or not lacks_second_derivative(error):
+                raise
+            return str(error)
+        return missing
 
     def _distinct_batches(self) -> list[Batch]:
         # An arbitrary objective may treat batches differently; a named loss does not.
@@ -273,14 +279,12 @@ class Hessian:
         objective = self.objective
         used = used_memory(self.device)
         available = free_memory(self.device) if memory is None else memory - used
-        batch = max(objective.batches, key=lambda b: b.size)
-        fixed, per_sample = self._graph_bytes(batch)
+        kept, peak = self._needs(max(objective.batches, key=lambda b: b.size))
         return plan(
             max(0, available),
-            fixed=fixed,
-            per_sample=per_sample,
-            samples=objective.samples,
-            largest_batch=batch.size,
+            kept=kept,
+            peak=peak,
+            batch_sizes=[batch.size for batch in objective.batches],
             vector=self.n * torch.finfo(self.dtype).bits // 8,
             wanted=wanted,
             n=self.n,
@@ -288,25 +292,32 @@ class Hessian:
             preferred=preferred,
         )
 
-    def _graph_bytes(self, batch: Batch) -> tuple[int, float]:
-        """Bytes of the graph: (independent of the batch, per sample)."""
-        objective = self.objective
-        exclude = {p.untyped_storage().data_ptr() for p in objective.model.parameters()}
-        exclude |= {t.untyped_storage().data_ptr() for t in tensors_in(batch.data)}
+    def _needs(self, batch: Batch) -> tuple[Need, Need]:
+        """Bytes of a kept graph, and of the peak while it is built and multiplied with."""
+        splittable = self.objective.splittable
+        sizes = (_PROBE, 2 * _PROBE) if splittable else (batch.size,)
+        pieces = [next(iter(batch.pieces(size))) for size in sizes]
+        found = [self._measure(piece) for piece in pieces]
+        grown = pieces[-1].size - pieces[0].size
+        needs = []
+        for first, last in zip(found[0], found[-1], strict=True):
+            slope = (last - first) / grown if grown else last / pieces[-1].size
+            slope = max(0.0, slope)
+            needs.append(Need(max(0.0, first - slope * pieces[0].size), slope))
+        return needs[0], needs[1]
 
-        def measure(piece: Batch) -> int:
+    def _measure(self, piece: Batch) -> tuple[int, int]:
+        """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
+        views = self.objective.views(torch.ones(self.n, dtype=self.dtype, device=self.device))
+        with MemoryMeter() as meter:
             if self.finite_differences:
-                return saved_bytes(lambda: self.objective.sum_of(piece), exclude)
-            return saved_bytes(lambda: self._graph(piece), exclude)
-
-        if not objective.splittable:
-            return 0, measure(batch) / batch.size
-        small, large = (next(iter(batch.pieces(k))) for k in (_PROBE, 2 * _PROBE))
-        first = measure(small)
-        if large.size == small.size:
-            return 0, first / small.size
-        slope = max(0.0, (measure(large) - first) / (large.size - small.size))
-        return int(max(0.0, first - slope * small.size)), slope
+                total = self.objective.sum_of(piece)
+                torch.autograd.grad(total, self.objective.parameters, allow_unused=True)
+                return 0, meter.peak
+            graph = self._graph(piece)
+            kept = meter.live
+            self._multiply(graph, views, retain=True)
+        return kept, meter.peak
 
     def _first_gradient(self) -> Tensor:
         while True:

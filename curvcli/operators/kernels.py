@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # What torch says when it cannot differentiate a second time.
@@ -25,15 +27,40 @@ def lacks_second_derivative(error: RuntimeError) -> bool:
     return isinstance(error, NotImplementedError) or any(sign in text for sign in _SIGNS)
 
 
+def missing_derivatives(gradients: list[Tensor]) -> str | None:
+    """Names of the operations in a gradient's graph, if one of them cannot be differentiated.
+
+    Autograd leaves out branches that end in such an operation *silently* when no parameter lies
+    beyond it, which would make products zero; so the graph is searched for it.
+    """
+    seen: set[Any] = set()
+    waiting: list[Any] = [g.grad_fn for g in gradients]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+    names = {node.name() for node in seen}
+    return " ".join(sorted(names)) if names & _STUBS else None
+
+
+# Nodes that raise when they are differentiated.
+_STUBS = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
+
+
 class Kernels:
     """Which replacements are switched on; more are added as errors ask for them."""
 
     def __init__(self) -> None:
         self._on: list[str] = []
 
-    def switch_for(self, error: RuntimeError) -> str | None:
-        """Switch on the replacement that ``error`` asks for; its note, or None if there is none."""
-        text = str(error).lower()
+    def switch_for(self, reason: str) -> str | None:
+        """Switch on the replacement that ``reason`` asks for; its note, or None if there is none.
+
+        Args:
+            reason: an error message, or names of operations.
+        """
+        text = reason.lower()
         for name, (words, note) in _REPLACEMENTS.items():
             if name not in self._on and any(word in text for word in words):
                 self._on.append(name)

@@ -1,15 +1,18 @@
 """How much memory a graph needs, and how to stay within a limit."""
 
-from collections.abc import Callable
+import weakref
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from curvcli.errors import MemoryLimitError
 
-# Temporaries of a product, relative to what the graph keeps; measured on a ResNet-20 and a GPT.
-_TEMPORARIES = 1.25
+# Fragmentation and buffers inside kernels, which no tensor shows.
+_OVERHEAD = 1.1
 # Vectors of length n alive beside the basis: θ, ∇L, v, Hv, parts of both, one copy.
 _WORK_VECTORS = 8
 
@@ -26,6 +29,21 @@ class Plan:
     """Vectors the Krylov basis may hold."""
 
 
+class Need(NamedTuple):
+    """Bytes of a graph or of its peak: ``fixed`` whatever the batch, ``per_sample`` for each sample."""
+
+    fixed: float
+    per_sample: float
+
+    def of(self, samples: int) -> float:
+        """Bytes for so many samples."""
+        return _OVERHEAD * (self.fixed + self.per_sample * samples)
+
+    def samples_within(self, size: float) -> int:
+        """Samples that fit in ``size`` bytes."""
+        return int((size / _OVERHEAD - self.fixed) / max(1.0, self.per_sample))
+
+
 def human(size: float) -> str:
     """Bytes in the unit that suits them."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -35,35 +53,51 @@ def human(size: float) -> str:
     raise AssertionError("unreachable")
 
 
-def saved_bytes(build: Callable[[], object], exclude: set[int]) -> int:
-    """Bytes of the distinct storages that autograd saves while ``build`` runs.
+class MemoryMeter(TorchDispatchMode):
+    """Counts the bytes of tensors that are created while it is active, and their peak.
 
-    Args:
-        build: builds a graph.
-        exclude: data pointers of storages that exist anyway (parameters, data).
+    Works alike on every device, and for pieces far too small to be seen in the process' size.
     """
-    seen: dict[int, tuple[int, Tensor]] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in exclude:
-            seen[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: set[int] = set()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = build()
-    total = sum(size for size, _ in seen.values())
-    del graph
-    return total
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count the storages that it made."""
+        result = func(*args, **(kwargs or {}))
+        inputs = {
+            t.untyped_storage().data_ptr()
+            for t in tree_leaves((args, kwargs))
+            if isinstance(t, Tensor)
+        }
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in inputs | self._known:
+                    self._add(storage)
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        pointer, size = storage.data_ptr(), storage.nbytes()
+        self._known.add(pointer)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, pointer, size)
+
+    def _remove(self, pointer: int, size: int) -> None:
+        self._known.discard(pointer)
+        self.live -= size
 
 
 def plan(
     available: int,
     *,
-    fixed: int,
-    per_sample: float,
-    samples: int,
-    largest_batch: int,
+    kept: Need,
+    peak: Need,
+    batch_sizes: list[int],
     vector: int,
     wanted: int,
     n: int,
@@ -74,10 +108,9 @@ def plan(
 
     Args:
         available: bytes that may be allocated.
-        fixed: bytes a graph needs whatever the batch.
-        per_sample: bytes it needs for each sample.
-        samples: samples in all batches.
-        largest_batch: samples in the largest batch.
+        kept: of a first-order graph that stays alive.
+        peak: of building one and multiplying with it.
+        batch_sizes: samples in each batch.
         vector: bytes of one vector of length n.
         wanted: eigenpairs asked for.
         n: dimension.
@@ -89,12 +122,14 @@ def plan(
     """
     smallest = min(n, wanted + 3)
     comfortable = min(n, preferred, 2 * wanted + 20)
+    largest = max(batch_sizes)
     free = available - _WORK_VECTORS * vector
-    graph_all = _TEMPORARIES * (per_sample * samples + fixed)
-    if graph_all + comfortable * vector <= free:
-        return Plan(True, None, min(n, preferred, int((free - graph_all) / max(1, vector))))
-    smallest_piece = 1 if splittable else largest_batch
-    least = _TEMPORARIES * (per_sample * smallest_piece + fixed)
+    # All graphs stay, and one of them is multiplied with at a time.
+    all_kept = sum(kept.of(size) for size in batch_sizes) + peak.of(largest) - kept.of(largest)
+    if all_kept + comfortable * vector <= free:
+        return Plan(True, None, min(n, preferred, int((free - all_kept) / max(1, vector))))
+    piece = 1 if splittable else largest
+    least = peak.of(piece)
     if least + smallest * vector > free:
         raise MemoryLimitError(
             f"{human(available)} are available; one {'sample' if splittable else 'batch'} needs "
@@ -102,13 +137,10 @@ def plan(
             f"eigenvalues: {human(least + (smallest + _WORK_VECTORS) * vector)} in all",
             "raise --memory, restrict --params, ask for fewer eigenvalues, or use smaller samples",
         )
-    room = free - least
-    capacity = max(
-        smallest, min(n, preferred, comfortable, int(0.5 * room / max(1, vector)) + smallest)
-    )
-    capacity = min(capacity, int((free - least) / max(1, vector)))
+    # Half of what is left for the basis, as far as that helps; the rest for samples.
+    extra = int(0.5 * (free - least - smallest * vector) / max(1, vector))
+    capacity = min(smallest + extra, max(smallest, comfortable))
     if not splittable:
         return Plan(False, None, capacity)
-    left = free - capacity * vector - _TEMPORARIES * fixed
-    micro = int(left / max(1.0, _TEMPORARIES * per_sample))
-    return Plan(False, max(1, min(micro, largest_batch)), capacity)
+    micro = peak.samples_within(free - capacity * vector)
+    return Plan(False, max(1, min(micro, largest)), capacity)

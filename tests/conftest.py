@@ -1,0 +1,50 @@
+"""Fixtures shared by the tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curvcli.objective import Batch, Objective
+from curvcli.target.loss import loss_terms
+
+SAMPLES = Path(__file__).parent.parent / "sample_models"
+
+MakeObjective = Callable[..., Objective]
+
+
+@pytest.fixture
+def samples() -> Path:
+    """Folder of the sample models."""
+    return SAMPLES
+
+
+@pytest.fixture
+def make_objective() -> MakeObjective:
+    """(model, x, y, loss, splits=[…], **Objective options) -> Objective."""
+
+    def make(
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        loss: str = "cross_entropy",
+        splits: list[int] | None = None,
+        loss_args: dict[str, object] | None = None,
+        **options: object,
+    ) -> Objective:
+        batches = []
+        first = 0
+        for size in splits or [len(x)]:
+            piece = slice(first, first + size)
+            batches.append(Batch(((x[piece],), {}, y[piece]), size))
+            first += size
+        return Objective(model, batches, loss_terms(loss, loss_args or {}), **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> None:
+    torch.set_num_threads(1)
