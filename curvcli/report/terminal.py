@@ -20,10 +20,11 @@ def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding
     for index, block in enumerate(blocks):
         if index and not isinstance(block, Sentence):
             console.print()
-        rendered = _block(block)
         # A table that cannot be narrower than the screen is left to the terminal to wrap: never cut.
-        width = max(console.width, console.measure(rendered).minimum)
-        console.print(rendered, highlight=False, width=width, crop=False)
+        width = console.width
+        console.width = max(width, _least_width(block))
+        console.print(_block(block), highlight=False, crop=False)
+        console.width = width
     if findings:
         console.print()
     for finding in findings:
@@ -67,7 +68,7 @@ def _table(block: Table) -> RenderableType:
             Text(column.name),
             justify="right" if column.numeric else "left",
             no_wrap=_rigid(block, index, column),
-            min_width=_needed(block, index) if _rigid(block, index, column) else None,
+            min_width=_needed(block, index, column),
             overflow="fold",
         )
     for row in block.rows:
@@ -75,11 +76,21 @@ def _table(block: Table) -> RenderableType:
     return table
 
 
+def _least_width(block: Block) -> int:
+    """Width below which a table would lose characters."""
+    if not isinstance(block, Table):
+        return 1
+    return sum(_needed(block, i, column) + 3 for i, column in enumerate(block.columns))
+
+
 def _rigid(block: Table, index: int, column: Column) -> bool:
     """Whether a column may not be wrapped: numbers and bars."""
     return column.numeric or any(isinstance(row[index], Bar) for row in block.rows)
 
 
-def _needed(block: Table, index: int) -> int:
-    """Width at which nothing in the column is cut."""
-    return max((len(text(row[index])) for row in block.rows), default=1)
+def _needed(block: Table, index: int, column: Column) -> int:
+    """Width at which nothing in the column is cut; names may be folded at 12 characters."""
+    longest = max((len(text(row[index])) for row in block.rows), default=1)
+    if not _rigid(block, index, column):
+        return min(longest, 12)
+    return max(longest, len(column.name))

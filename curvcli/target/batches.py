@@ -178,7 +178,7 @@ def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, .
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError, TypeError, AttributeError,
             MemoryError, SyntaxError, zipfile.LargeZipFile, OverflowError) as error:  # fmt: skip

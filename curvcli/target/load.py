@@ -93,12 +93,19 @@ class Target:
     @cached_property
     def batches(self) -> list[Batch]:
         """Frozen batches on the device, in the form that the loss takes."""
-        opaque = self.spec.objective is not None
-        made = []
-        for raw in self._raw_batches:
-            data = raw if opaque else arrange(raw, self.spec.input_key, self.spec.target_key)
-            made.append(as_batch(move(data, self.device, self.dtype), opaque))
-        return made
+        if self.spec.objective is None:
+            return self.model_batches
+        return [
+            as_batch(move(raw, self.device, self.dtype), opaque=True) for raw in self._raw_batches
+        ]
+
+    @cached_property
+    def model_batches(self) -> list[Batch]:
+        """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
+        arranged = (
+            arrange(raw, self.spec.input_key, self.spec.target_key) for raw in self._raw_batches
+        )
+        return [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
 
     @cached_property
     def terms(self) -> LossTerms:
@@ -115,9 +122,10 @@ class Target:
     @cached_property
     def objective(self) -> Objective:
         """L(θ) over the batches."""
+        model = self.model
         terms = self.terms
         return Objective(
-            self.model,
+            model,
             self.batches,
             terms,
             select=self.spec.params,
@@ -136,6 +144,11 @@ class Target:
         """Of the batches' tensors, as they were read."""
         return fingerprint(self._raw_batches) if self.spec.data else None
 
+    def _samples(self) -> int | None:
+        """Samples in the batches, if they have been read."""
+        batches: list[Batch] | None = self.__dict__.get("model_batches")
+        return sum(batch.size for batch in batches) if batches else None
+
     def describe(self) -> Mapping[str, Any]:
         """What is known of the target by now, without loading anything more."""
         known = self.__dict__
@@ -146,7 +159,7 @@ class Target:
             "model": self.spec.model,
             "data": self.spec.data,
             "data_sha256": known.get("data_sha256"),
-            "samples": objective.samples if objective else None,
+            "samples": objective.samples if objective else self._samples(),
             "loss_terms": objective.weight if objective else None,
             "loss": self.spec.objective or self.spec.loss,
             "mode": "train" if self.spec.train_mode else "eval",
