@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format samples clean
+.PHONY: help demo test lint format samples clean readme picture
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -43,3 +43,9 @@ samples: $(VENV)/.test  ## train every sample model again
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+readme: $(VENV)/.test  ## write the generated parts of the README again
+	$(BIN)/cog -r README.md
+
+picture: $(VENV)/.test  ## draw the README's picture again
+	$(BIN)/python docs/picture.py

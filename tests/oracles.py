@@ -4,6 +4,7 @@ Dense Hessians come from forward-over-reverse differentiation (`torch.func.hessi
 out here, in float64; the program multiplies by reverse-over-reverse in its own dtype.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -35,7 +36,7 @@ def random_network(
     """A fully connected network with seeded weights."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         linear = nn.Linear(n_in, n_out)
         with torch.no_grad():
             linear.weight.copy_(scale * torch.randn(n_out, n_in, generator=generator) / n_in**0.5)
@@ -86,7 +87,7 @@ def dense_hessian_of(
         parts = [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
         return value(model, dict(zip(names, parts, strict=True)))
 
-    h_NN: Tensor = torch.func.hessian(of_flat)(theta)  # type: ignore[no-untyped-call]
+    h_NN: Tensor = torch.func.hessian(of_flat)(theta)
     return h_NN + weight_decay * torch.eye(len(theta), dtype=torch.float64)
 
 

@@ -1,5 +1,6 @@
 """Every checkpoint format is read, every damaged or hostile one is refused with a sentence."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -51,7 +52,7 @@ def test_state_dicts_nested_and_prefixed(wrap: Callable[[object], object], tmp_p
     torch.save(wrap(weights()), tmp_path / "m.pt")
     net = model()
     load_weights(net, open_checkpoint(tmp_path / "m.pt"))
-    assert torch.equal(net[0].bias, torch.arange(3.0))
+    assert torch.equal(net.state_dict()["0.bias"], torch.arange(3.0))
 
 
 def test_safetensors_are_read_lazily_with_their_metadata(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_safetensors_are_read_lazily_with_their_metadata(tmp_path: Path) -> None
     assert checkpoint.metadata["step"] == "7"
     net = model()
     load_weights(net, checkpoint)
-    assert torch.equal(net[0].weight, torch.ones(3, 2))
+    assert torch.equal(net.state_dict()["0.weight"], torch.ones(3, 2))
 
 
 def shard(folder: Path, second: str = "b.safetensors") -> Path:
@@ -79,7 +80,7 @@ def test_sharded_safetensors(tmp_path: Path) -> None:
     net = model()
     checkpoint = open_checkpoint(shard(tmp_path))
     load_weights(net, checkpoint)
-    assert torch.equal(net[0].bias, torch.arange(3.0))
+    assert torch.equal(net.state_dict()["0.bias"], torch.arange(3.0))
     assert len(checkpoint.sha256()) == 64
     assert open_checkpoint(tmp_path).format == "sharded safetensors"
 
@@ -100,7 +101,9 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     refused(tmp_path / "empty.pt", "0 bytes")
     (tmp_path / "text.pt").write_text("hello")
     refused(tmp_path / "text.pt", "unknown format")
-    (tmp_path / "lfs.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (tmp_path / "lfs.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
     refused(tmp_path / "lfs.safetensors", "Git LFS pointer")
     torch.save(weights(), tmp_path / "zip.safetensors")
     refused(tmp_path / "zip.safetensors", "named .safetensors but holds a zip")
@@ -134,9 +137,18 @@ def header(content: object) -> bytes:
         (header(b"not json"), "not JSON"),
         (header([1, 2]), "not an object"),
         (header({}), "no tensors"),
-        (header({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}), "promises"),
-        (header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 4]}}) + b"0000", "not a valid"),
-        (header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}) + b"0000", "not a valid"),
+        (
+            header({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
+            "promises",
+        ),
+        (
+            header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 4]}}) + b"0000",
+            "not a valid",
+        ),
+        (
+            header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}) + b"0000",
+            "not a valid",
+        ),
         (header({"a": {"shape": [1]}}), "not a valid|malformed"),
         (header(b"[" * 100_000), "not JSON"),
     ],
@@ -156,7 +168,9 @@ class Bomb:
         return os.mkdir, (self.canary,)
 
 
-@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: {"state_dict": {"w": torch.ones(1), "b": b}}])
+@pytest.mark.parametrize(
+    "wrap", [lambda b: b, lambda b: {"state_dict": {"w": torch.ones(1), "b": b}}]
+)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_in_a_pickle_does_not_run(
     wrap: Callable[[Bomb], object], legacy: bool, tmp_path: Path
@@ -220,7 +234,7 @@ def test_tied_weights_may_be_stored_once(tmp_path: Path) -> None:
     net = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
     net["b"].weight = net["a"].weight
     load_weights(net, open_checkpoint(save(tmp_path, {"a.weight": torch.full((2, 2), 5.0)})))
-    assert float(net["b"].weight[0, 0].detach()) == 5.0  # type: ignore[index, union-attr]
+    assert float(net["b"].weight[0, 0].detach()) == 5.0  # type: ignore[index]
 
 
 def test_half_precision_is_computed_in_float32_with_a_note(tmp_path: Path) -> None:
@@ -268,10 +282,8 @@ def test_any_damaged_checkpoint_ends_in_an_answer_or_a_curv_error(data: st.DataO
         for _ in range(data.draw(st.integers(1, 4))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         path.write_bytes(bytes(content))
-        try:
+        with contextlib.suppress(CurvError):
             load_weights(model(), open_checkpoint(path))
-        except CurvError:
-            pass
 
 
 def test_factories_classes_and_instances(tmp_path: Path) -> None:

@@ -172,7 +172,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "match"), BAD, ids=lambda v: " ".join(v)[-40:] if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "match"), BAD, ids=lambda v: " ".join(v)[-40:] if isinstance(v, list) else ""
+)
 def test_wrong_input_exits_2_with_a_sentence(arguments: list[str], match: str) -> None:
     done = invoke(*arguments)
     assert done.exit_code == 2, done.output
@@ -211,7 +213,9 @@ def test_nan_weights_are_a_finding_of_info_and_an_error_of_hessian(tmp_path: Pat
 
 
 def test_info_reads_headers_only_when_asked() -> None:
-    code, envelope = answer("info", str(ROOT / "sample_models/digits_mlp.safetensors"), "--headers-only")
+    code, envelope = answer(
+        "info", str(ROOT / "sample_models/digits_mlp.safetensors"), "--headers-only"
+    )
     assert code == 0
     assert envelope["result"]["parameters"] == 17226
     assert envelope["result"]["nonfinite"] is None
@@ -299,8 +303,11 @@ def test_a_model_without_checkpoint_and_an_objective_on_objects(tmp_path: Path) 
 
 
 def test_head_closing_the_pipe_is_no_error() -> None:
-    command = f"{sys.executable} -m curvcli info sample_models/bytes_gpt.safetensors --format json | head -n 2; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
+    info = f"{sys.executable} -m curvcli info sample_models/bytes_gpt.safetensors --format json"
+    command = f"{info} | head -n 2; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""
 

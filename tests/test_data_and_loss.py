@@ -15,7 +15,10 @@ from curvcli.target.batches import arrange, as_batch, fingerprint, read_batches
 from curvcli.target.loss import LOSSES, loss_terms, main_output, objective_terms
 from tests.conftest import MakeObjective
 
-X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2])
+X, Y = (
+    torch.randn(6, 4, generator=torch.Generator().manual_seed(0)),
+    torch.tensor([0, 1, 2, 0, 1, 2]),
+)
 
 
 def test_files_with_named_tensors(tmp_path: Path) -> None:
@@ -134,13 +137,25 @@ def test_named_losses_are_torch_means_times_terms() -> None:
     z, t = torch.randn(6, 3), torch.rand(6, 3)
     for name, mine, theirs in [
         ("cross_entropy", terms("cross_entropy", z, Y), F.cross_entropy(z, Y)),
-        ("cross_entropy", terms("cross_entropy", z, Y, label_smoothing=0.1), F.cross_entropy(z, Y, label_smoothing=0.1)),
-        ("cross_entropy", terms("cross_entropy", z, Y, ignore_index=1), F.cross_entropy(z, Y, ignore_index=1)),
+        (
+            "cross_entropy",
+            terms("cross_entropy", z, Y, label_smoothing=0.1),
+            F.cross_entropy(z, Y, label_smoothing=0.1),
+        ),
+        (
+            "cross_entropy",
+            terms("cross_entropy", z, Y, ignore_index=1),
+            F.cross_entropy(z, Y, ignore_index=1),
+        ),
         ("nll", terms("nll", z.log_softmax(1), Y), F.cross_entropy(z, Y)),
         ("mse", terms("mse", z, t), F.mse_loss(z, t)),
         ("l1", terms("l1", z, t), F.l1_loss(z, t)),
         ("huber", terms("huber", z, t, delta=0.5), F.huber_loss(z, t, delta=0.5)),
-        ("bce_with_logits", terms("bce_with_logits", z, t), F.binary_cross_entropy_with_logits(z, t)),
+        (
+            "bce_with_logits",
+            terms("bce_with_logits", z, t),
+            F.binary_cross_entropy_with_logits(z, t),
+        ),
     ]:
         assert mine[0] / mine[1] == pytest.approx(float(theirs), rel=1e-6), name
     probabilities = t / t.sum(1, keepdim=True)
@@ -159,7 +174,7 @@ def test_sequences_in_both_layouts() -> None:
 @pytest.mark.parametrize(
     ("name", "out", "y", "match"),
     [
-        ("cross_entropy", torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 0]), "labels run from 0 to 3, but the model has 3"),
+        ("cross_entropy", torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 0]), "run from 0 to 3, but the model has 3"),
         ("cross_entropy", torch.randn(6, 3), torch.tensor([0, 1, 2, -1, 0, 0]), "labels run from -1 to 2"),
         ("cross_entropy", torch.randn(6, 3), torch.rand(6), "needs integer labels"),
         ("cross_entropy", torch.randn(6, 3), torch.zeros(5).long(), r"outputs \[6, 3\] and targets \[5\]"),
@@ -227,7 +242,9 @@ def test_model_that_returns_its_loss() -> None:
     model = WithLoss()
     total, count = loss_terms("output", {})(model, ((), {"x": X}, Y))
     assert count == 6
-    assert float(total.detach()) / 6 == pytest.approx(float(F.cross_entropy(model.linear(X), Y).detach()))
+    assert float(total.detach()) / 6 == pytest.approx(
+        float(F.cross_entropy(model.linear(X), Y).detach())
+    )
 
 
 def test_a_model_failing_inside_names_the_shapes(make_objective: MakeObjective) -> None:
@@ -269,7 +286,9 @@ def test_a_random_model_is_named(make_objective: MakeObjective) -> None:
     with pytest.raises(LossError, match="random modules: '1'"):
         make_objective(nn.Sequential(nn.Linear(4, 4), Noise(), nn.Linear(4, 3)), X, Y)
     # Dropout is off in eval mode, and in train mode too, with a note.
-    objective = make_objective(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), X, Y, train_mode=True)
+    objective = make_objective(
+        nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), X, Y, train_mode=True
+    )
     assert any("dropout stays off" in n for n in objective.notes)
 
 
@@ -283,7 +302,9 @@ def test_losses_without_gradient_or_terms(make_objective: MakeObjective) -> None
 
 
 def test_parameters_by_glob_and_integer_parameters(make_objective: MakeObjective) -> None:
-    with pytest.raises(ModelError, match="no trainable parameter matches 'wieght'. Did you mean 'weight'"):
+    with pytest.raises(
+        ModelError, match=r"no trainable parameter matches 'wieght'\. Did you mean 'weight'"
+    ):
         make_objective(nn.Linear(4, 3), X, Y, select=["wieght"])
     frozen = nn.Linear(4, 3).requires_grad_(False)
     with pytest.raises(ModelError, match="no trainable parameter"):

@@ -1,0 +1,30 @@
+"""Draw the README's picture: the real output of a command, as SVG.
+
+Run by ``make picture``.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from curvcli import analyse, load
+from curvcli.analyses import get
+from curvcli.report import terminal
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Inspect the sample network and export what the terminal shows."""
+    run = load(str(ROOT / "sample_models" / "digits_mlp.toml"))
+    result = analyse("hessian", run)
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=84, force_terminal=True, file=nowhere)
+        console.print("$ curvcli hessian sample_models/digits_mlp.toml\n", highlight=False)
+        terminal.render(console, get("hessian").view(result), run.findings)
+    svg = console.export_svg(title="curvcli", unique_id="curvcli")
+    (ROOT / "docs" / "hessian.svg").write_text(svg, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
