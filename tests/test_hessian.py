@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from curvcli.analyses.context import Context
 from curvcli.analyses.hessian import HessianResult, hessian
 from curvcli.objective import Batch, Objective
-from curvcli.operators.hessian import Hessian, Strategy
+from curvcli.operators.curvature import Strategy
+from curvcli.operators.hessian import Hessian
 from curvcli.target.loss import loss_terms
 from tests.conftest import MakeObjective
 from tests.oracles import (
@@ -420,7 +421,7 @@ def test_running_out_of_memory_halves_the_micro_batch(
 def test_memory_limit_chooses_micro_batches_and_keeps_the_digits(
     make_objective: MakeObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curvcli.operators.hessian.used_memory", lambda device: 0)
+    monkeypatch.setattr("curvcli.operators.curvature.used_memory", lambda device: 0)
     model = random_network(0, [4, 400, 3], "tanh")
     x = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0))
     y = torch.randint(0, 3, (20_000,), generator=torch.Generator().manual_seed(1))

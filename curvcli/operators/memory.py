@@ -53,6 +53,17 @@ def human(size: float) -> str:
     raise AssertionError("unreachable")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that an allocation failed, on a device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(
+            s in str(error)
+            for s in ("not enough memory", "out of memory", "alloc_cpu", "bad_alloc")
+        )
+    )
+
+
 class MemoryMeter(TorchDispatchMode):
     """Counts the bytes of tensors that are created while it is active, and their peak.
 

@@ -1,0 +1,299 @@
+"""What all curvature matrices of an objective share: memory, kernels, micro-batches, parts of the data.
+
+Shapes: ``N`` parameters, ``K`` vectors at once, ``B`` parts of the data.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from curvcli.device import free_memory, used_memory
+from curvcli.errors import MemoryLimitError, NonFiniteError
+from curvcli.objective import Batch, Objective
+from curvcli.operators.kernels import Kernels, lacks_second_derivative
+from curvcli.operators.memory import MemoryMeter, Need, Plan, human, out_of_memory, plan
+
+Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
+
+# Parts a single batch is split into for the spread over batches.
+PARTS = 8
+# Samples of the smallest piece on which a derivative is tried.
+_PROBE = 2
+
+G = TypeVar("G")
+
+
+class Part(NamedTuple):
+    """What one part of the data contributes to products with K vectors."""
+
+    weight: float
+    """Its loss terms."""
+    products_KN: Tensor
+    """Its contribution to A V, without weight decay; the contributions of all parts add up."""
+
+
+class Curvature(ABC, Generic[G]):
+    """A symmetric n × n matrix of second-order information at θ, as a linear map.
+
+    A kind of matrix says how a graph is built for a piece of data (`_graph`) and how one multiplies with
+    it (`_multiply`); keeping, rebuilding and cutting graphs to fit the memory is done here.
+
+    Args:
+        objective: L.
+        memory: bytes the process may use in all; None: what is free now.
+        wanted: eigenpairs that will be asked for, to divide the memory between graph and basis.
+        preferred_capacity: vectors a Krylov basis would like to hold.
+        strategy: ``auto`` keeps the graph where it fits; the others force one way.
+
+    Raises:
+        MemoryLimitError: it does not fit, even in the smallest pieces.
+        NonFiniteError: the gradient contains NaN or Inf.
+        LossError: this kind of matrix does not exist for the objective.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        memory: int | None = None,
+        wanted: int = 13,
+        preferred_capacity: int = 200,
+        strategy: Strategy = "auto",
+    ) -> None:
+        self.objective = objective
+        self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
+        self.kernels = Kernels()
+        self.finite_differences = strategy == "finite-difference"
+        self._graphs: list[G] | None = None
+        if not self.finite_differences:
+            self._find_kernels()
+        self.plan = self._make_plan(memory, wanted, preferred_capacity)
+        if strategy in ("keep", "rebuild"):
+            self.plan = Plan(strategy == "keep", self.plan.micro_batch, self.plan.capacity)
+        self._micro_batch = self.plan.micro_batch
+        self.gradient = self._first_gradient()
+
+    @abstractmethod
+    def _graph(self, batch: Batch) -> G:
+        """What can be multiplied with repeatedly, for one piece of data."""
+
+    @abstractmethod
+    def _multiply(self, graph: G, views: list[Tensor], retain: bool) -> Tensor:
+        """The piece's contribution to the product with the vector cut into ``views``, flat."""
+
+    @abstractmethod
+    def _missing(self, graph: G) -> str | None:
+        """Names of operations in the graph, if one of them lacks a derivative that products need."""
+
+    @abstractmethod
+    def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
+        """Contribution of a piece to K products where the derivative does not exist."""
+
+    @property
+    def strategy(self) -> Literal["keep", "rebuild", "finite-difference"]:
+        """How products are computed."""
+        if self.finite_differences:
+            return "finite-difference"
+        return "keep" if self.plan.keep_graph else "rebuild"
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Samples differentiated at a time; None: whole batches."""
+        return self._micro_batch
+
+    def matvec(self, v_N: Tensor) -> Tensor:
+        """H v, shape (n,)."""
+        self.objective.cost.matvecs += 1
+        while True:
+            try:
+                return self._matvec(v_N)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                self._give_way(error)
+
+    def parts(self, vectors_KN: Tensor) -> Iterator[Part]:
+        """Products with K vectors, part by part: the batches, or pieces of a single one."""
+        self.objective.cost.matvecs += len(vectors_KN)
+        for batch in self._parts():
+            while True:
+                try:
+                    yield self._part(batch, vectors_KN)
+                    break
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    self._give_way(error)
+
+    def release(self) -> None:
+        """Drop the kept graph; the next product builds it again."""
+        self._graphs = None
+
+    def _matvec(self, v_N: Tensor) -> Tensor:
+        objective = self.objective
+        views = objective.views(v_N)
+        if self.finite_differences:
+            out_N = self._sum([self._difference_part(b, v_N[None])[0] for b in objective.batches])
+        elif self.plan.keep_graph:
+            if self._graphs is None:
+                self._graphs = [self._graph(batch) for batch in objective.batches]
+            out_N = self._sum([self._multiply(g, views, retain=True) for g in self._graphs])
+        else:
+            out_N = torch.zeros_like(v_N)
+            for batch in objective.batches:
+                for piece in batch.pieces(self._micro_batch or batch.size):
+                    out_N += self._multiply(self._graph(piece), views, retain=False)
+        if objective.weight_decay:
+            out_N.add_(v_N, alpha=objective.weight_decay)
+        return out_N
+
+    def _sum(self, products: list[Tensor]) -> Tensor:
+        out_N = products[0]
+        for product_N in products[1:]:
+            out_N.add_(product_N)
+        return out_N
+
+    def _part(self, batch: Batch, vectors_KN: Tensor) -> Part:
+        objective = self.objective
+        if self.finite_differences:
+            return Part(self._terms_of(batch), self._difference_part(batch, vectors_KN))
+        out_KN = torch.zeros_like(vectors_KN)
+        for piece in batch.pieces(self._micro_batch or batch.size):
+            graph = self._graph(piece)
+            for k, v_N in enumerate(vectors_KN):
+                out_KN[k] += self._multiply(graph, objective.views(v_N), retain=True)
+        return Part(self._terms_of(batch), out_KN)
+
+    def _terms_of(self, batch: Batch) -> float:
+        with torch.no_grad(), self.objective.untouched_buffers(), self.kernels.active():
+            return self.objective.terms(self.objective.model, batch.data)[1]
+
+    def _parts(self) -> Sequence[Batch]:
+        objective = self.objective
+        if len(objective.batches) > 1 or not objective.splittable:
+            return objective.batches
+        (batch,) = objective.batches
+        return list(batch.pieces(max(1, math.ceil(batch.size / PARTS))))
+
+    def _find_kernels(self) -> None:
+        """Try a product on the smallest piece, switching kernels until the second derivative exists."""
+        objective = self.objective
+        ones_N = torch.ones(self.n, dtype=self.dtype, device=self.device)
+        for batch in self._distinct_batches():
+            piece = next(iter(batch.pieces(_PROBE)))
+            while (reason := self._obstacle(piece, ones_N)) is not None:
+                note = self.kernels.switch_for(reason)
+                if note is None:
+                    self._without_derivative()
+                    return
+                objective.notes.append(note)
+
+    def _without_derivative(self) -> None:
+        """What to do when no kernel has the derivative that products need."""
+        self.objective.notes.append(
+            "an operation has no second derivative, so products are central differences of "
+            "the gradient (less accurate)"
+        )
+        self.finite_differences = True
+
+    def _obstacle(self, piece: Batch, v_N: Tensor) -> str | None:
+        """Why this piece cannot be differentiated twice, or None."""
+        try:
+            graph = self._graph(piece)
+            missing = self._missing(graph)
+            if missing is None:
+                self._multiply(graph, self.objective.views(v_N), retain=False)
+        except RuntimeError as error:
+            if out_of_memory(error) or not lacks_second_derivative(error):
+                raise
+            return str(error)
+        return missing
+
+    def _distinct_batches(self) -> list[Batch]:
+        # An arbitrary objective may treat batches differently; a named loss does not.
+        batches = self.objective.batches
+        return list(batches[:1]) if all(b.splittable for b in batches) else list(batches[:4])
+
+    def _make_plan(self, memory: int | None, wanted: int, preferred: int) -> Plan:
+        objective = self.objective
+        used = used_memory(self.device)
+        available = free_memory(self.device) if memory is None else memory - used
+        kept, peak = self._needs(max(objective.batches, key=lambda b: b.size))
+        return plan(
+            max(0, available),
+            kept=kept,
+            peak=peak,
+            batch_sizes=[batch.size for batch in objective.batches],
+            vector=self.n * torch.finfo(self.dtype).bits // 8,
+            wanted=wanted,
+            n=self.n,
+            splittable=objective.splittable,
+            preferred=preferred,
+        )
+
+    def _needs(self, batch: Batch) -> tuple[Need, Need]:
+        """Bytes of a kept graph, and of the peak while it is built and multiplied with."""
+        splittable = self.objective.splittable
+        sizes = (_PROBE, 2 * _PROBE) if splittable else (batch.size,)
+        pieces = [next(iter(batch.pieces(size))) for size in sizes]
+        found = [self._measure(piece) for piece in pieces]
+        grown = pieces[-1].size - pieces[0].size
+        needs = []
+        for first, last in zip(found[0], found[-1], strict=True):
+            slope = (last - first) / grown if grown else last / pieces[-1].size
+            slope = max(0.0, slope)
+            needs.append(Need(max(0.0, first - slope * pieces[0].size), slope))
+        return needs[0], needs[1]
+
+    def _measure(self, piece: Batch) -> tuple[int, int]:
+        """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
+        views = self.objective.views(torch.ones(self.n, dtype=self.dtype, device=self.device))
+        with MemoryMeter() as meter:
+            if self.finite_differences:
+                total = self.objective.sum_of(piece)
+                torch.autograd.grad(total, self.objective.parameters, allow_unused=True)
+                return 0, meter.peak
+            graph = self._graph(piece)
+            kept = meter.live
+            self._multiply(graph, views, retain=True)
+        return kept, meter.peak
+
+    def _first_gradient(self) -> Tensor:
+        while True:
+            try:
+                with self.kernels.active():
+                    gradient_N = self.objective.gradient(self._micro_batch)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                self._give_way(error)
+        if not bool(torch.isfinite(gradient_N).all()):
+            bad = [
+                name
+                for name, part in zip(
+                    self.objective.names, self.objective.views(gradient_N), strict=True
+                )
+                if not bool(torch.isfinite(part).all())
+            ]
+            raise NonFiniteError(
+                f"the gradient contains NaN or Inf, first in {bad[0]!r}, although the loss is finite",
+                "gradients overflow: try --dtype float64",
+            )
+        return gradient_N
+
+    def _give_way(self, error: BaseException) -> None:
+        """After running out of memory: smaller pieces, if there are any. Re-raises anything else."""
+        if not out_of_memory(error):
+            raise error
+        self._graphs = None
+        largest = max(batch.size for batch in self.objective.batches)
+        present = self._micro_batch or largest
+        if not self.objective.splittable or (present == 1 and not self.plan.keep_graph):
+            raise MemoryLimitError(
+                f"out of memory with {present} samples at a time ({human(used_memory(self.device))} in use)",
+                "restrict --params, ask for fewer eigenvalues, or use a larger machine",
+            ) from None
+        self._micro_batch = max(1, present // 2)
+        self.plan = Plan(False, self._micro_batch, self.plan.capacity)
+        self.objective.notes.append(
+            f"ran out of memory: going on with {self._micro_batch} samples at a time"
+        )
