@@ -125,6 +125,17 @@ class Curvature(ABC, Generic[G]):
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     self._give_way(error)
 
+    def part_gradients(self) -> Iterator[tuple[float, Tensor]]:
+        """(loss terms, contribution to ∇L without weight decay) of each part of the data."""
+        objective = self.objective
+        objective.cost.gradients += 1
+        for batch in self._parts():
+            flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+            for piece in batch.pieces(self._micro_batch or batch.size):
+                with self.kernels.active():
+                    flat_N += objective.gradient_of(piece)
+            yield self._terms_of(batch), flat_N
+
     def release(self) -> None:
         """Drop the kept graph; the next product builds it again."""
         self._graphs = None

@@ -132,7 +132,25 @@ class Sentence(Struct, frozen=True):
     tone: Literal["good", "plain", "bad"] = "plain"
 
 
-Block = Table | Facts | Sentence
+class Series(Struct, frozen=True):
+    """One curve of a chart."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+class Chart(Struct, frozen=True):
+    """Curves over one axis; points that are not finite are left out."""
+
+    title: str
+    x_label: str
+    series: Sequence[Series]
+    log_x: bool = False
+    log_y: bool = False
+
+
+Block = Table | Facts | Sentence | Chart
 
 
 def json_schema(result: type) -> dict[str, Any]:

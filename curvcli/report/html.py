@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from curvcli.report.data import Bar, Block, Cell, Facts, Finding, Sentence, Table
+from curvcli.report.chart import svg
+from curvcli.report.data import Bar, Block, Cell, Chart, Facts, Finding, Sentence, Table
 from curvcli.report.numbers import printable, text
 
 _STYLE = """
@@ -51,6 +52,8 @@ def _block(block: Block) -> str:
         )
         heading = f"<h2>{_text(block.title)}</h2>" if block.title else ""
         return f"{heading}<table>{rows}</table>"
+    if isinstance(block, Chart):
+        return f"<h2>{_text(block.title)}</h2>{svg(block)}"
     return _table(block)
 
 

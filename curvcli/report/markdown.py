@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from curvcli.report.data import Block, Facts, Finding, Sentence, Table
+from curvcli.report.chart import as_text
+from curvcli.report.data import Block, Chart, Facts, Finding, Sentence, Table
 from curvcli.report.numbers import printable, text
 
 
@@ -12,6 +13,8 @@ def render(title: str, blocks: Sequence[Block], findings: Sequence[Finding]) -> 
     for block in blocks:
         if isinstance(block, Sentence):
             parts.append(_escape(block.text))
+        elif isinstance(block, Chart):
+            parts.append(f"### {_escape(block.title)}\n\n```text\n{as_text(block)}\n```")
         elif isinstance(block, Facts):
             parts.append(_grid(block.title, ("", ""), ("left", "left"), block.rows))
         else:

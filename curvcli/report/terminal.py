@@ -7,11 +7,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from curvcli.report.data import Bar, Block, Column, Facts, Finding, Sentence, Table
+from curvcli.report.data import Bar, Block, Chart, Column, Facts, Finding, Sentence, Table
+from curvcli.report.chart import draw
 from curvcli.report.numbers import printable, text
 
 _TONES = {"good": "green", "plain": "", "bad": "yellow"}
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_CURVES = ("green", "magenta", "yellow", "cyan", "blue")
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 
@@ -41,7 +43,27 @@ def _block(block: Block) -> RenderableType:
         return Text(printable(block.text), style=_TONES[block.tone])
     if isinstance(block, Facts):
         return _facts(block)
+    if isinstance(block, Chart):
+        return _chart(block)
     return _table(block)
+
+
+def _chart(block: Chart) -> RenderableType:
+    """Lines of braille, one colour a curve; without colour the marks in the legend tell them apart."""
+    lines: list[RenderableType] = [Text(block.title, style="bold")]
+    drawing = draw(block)
+    for row in drawing.rows:
+        line = Text(row.label, style="dim")
+        for character, owner in row.cells:
+            line.append(character, style=_CURVES[owner % len(_CURVES)] if owner >= 0 else "")
+        lines.append(line)
+    lines.append(Text(drawing.axis, style="dim"))
+    legend = Text(" " * drawing.indent)
+    for index, series in enumerate(block.series):
+        legend.append("━━ " if index == 0 else "·· ", style=_CURVES[index % len(_CURVES)])
+        legend.append(printable(series.name) + "   ")
+    lines.append(legend)
+    return Group(*lines)
 
 
 def _facts(block: Facts) -> RenderableType:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -155,18 +156,35 @@ def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
             f"{name} does not take {dict(arguments)}: {error}", "check --loss-arg"
         ) from None
 
-    def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
+    return OutputLoss(name, function, arguments)
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """A loss of (outputs, targets), with the model's call in front of it; see `SplitLoss`."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+    def __call__(self, model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many)."""
+        return self.of_outputs(self.outputs(model, data), data)
+
+    def outputs(self, model: nn.Module, data: Any) -> Tensor:
+        """The model's main output."""
         positional, keywords, targets = data
         if targets is None:
             raise DataError(
-                f"the loss {name} needs targets, and the batches have none",
+                f"the loss {self.name} needs targets, and the batches have none",
                 "name them by --target-key",
             )
-        outputs = main_output(call_model(model, positional, keywords))
-        result = function(outputs, targets, **arguments)
-        return as_terms(result, outputs.shape[0] if outputs.dim() else 1, name)
+        return main_output(call_model(model, positional, keywords))
 
-    return terms
+    def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many) for these outputs."""
+        result = self.function(outputs, data[2], **self.arguments)
+        return as_terms(result, outputs.shape[0] if outputs.dim() else 1, self.name)
 
 
 def objective_terms(reference: str) -> LossTerms:

@@ -1,0 +1,95 @@
+"""What kind of critical point is proven by what was measured.
+
+Ritz values only move inward: θ_min ≥ λ_min, so that one below the noise floor proves negative curvature. A positive
+θ_min proves nothing; only the reach ℓ does, with its probability.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal[
+    "not-stationary", "strict-saddle", "local-minimum", "local-maximum", "flat-minimum", "inconclusive"
+]
+Region = Literal["convex", "concave", "indefinite", "flat", "unknown"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured at θ."""
+
+    stationarity: float
+    """ρ = ‖g‖² / (2 ‖H‖ (L - L*)); infinite where H vanishes and g does not."""
+    grad_tol: float
+    """Stationary: ρ ≤ grad_tol."""
+    theta_min: float
+    """Smallest Ritz value."""
+    theta_max: float
+    """Largest Ritz value."""
+    lower: float
+    """ℓ: no eigenvalue is smaller, with the probability of the run."""
+    upper: float
+    """u: no eigenvalue is larger, with the probability of the run."""
+    floor: float
+    """Curvature below this is rounding of the products."""
+    flatness: float
+    """Share of ‖H‖ below which negative curvature does not keep a minimum from being called flat."""
+
+    @property
+    def norm(self) -> float:
+        """‖H‖ as far as seen."""
+        return max(abs(self.theta_min), abs(self.theta_max))
+
+    @property
+    def stationary(self) -> bool:
+        """Whether the gradient vanishes in proportion to curvature and loss."""
+        return self.stationarity <= self.grad_tol
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether the whole Hessian lies within the floor."""
+        return self.norm <= self.floor or self.norm == 0.0
+
+
+def region(e: Evidence) -> Region:
+    """How the surface bends around θ, as far as seen and proven."""
+    if e.theta_min < -e.floor and e.theta_max > e.floor:
+        return "indefinite"
+    if e.vanishes:
+        return "flat"
+    if e.lower >= -e.flatness * e.norm and e.theta_max > e.floor:
+        return "convex"
+    if e.upper <= e.flatness * e.norm and e.theta_min < -e.floor:
+        return "concave"
+    return "unknown"
+
+
+def classify(e: Evidence) -> Verdict:
+    """The verdict that the evidence supports; ``inconclusive`` where it supports none yet."""
+    if not e.stationary:
+        return "not-stationary"
+    if e.vanishes:
+        return "inconclusive"  # second order says nothing
+    if e.theta_min < -e.floor and e.theta_max > e.floor:
+        return "strict-saddle"
+    if e.upper <= -e.floor:
+        return "local-maximum"
+    if e.lower >= e.floor and e.lower > 0:
+        return "local-minimum"
+    if e.theta_min >= -e.floor and e.lower >= -max(e.flatness * e.norm, e.floor):
+        return "flat-minimum"
+    return "inconclusive"
+
+
+def products_to_settle(e: Evidence, done: int) -> int | None:
+    """A guess of how many more products an inconclusive run needs.
+
+    The bound approaches the smallest Ritz value like 1/m² (Chebyshev polynomials at a spectrum's edge).
+
+    Returns:
+        None where more products would not help: the Hessian vanishes, or θ_min itself is in the way.
+    """
+    goal = -max(e.flatness * e.norm, e.floor)
+    if e.vanishes or e.theta_min <= goal or e.lower >= goal or done == 0:
+        return None
+    ratio = (e.theta_min - e.lower) / (e.theta_min - goal)
+    return max(1, int(done * (ratio**0.5 - 1)) + 1)
