@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,19 @@ from curvcli.errors import (
 
 LossTerms = Callable[[nn.Module, Any], tuple[Tensor, float]]
 """(model, batch data) -> (sum of the loss terms, a scalar tensor; how many terms that are)."""
+
+
+class SplitLoss(Protocol):
+    """A loss that is known as a function of the model's outputs, as Gauss-Newton and Fisher need it."""
+
+    def __call__(self, model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many)."""
+
+    def outputs(self, model: nn.Module, data: Any) -> Tensor:
+        """The model's outputs."""
+
+    def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many) for these outputs."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +62,20 @@ class Batch:
             return
         for first in range(0, self.size, samples):
             last = min(first + samples, self.size)
-            yield Batch(_slice(self.data, first, last), last - first)
+            yield Batch(_slice(self.data, slice(first, last)), last - first)
+
+    def take(self, samples: Sequence[int]) -> "Batch":
+        """The samples of these numbers, in that order; the batch must be splittable."""
+        return Batch(_slice(self.data, list(samples)), len(samples))
 
 
-def _slice(data: Any, first: int, last: int) -> Any:
+def _slice(data: Any, samples: slice | list[int]) -> Any:
     if isinstance(data, Tensor):
-        return data[first:last]
+        return data[samples]
     if isinstance(data, dict):
-        return {key: _slice(value, first, last) for key, value in data.items()}
+        return {key: _slice(value, samples) for key, value in data.items()}
     if isinstance(data, tuple | list):
-        return type(data)(_slice(value, first, last) for value in data)
+        return type(data)(_slice(value, samples) for value in data)
     return data
 
 
@@ -83,6 +100,7 @@ class Objective:
         select: globs over parameter names; the others are held fixed. Empty: all that are trainable.
         weight_decay: wd of the quadratic term, over the selected parameters.
         train_mode: batch statistics instead of running ones. Dropout stays off, so that L is a function.
+        accept_nonfinite: NaN and Inf in weights, data and loss are no error, for those who look for them.
 
     Raises:
         ModelError: no parameter is left.
@@ -97,6 +115,7 @@ class Objective:
     select: Sequence[str] = ()
     weight_decay: float = 0.0
     train_mode: bool = False
+    accept_nonfinite: bool = False
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
@@ -106,11 +125,13 @@ class Objective:
                 "there are no batches: the data is empty", "pass data with at least one sample"
             )
         self.notes.extend(set_mode(self.model, self.train_mode))
-        self.names, self.parameters = self._choose_parameters()
+        self.names, self.parameters, notes = choose_parameters(self.model, self.select)
+        self.notes.extend(notes)
         self.n = sum(p.numel() for p in self.parameters)
         self.dtype = self.parameters[0].dtype
         self.device = self.parameters[0].device
-        check_weights(self.model)
+        if not self.accept_nonfinite:
+            check_weights(self.model)
         self.loss, self.weight = self._check_loss()
 
     @property
@@ -126,11 +147,7 @@ class Objective:
     @property
     def couples_samples(self) -> bool:
         """Whether a sample's loss depends on the others in its batch (batch statistics)."""
-        return any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm)
-            and (m.training or not m.track_running_stats)
-            for m in self.model.modules()
-        )
+        return uses_batch_statistics(self.model)
 
     def sum_of(self, batch: Batch) -> Tensor:
         """This batch's part of L without weight decay, Σ_i ℓ_i / W, with its graph."""
@@ -138,10 +155,14 @@ class Objective:
             total, _ = self.terms(self.model, batch.data)
         return total / self.weight
 
-    def value(self) -> float:
-        """L(θ) at the present parameters."""
+    def value(self, samples: int | None = None) -> float:
+        """L(θ) at the present parameters, from micro-batches of ``samples``."""
         with torch.no_grad():
-            total = sum(float(self.sum_of(batch)) for batch in self.batches)
+            total = sum(
+                float(self.sum_of(piece))
+                for batch in self.batches
+                for piece in batch.pieces(samples or batch.size)
+            )
         return total + self._decay()
 
     def gradient(self, samples: int | None = None) -> Tensor:
@@ -149,16 +170,20 @@ class Objective:
         flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
         for batch in self.batches:
             for piece in batch.pieces(samples or batch.size):
-                total = self.sum_of(piece)
-                if total.requires_grad:
-                    parts = torch.autograd.grad(
-                        total, self.parameters, allow_unused=True, materialize_grads=True
-                    )
-                    flat_N += flatten(parts)
+                flat_N += self.gradient_of(piece)
         self.cost.gradients += 1
         if self.weight_decay:
             flat_N += self.weight_decay * self.flat()
         return flat_N
+
+    def gradient_of(self, batch: Batch) -> Tensor:
+        """This batch's part of ∇L without weight decay, flat, shape (n,)."""
+        total = self.sum_of(batch)
+        if not total.requires_grad:
+            return torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        return flatten(
+            torch.autograd.grad(total, self.parameters, allow_unused=True, materialize_grads=True)
+        )
 
     def flat(self) -> Tensor:
         """θ as one vector of shape (n,), a copy."""
@@ -194,42 +219,6 @@ class Objective:
         squares = sum(float(p.detach().double().square().sum()) for p in self.parameters)
         return 0.5 * self.weight_decay * squares
 
-    def _choose_parameters(self) -> tuple[list[str], list[nn.Parameter]]:
-        # named_parameters() lists a tied parameter once.
-        everything = dict(self.model.named_parameters())
-        trainable = {n: p for n, p in everything.items() if p.requires_grad}
-        frozen = [n for n, p in everything.items() if not p.requires_grad]
-        if frozen:
-            self.notes.append(f"{len(frozen)} frozen parameters are left out: {some(frozen, 3)}")
-        chosen = trainable
-        if self.select:
-            for pattern in self.select:
-                if not fnmatch.filter(trainable, pattern):
-                    raise ModelError(
-                        f"no trainable parameter matches {pattern!r}."
-                        + did_you_mean(pattern.strip("*"), trainable),
-                        f"the parameters are {some(trainable, 8)}",
-                    )
-            chosen = {
-                n: p
-                for n, p in trainable.items()
-                if any(fnmatch.fnmatch(n, s) for s in self.select)
-            }
-            for name in trainable.keys() - chosen.keys():
-                trainable[name].requires_grad_(False)
-        if not chosen:
-            raise ModelError(
-                f"the model has no trainable parameter ({len(everything)} parameters in all)",
-                "integer and frozen parameters cannot be differentiated; unfreeze some in the factory",
-            )
-        kinds = {p.dtype for p in chosen.values()}
-        if len(kinds) > 1:
-            raise ModelError(
-                f"the parameters have several dtypes: {some(str(k) for k in kinds)}",
-                "pass --dtype float32",
-            )
-        return list(chosen), list(chosen.values())
-
     def _check_loss(self) -> tuple[float, float]:
         """Evaluate twice; the two must agree and be finite. Returns (L, W)."""
         sums, weight = [], 0.0
@@ -247,7 +236,7 @@ class Objective:
                 "check ignore_index and the labels",
             )
         first, second = sums
-        if not math.isfinite(first):
+        if not math.isfinite(first) and not self.accept_nonfinite:
             raise NonFiniteError(
                 self._why_not_finite(first), "look for overflow: try --dtype float64"
             )
@@ -364,6 +353,59 @@ def set_mode(model: nn.Module, train_mode: bool) -> list[str]:
     for module in dropouts:
         module.eval()
     return [f"dropout stays off in train mode ({len(dropouts)} modules)"] if dropouts else []
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether a BatchNorm normalises by the batch it is given."""
+    return any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or not m.track_running_stats)
+        for m in model.modules()
+    )
+
+
+def choose_parameters(
+    model: nn.Module, select: Sequence[str] = ()
+) -> tuple[list[str], list[nn.Parameter], list[str]]:
+    """Names and tensors of θ, and notes on what was left out. Those not selected are frozen.
+
+    Args:
+        model: the network.
+        select: globs over parameter names; empty: all that are trainable.
+
+    Raises:
+        ModelError: nothing is left, or a glob matches nothing, or the dtypes differ.
+    """
+    # named_parameters() lists a tied parameter once.
+    notes = []
+    everything = dict(model.named_parameters())
+    trainable = {n: p for n, p in everything.items() if p.requires_grad}
+    frozen = [n for n, p in everything.items() if not p.requires_grad]
+    if frozen:
+        notes.append(f"{len(frozen)} frozen parameters are left out: {some(frozen, 3)}")
+    chosen = trainable
+    if select:
+        for pattern in select:
+            if not fnmatch.filter(trainable, pattern):
+                raise ModelError(
+                    f"no trainable parameter matches {pattern!r}."
+                    + did_you_mean(pattern.strip("*"), trainable),
+                    f"the parameters are {some(trainable, 8)}",
+                )
+        chosen = {n: p for n, p in trainable.items() if any(fnmatch.fnmatch(n, s) for s in select)}
+        for name in trainable.keys() - chosen.keys():
+            trainable[name].requires_grad_(False)
+    if not chosen:
+        raise ModelError(
+            f"the model has no trainable parameter ({len(everything)} parameters in all)",
+            "integer and frozen parameters cannot be differentiated; unfreeze some in the factory",
+        )
+    kinds = {p.dtype for p in chosen.values()}
+    if len(kinds) > 1:
+        raise ModelError(
+            f"the parameters have several dtypes: {some(str(k) for k in kinds)}",
+            "pass --dtype float32",
+        )
+    return list(chosen), list(chosen.values()), notes
 
 
 def check_weights(model: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """The architectures of the sample checkpoints, as a project of its own would define them."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,31 @@ class DigitsMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.fc1(x))
+        x = F.gelu(self.fc2(x))
+        logits: Tensor = self.out(x)
+        return logits
+
+
+class RoughGELU(torch.autograd.Function):
+    """GELU whose hand-written backward forgets a term: the mistake that `wrong_backward` shows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.gelu(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        # d/dx x Φ(x) = Φ(x) + x φ(x); the second term is missing.
+        return gradients[0] * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+class WrongBackwardMLP(DigitsMLP):
+    """`DigitsMLP` with the rough GELU after its first layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = RoughGELU.apply(self.fc1(x))
         x = F.gelu(self.fc2(x))
         logits: Tensor = self.out(x)
         return logits

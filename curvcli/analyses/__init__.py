@@ -10,7 +10,13 @@ from curvcli.analyses.analysis import Analysis
 
 MODULES = {
     "hessian": "curvcli.analyses.hessian",
+    "saddle": "curvcli.analyses.saddle",
+    "taylor": "curvcli.analyses.taylor",
+    "backprop": "curvcli.analyses.backprop",
+    "step": "curvcli.analyses.step",
     "info": "curvcli.analyses.info",
+    "gradients": "curvcli.analyses.gradients",
+    "jacobian": "curvcli.analyses.jacobian",
     "doctor": "curvcli.analyses.doctor",
 }
 

@@ -11,7 +11,9 @@ from curvcli.report.data import CostInfo, Finding, Severity, TargetInfo
 from curvcli.target.spec import TargetSpec, make_spec, read_pyproject, read_target_file
 
 if TYPE_CHECKING:
-    from curvcli.objective import Objective
+    import torch
+
+    from curvcli.objective import Cost, Objective
     from curvcli.target.load import Target
 
 Reason = Literal["timeout", "interrupted"]
@@ -50,11 +52,14 @@ class Context:
         self.progress = progress
         self._interrupted = interrupted
         self._objective = objective
+        self._work: tuple[Cost, torch.device] | None = None
         self._target: Target | None = None
         self._started = time.monotonic()
         self._deadline: float | None = None
         self.incomplete = False
         """Whether the answer is only a part of what was asked (exit code 3)."""
+        self.accept_nonfinite = False
+        """Set by an analysis that reports NaN and Inf instead of refusing them."""
 
     @property
     def target(self) -> "Target":
@@ -69,6 +74,7 @@ class Context:
     def objective(self) -> "Objective":
         """L(θ) over the batches."""
         if self._objective is None:
+            self.target.accept_nonfinite = self.accept_nonfinite
             self._objective = self.target.objective
             # Named in every answer, so computed while the files are still the ones that were read.
             _ = self.target.checkpoint_sha256, self.target.data_sha256
@@ -99,6 +105,14 @@ class Context:
         """Add a finding."""
         self.findings.append(Finding(rule, severity, subject, value, threshold, message))
 
+    def count(self, device: "torch.device") -> "Cost":
+        """Where an analysis without an objective counts its work."""
+        from curvcli.objective import Cost
+
+        if self._work is None:
+            self._work = Cost(), device
+        return self._work[0]
+
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines L and θ."""
         objective = self.objective
@@ -122,15 +136,17 @@ class Context:
 
     def cost_info(self) -> CostInfo:
         """Work done by now."""
-        cost = self._objective.cost if self._objective is not None else None
+        work = [self._work] if self._work is not None else []
+        if self._objective is not None:
+            work.append((self._objective.cost, self._objective.device))
         peak = None
-        if cost is not None and self._objective is not None:
+        if work:
             from curvcli.device import peak_memory
 
-            peak = peak_memory(self._objective.device)
+            peak = peak_memory(work[0][1])
         return CostInfo(
-            cost.matvecs if cost else 0,
-            cost.gradients if cost else 0,
+            sum(cost.matvecs for cost, _ in work),
+            sum(cost.gradients for cost, _ in work),
             round(time.monotonic() - self._started, 3),
             peak,
         )

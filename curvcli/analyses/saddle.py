@@ -63,7 +63,9 @@ class Escape(Struct, frozen=True):
     curvature: float
     shares: Annotated[list[Share], Meta(description="parameters with most of it, largest first")]
     walk: list[WalkPoint]
-    falls: Annotated[bool, Meta(description="whether the loss falls along it by more than rounding")]
+    falls: Annotated[
+        bool, Meta(description="whether the loss falls along it by more than rounding")
+    ]
 
 
 class IndexEstimate(Struct, frozen=True):
@@ -79,12 +81,16 @@ class SaddleResult(Struct, frozen=True):
     """Where the weights are on the loss surface."""
 
     verdict: Verdict
-    probability: Annotated[float, Meta(description="with which verdicts that rest on the reach hold")]
+    probability: Annotated[
+        float, Meta(description="with which verdicts that rest on the reach hold")
+    ]
     stationarity: Annotated[
         Number, Meta(description="ρ = ‖g‖² / (2 ‖H‖ (L − L*)), in [0, 1] for a smooth loss")
     ]
     gradient_norm: float
-    gradient_noise: Annotated[Number, Meta(description="sampling error of the gradient, √(tr Σ / W)")]
+    gradient_noise: Annotated[
+        Number, Meta(description="sampling error of the gradient, √(tr Σ / W)")
+    ]
     lambda_min: Extreme
     lambda_max: Extreme
     reach: Reach
@@ -111,7 +117,9 @@ def saddle(
     tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-2,
     max_matvecs: Annotated[int, Meta(ge=2, description="Products to spend at most.")] = 300,
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
-    probability: Annotated[float, Meta(gt=0, lt=1, description="With which the reach holds.")] = 0.999,
+    probability: Annotated[
+        float, Meta(gt=0, lt=1, description="With which the reach holds.")
+    ] = 0.999,
     index: Annotated[bool, "Also estimate the number of negative eigenvalues."] = False,
     index_probes: Annotated[int, Meta(ge=2, description="Random vectors of that estimate.")] = 8,
 ) -> SaddleResult:
@@ -165,7 +173,9 @@ def saddle(
     if verdict == "inconclusive":
         more = products_to_settle(evidence, found.matvecs)
         if not state.first_cycle:
-            context.notes.append("the basis is full, so that the reach cannot improve: raise --memory")
+            context.notes.append(
+                "the basis is full, so that the reach cannot improve: raise --memory"
+            )
     context.incomplete = context.stop() is not None
     estimate = _index(context, operator, evidence, index_probes) if index else None
     result = SaddleResult(
@@ -329,9 +339,7 @@ def _verdict(context: Context, evidence: Evidence, escape: Escape | None) -> Ver
     return verdict
 
 
-def _index(
-    context: Context, operator: "Hessian", evidence: Evidence, probes: int
-) -> IndexEstimate:
+def _index(context: Context, operator: "Hessian", evidence: Evidence, probes: int) -> IndexEstimate:
     import torch
 
     from curvcli.linalg.quadrature import gauss_rule, integrate
@@ -399,7 +407,10 @@ def view(result: SaddleResult) -> list[Block]:
                 ("λ max", Measured(result.lambda_max.value, result.lambda_max.residual)),
                 ("reach", f"[{number(result.reach.lower)}, {number(result.reach.upper)}]"),
                 ("noise floor", result.floor),
-                ("negative eigenvalues", f"at least {result.index_at_least} of {result.parameters:,}"),
+                (
+                    "negative eigenvalues",
+                    f"at least {result.index_at_least} of {result.parameters:,}",
+                ),
             ],
             "Evidence",
         ),

@@ -22,7 +22,9 @@ class MethodStep(Struct, frozen=True):
     matvecs: Annotated[int, Meta(description="products spent on finding the step")]
     gradients: Annotated[int, Meta(description="gradients spent on finding the step")]
     status: Annotated[str, Meta(description="how it was found")]
-    residual: Annotated[Number, Meta(description="of the linear system, relative; null where none is solved")]
+    residual: Annotated[
+        Number, Meta(description="of the linear system, relative; null where none is solved")
+    ]
     heads_for_saddle: Annotated[
         bool | None,
         Meta(description="climbs along known negative curvature; null where none is known"),
@@ -35,9 +37,13 @@ class StepResult(Struct, frozen=True):
     methods: list[MethodStep]
     loss: float
     gradient_norm: float
-    negative_curvature: Annotated[Number, Meta(description="lowest Ritz value, where it is below zero")]
+    negative_curvature: Annotated[
+        Number, Meta(description="lowest Ritz value, where it is below zero")
+    ]
     best: Annotated[str | None, Meta(description="the method whose step lowers the loss most")]
-    saved: Annotated[str | None, Meta(description="file with the stepped weights of the best method")]
+    saved: Annotated[
+        str | None, Meta(description="file with the stepped weights of the best method")
+    ]
     parameters: int
 
 
@@ -45,13 +51,19 @@ def step(
     context: Context,
     *,
     method: Annotated[list[str], f"Only this method; repeatable: {', '.join(METHODS)}."] = [],  # noqa: B006
-    save: Annotated[str | None, "Write the weights after the best step to this safetensors file."] = None,
+    save: Annotated[
+        str | None, "Write the weights after the best step to this safetensors file."
+    ] = None,
     damping: Annotated[
         float, Meta(ge=0, description="Relative to ‖H‖, of Gauss-Newton and saddle-free Newton.")
     ] = 1e-3,
-    tol: Annotated[float, Meta(gt=0, description="Relative residual of the linear systems.")] = 1e-6,
+    tol: Annotated[
+        float, Meta(gt=0, description="Relative residual of the linear systems.")
+    ] = 1e-6,
     max_matvecs: Annotated[int, Meta(ge=1, description="Products of one method at most.")] = 200,
-    pairs: Annotated[int, Meta(ge=1, description="Eigenpairs at each end for saddle-free Newton.")] = 10,
+    pairs: Annotated[
+        int, Meta(ge=1, description="Eigenpairs at each end for saddle-free Newton.")
+    ] = 10,
     history: Annotated[int, Meta(ge=1, description="Steps that L-BFGS learns from.")] = 8,
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
 ) -> StepResult:
@@ -77,7 +89,8 @@ def step(
     for name in method:
         if name not in METHODS:
             raise UsageError(
-                f"there is no method {name!r}.{did_you_mean(name, METHODS)}", f"methods: {', '.join(METHODS)}"
+                f"there is no method {name!r}.{did_you_mean(name, METHODS)}",
+                f"methods: {', '.join(METHODS)}",
             )
     context.limit_time(parse_seconds(timeout))
     context.progress(Stage("loading", 0, None))
@@ -127,7 +140,9 @@ def step(
     best = min(finite, key=lambda m: m[0].true_change or 0.0) if finite else None
     if save is not None:
         if best is None:
-            raise LossError("no step lowers the loss, so none is saved", "drop --save, or try other methods")
+            raise LossError(
+                "no step lowers the loss, so none is saved", "drop --save, or try other methods"
+            )
         save_step(objective, best[1], save, _metadata(context, best[0]))
     lowest = float(found.ritz_values_M[0])
     result = StepResult(
@@ -186,7 +201,15 @@ def view(result: StepResult) -> list[Block]:
             Column("how", numeric=False),
         ),
         [
-            (m.name, m.norm, m.predicted_change, m.true_change, m.matvecs, m.heads_for_saddle, m.status)
+            (
+                m.name,
+                m.norm,
+                m.predicted_change,
+                m.true_change,
+                m.matvecs,
+                m.heads_for_saddle,
+                m.status,
+            )
             for m in result.methods
         ],
         "predicted and true: change of the loss. to saddle: climbs along negative curvature.",
@@ -194,7 +217,11 @@ def view(result: StepResult) -> list[Block]:
     if result.best is None:
         return [facts, table, Sentence("No step lowers the loss.", "plain")]
     change = next(m.true_change for m in result.methods if m.name == result.best)
-    return [facts, table, Sentence(f"The {result.best} step lowers the loss most, by {number(-(change or 0.0))}.")]
+    return [
+        facts,
+        table,
+        Sentence(f"The {result.best} step lowers the loss most, by {number(-(change or 0.0))}."),
+    ]
 
 
 ANALYSIS = Analysis(step, view)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from curvcli.analyses.analysis import Analysis
+from curvcli.analyses.analysis import Analysis, Option
 from curvcli.target.spec import option_fields, parse_assignments
 
 # Settings that `key=value` flags fill, and the flag's name in the singular.
@@ -69,8 +69,9 @@ def signature(analysis: Analysis) -> inspect.Signature:
         parameters.append(_argument(analysis))
     for option in analysis.options():
         shown = None if option.default is None else _shown(option.default)
+        kind, flag = plain_type(option.kind), _assigned_flag(option)
         parameters.append(
-            _option(option.name, plain_type(option.kind), option.help, "Options", shown)
+            _option(option.name, list[str] if flag else kind, option.help, "Options", shown, flag)
         )
     for name, kind, default, text in option_fields():
         if name == "checkpoint" or not _applies(name, analysis):
@@ -89,8 +90,11 @@ def split(
     analysis: Analysis, given: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The flags given, as (settings of the target, options of the analysis, output options)."""
-    own = {option.name for option in analysis.options()}
-    options = {k: v for k, v in given.items() if k in own and v is not None}
+    options: dict[str, Any] = {}
+    for option in analysis.options():
+        value, flag = given.get(option.name), _assigned_flag(option)
+        if value is not None and value != []:
+            options[option.name] = parse_assignments(value, flag) if flag else value
     output = {k: given[k] for k in OUTPUT_OPTIONS}
     settings: dict[str, Any] = {}
     for name, *_ in option_fields():
@@ -112,6 +116,13 @@ def command(analysis: Analysis, execute: Callable[..., None]) -> Callable[..., N
     run.__annotations__ = {p.name: p.annotation for p in signature(analysis).parameters.values()}
     run.__doc__ = analysis.description
     return run
+
+
+def _assigned_flag(option: Option) -> str | None:
+    """``--threshold`` for an option ``thresholds`` that is a dict, filled by ``name=value``."""
+    if get_origin(plain_type(option.kind)) is not dict:
+        return None
+    return "--" + option.name.removesuffix("s").replace("_", "-")
 
 
 def _applies(name: str, analysis: Analysis) -> bool:

@@ -44,10 +44,11 @@ def execute(name: str, analysis: Analysis, given: dict[str, Any]) -> NoReturn:
     try:
         check_output(output["output"])
         spec, tables = resolve_target(given.get("target"), settings, tuple(MODULES))
-        chosen = {
-            **analysis.validate(tables.get(name, {}), f"[{name}] in the target file"),
-            **analysis.validate(options, f"curvcli {name}"),
-        }
+        chosen = analysis.validate(tables.get(name, {}), f"[{name}] in the target file")
+        for option, value in analysis.validate(options, f"curvcli {name}").items():
+            # A table of names (thresholds) is added to, not replaced.
+            known = chosen.get(option)
+            chosen[option] = {**known, **value} if isinstance(known, dict) else value
         with ProgressLine(not output["quiet"]) as progress:
             context = Context(spec, progress=progress, interrupted=interruption)
             result = analysis.run(context, **chosen)

@@ -53,7 +53,9 @@ def gauss_rule(op: SymmetricOperator, steps: int, generator: torch.Generator) ->
     return Nodes(theta_M, s_MM[0] ** 2)
 
 
-def integrate(rules: list[Nodes], function: Callable[[Float64Array], Float64Array], n: int) -> Estimate:
+def integrate(
+    rules: list[Nodes], function: Callable[[Float64Array], Float64Array], n: int
+) -> Estimate:
     """n ∫ f dφ, the sum of f over the eigenvalues, from several probes."""
     values = [n * float(rule.weights_M @ function(rule.theta_M)) for rule in rules]
     mean = sum(values) / len(values)

@@ -34,9 +34,7 @@ class Trend(NamedTuple):
         return None if self.lower is None or self.upper is None else (self.lower, self.upper)
 
 
-def theil_sen(
-    x: Sequence[float], y: Sequence[float], confidence: float = 0.95
-) -> Trend | None:
+def theil_sen(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> Trend | None:
     """The median of the slopes of all pairs of points, and the interval from Kendall's τ.
 
     The interval holds with at least ``confidence`` when the deviations from the line are exchangeable; it needs five

@@ -57,7 +57,13 @@ class StepMaker:
         self.objective = hessian.objective
         self.gradient_N = hessian.gradient
         self.memory, self.tol, self.max_matvecs = memory, tol, max_matvecs
-        self.damping, self.pairs, self.history, self.seed, self.stop = damping, pairs, history, seed, stop
+        self.damping, self.pairs, self.history, self.seed, self.stop = (
+            damping,
+            pairs,
+            history,
+            seed,
+            stop,
+        )
         self._found: LanczosResult | None = None
         self.makers: dict[str, Callable[[], Step]] = {
             "gradient": self.gradient,
@@ -92,18 +98,35 @@ class StepMaker:
 
     def newton(self) -> Step:
         """−H⁺g by MINRES, through negative curvature: it goes to the stationary point of the model."""
-        return _solved(minres(self.hessian, -self.gradient_N, **self._limits))
+        return _solved(
+            minres(
+                self.hessian,
+                -self.gradient_N,
+                tol=self.tol,
+                max_matvecs=self.max_matvecs,
+                stop=self.stop,
+            )
+        )
 
     def newton_npc(self) -> Step:
         """MINRES that ends at negative curvature and steps along it, downhill, for 1/‖H‖."""
         solution = minres(
-            self.hessian, -self.gradient_N, stop_at_negative_curvature=True, **self._limits
+            self.hessian,
+            -self.gradient_N,
+            tol=self.tol,
+            max_matvecs=self.max_matvecs,
+            stop_at_negative_curvature=True,
+            stop=self.stop,
         )
         if solution.negative_direction_N is None or solution.status != "negative-curvature":
             return _solved(solution)
         d_N = solution.negative_direction_N
         slope = float(torch.dot(d_N, self.gradient_N))
-        return Step(d_N * (-1.0 if slope > 0 else 1.0) / self.found.norm, "negative-curvature", solution.residual)
+        return Step(
+            d_N * (-1.0 if slope > 0 else 1.0) / self.found.norm,
+            "negative-curvature",
+            solution.residual,
+        )
 
     def saddle_free(self) -> Step:
         """−|H|⁻¹g on the computed eigenvectors, a gradient step on the rest.
@@ -132,7 +155,12 @@ class StepMaker:
         """−(G + δI)⁻¹g by conjugate gradients."""
         matrix = GaussNewton(self.objective, memory=self.memory)
         solution = conjugate_gradients(
-            matrix, -self.gradient_N, damping=self.damping * self.found.norm, **self._limits
+            matrix,
+            -self.gradient_N,
+            damping=self.damping * self.found.norm,
+            tol=self.tol,
+            max_matvecs=self.max_matvecs,
+            stop=self.stop,
         )
         return _solved(solution)
 
@@ -164,10 +192,6 @@ class StepMaker:
             offset_N, g_N = next_N, next_g_N
         return Step(_two_loop(self.gradient_N, history), f"{len(history)} pairs of history")
 
-    @property
-    def _limits(self) -> dict[str, object]:
-        return {"tol": self.tol, "max_matvecs": self.max_matvecs, "stop": self.stop}
-
     def _search(
         self, offset_N: Tensor, direction_N: Tensor, value: float, slope: float
     ) -> tuple[Tensor, float] | None:
@@ -183,7 +207,9 @@ class StepMaker:
         return None
 
 
-def ascent_in_negative_curvature(found: LanczosResult, gradient_N: Tensor, delta_N: Tensor) -> float | None:
+def ascent_in_negative_curvature(
+    found: LanczosResult, gradient_N: Tensor, delta_N: Tensor
+) -> float | None:
     """Σ (v·Δ)(v·g) over eigenvectors of negative curvature: above zero the step climbs towards the saddle.
 
     Returns:
@@ -224,7 +250,9 @@ def save_step(objective: Objective, delta_N: Tensor, path: str, metadata: dict[s
         temporary.write_bytes(save(tensors, metadata))
         temporary.replace(target)
     except OSError as error:
-        raise OutputError(f"{path!r} cannot be written: {error.strerror}", "name another file by --save") from None
+        raise OutputError(
+            f"{path!r} cannot be written: {error.strerror}", "name another file by --save"
+        ) from None
 
 
 def _solved(solution: Solution) -> Step:
@@ -235,7 +263,8 @@ def _orthonormal(found: LanczosResult) -> Tensor:
     """The Ritz vectors as an orthonormal set: both ends may share some in a small space."""
     q_NK, r_KK = torch.linalg.qr(found.vectors_KN.T.double())
     kept = r_KK.diagonal().abs() > 1e-6
-    return q_NK.T[kept].to(found.vectors_KN.dtype)
+    basis_KN: Tensor = q_NK.T[kept].to(found.vectors_KN.dtype)
+    return basis_KN
 
 
 def _two_loop(g_N: Tensor, history: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -251,4 +280,5 @@ def _two_loop(g_N: Tensor, history: list[tuple[Tensor, Tensor]]) -> Tensor:
         q_N.mul_(float(torch.dot(s_N, y_N)) / float(torch.dot(y_N, y_N)))
     for (s_N, y_N), (rho, factor) in zip(history, reversed(factors), strict=True):
         q_N.add_(s_N, alpha=factor - rho * float(torch.dot(y_N, q_N)))
-    return q_N.neg_()
+    q_N.neg_()
+    return q_N

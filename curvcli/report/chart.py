@@ -8,7 +8,7 @@ from typing import NamedTuple
 from curvcli.report.data import Chart, Series
 from curvcli.report.numbers import number, printable
 
-_WIDTH, _HEIGHT = 60, 14
+_WIDTH, _HEIGHT = 60, 10
 _EMPTY = 0x2800
 # Bit of each dot of a braille character, by (column, row).
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -88,7 +88,9 @@ def svg(chart: Chart, width: int = 640, height: int = 280) -> str:
         )
         colour = _COLOURS[index % len(_COLOURS)]
         dash = ' stroke-dasharray="6 4"' if index else ""
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+        )
         parts.append(
             f'<text x="{left + 10 + 150 * index}" y="{height - 4}" fill="{colour}" font-size="13">'
             f"{escape(printable(series.name))}</text>"
@@ -137,7 +139,8 @@ def _pixels(
 ) -> Iterator[tuple[int, int]]:
     """(column, row from the top) of the dots along the curve's line segments."""
     dots = [
-        (x * (width - 1), (1 - y) * (height - 1)) for x, y in _unit(chart, chart.series[index], frame)
+        (x * (width - 1), (1 - y) * (height - 1))
+        for x, y in _unit(chart, chart.series[index], frame)
     ]
     for (x0, y0), (x1, y1) in zip(dots, [*dots[1:], *dots[-1:]], strict=True):
         steps = max(1, math.ceil(max(abs(x1 - x0), abs(y1 - y0))))

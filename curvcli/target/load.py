@@ -29,6 +29,8 @@ class Target:
     def __init__(self, spec: TargetSpec, notes: list[str] | None = None) -> None:
         self.spec = spec
         self.notes: list[str] = notes if notes is not None else []
+        self.accept_nonfinite = False
+        """Whether NaN and Inf in weights, data and loss are let through to the objective."""
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
@@ -131,6 +133,7 @@ class Target:
             select=self.spec.params,
             weight_decay=self.spec.weight_decay,
             train_mode=self.spec.train_mode,
+            accept_nonfinite=self.accept_nonfinite,
             notes=self.notes,
         )
 

@@ -1,0 +1,71 @@
+"""The rules of `curvcli gradients`: what counts as ill, by whose threshold, and what to do about it.
+
+Gradients are compared with each other, never with an absolute number: multiplying the loss by a constant
+changes no finding. Where a rule elsewhere is absolute, the unit here is the gradient at the network's output.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from curvcli.errors import UsageError, did_you_mean
+from curvcli.report.data import Severity
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule; its finding's id is ``gradients.`` and the name."""
+
+    name: str
+    severity: Severity
+    threshold: float
+    above: bool
+    """Whether values above the threshold are ill, or those below."""
+    source: str
+
+    def violated(self, value: float | None, threshold: float) -> bool:
+        """Whether a value is ill."""
+        if value is None or math.isnan(value):
+            return False
+        return value > threshold if self.above else value < threshold
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule("nonfinite", "error", 0, True, "SageMaker Debugger: any non-finite value"),
+        Rule("vanishing-depth", "error", 1e-3, False, "torchmortem: first/last norm ratio, critical"),
+        Rule("exploding-depth", "error", 1e3, True, "torchmortem: norm > 1000"),
+        Rule("vanishing-layer", "warning", 1e-7, False, "SageMaker Debugger: mean |g| < 1e-7"),
+        Rule("exploding-layer", "warning", 1e3, True, "torchmortem: norm > 1000"),
+        Rule("exploding-peak", "warning", 100, True, "torchdiag: max |g| > 100"),
+        Rule("dead-units", "warning", 0.5, True, "SageMaker Debugger: more than half of a layer"),
+        Rule("saturated", "warning", 0.5, True, "torchmortem: |a| > 0.95 in more than half"),
+        Rule("flat", "warning", 0.5, True, "SageMaker Debugger: derivative < 1e-7 in more than half"),
+        Rule("update-large", "warning", 0.1, True, "torchmortem: update/weight > 1e-1"),
+        Rule("update-small", "note", 1e-8, False, "SageMaker Debugger: update/weight < 1e-8"),
+        Rule("uneven-weights", "note", 10, True, "SageMaker Debugger: variance ratio over layers"),
+        Rule("vanishing-time", "error", 1e-6, False, "resolution of float32 sums, 1e-7, tenfold"),
+        Rule("exploding-time", "error", 1e3, True, "torchmortem: norm > 1000, first to last step"),
+        Rule("gate-saturation", "warning", 0.9, True, "a gate that neither opens nor closes"),
+        Rule("attention-collapse", "warning", 0.01, False, "entropy collapse: Zhai et al. 2023"),
+    )
+}  # fmt: skip
+
+
+def limits_of(given: Mapping[str, float]) -> dict[str, float]:
+    """The threshold of every rule, the defaults replaced by what the user set.
+
+    Raises:
+        UsageError: there is no such rule.
+    """
+    chosen = {name: rule.threshold for name, rule in RULES.items()}
+    for key, value in given.items():
+        name = key.removeprefix("gradients.")
+        if name not in RULES:
+            raise UsageError(
+                f"there is no rule {key!r}.{did_you_mean(name, RULES)}",
+                f"rules: {', '.join(RULES)}",
+            )
+        chosen[name] = value
+    return chosen

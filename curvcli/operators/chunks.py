@@ -1,0 +1,191 @@
+"""Jacobians of many samples in pieces that fit in memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvcli.device import free_memory, used_memory
+from curvcli.errors import MemoryLimitError
+from curvcli.linalg.bidiagonal import steps_that_fit
+from curvcli.objective import Batch
+from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
+from curvcli.operators.memory import MemoryMeter, Need, human, out_of_memory
+from curvcli.operators.spectra import Settings, Spectra, spectra
+from curvcli.operators.taps import Passage
+
+# Moves of the input by rounding that the Jacobian's own rounding is estimated from.
+_MOVES = 2
+# Krylov steps that room is made for when samples are divided into pieces.
+_STEPS = 40
+
+
+class Measured(NamedTuple):
+    """The Jacobians of consecutive samples."""
+
+    first: int
+    """Number of the first sample over all batches."""
+    size: int
+    """How many samples."""
+    spectra: Spectra
+    products: int
+
+
+@dataclass
+class Chunks:
+    """All samples, piece by piece.
+
+    Args:
+        passage: network, source and target.
+        batches: the data.
+        structure: see `jacobian.explore`.
+        settings: how norms and singular values are computed.
+        memory: bytes the process may use in all; None: what is free now.
+        numbers: of the samples; None: 0, 1, 2, …
+        notes: told when memory runs out.
+    """
+
+    passage: Passage
+    batches: Sequence[Batch]
+    structure: Structure
+    settings: Settings
+    memory: int | None = None
+    notes: list[str] = field(default_factory=list)
+    progress: Callable[[int], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.samples = sum(batch.size for batch in self.batches)
+        self.micro_batch, self.steps = self._plan()
+
+    def __iter__(self) -> Iterator[Measured]:
+        """Piece by piece; smaller ones after running out of memory."""
+        first = 0
+        for batch in self.batches:
+            done = 0
+            while done < batch.size:
+                piece = batch if self._whole(batch) else _part(batch, done, self.micro_batch)
+                try:
+                    result = self._measure(piece, first + done)
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    self._give_way(error, piece)
+                    continue
+                yield result
+                done += piece.size
+                self.progress(first + done)
+                if self.settings.stop():
+                    return
+            first += batch.size
+
+    def _measure(self, piece: Batch, first: int) -> Measured:
+        op = Jacobian.of(self.passage, piece, self.structure)
+        seeds = [self.settings.seed * 1_000_003 + first + i for i in range(op.count)]
+        settings = replace(self.settings, max_steps=min(self.settings.max_steps, self.steps))
+        found = spectra(op, settings, seeds)
+        moved_S = self._moved(op, piece, seeds)
+        # A singular value moves by no more than ‖ΔJ‖_F (Weyl).
+        found = replace(found, residuals_SK=found.residuals_SK + moved_S[:, None])
+        return Measured(first, piece.size, found.rechecked_for(settings.tol), op.products)
+
+    def _moved(self, op: Jacobian, piece: Batch, seeds: Sequence[int]) -> Tensor:
+        """Estimate of ‖ΔJ‖_F when the input moves by rounding: what the forward pass leaves uncertain.
+
+        E‖ΔJᵀz‖² = ‖ΔJ‖_F² with Rademacher z; the larger of a few moves of every entry by ± eps.
+        """
+        generators = [torch.Generator().manual_seed(seed + 15485863) for seed in seeds]
+        largest_S = torch.zeros(op.count, dtype=torch.float64)
+        eps = torch.finfo(op.dtype).eps
+        for _ in range(_MOVES):
+            signs = [
+                torch.randint(0, 2, (op.rows + op.columns,), generator=g) * 2 - 1
+                for g in generators
+            ]
+            signs_SL = torch.stack(signs).to(op.device, op.dtype)
+            values = [
+                x.detach() * (1 + eps * part)
+                for x, part in zip(op.sources, op.split(signs_SL[:, op.rows :]), strict=True)
+            ]
+            taps = self.passage.run(piece, values)
+            other = Jacobian(
+                taps.sources, taps.target, piece.size, self.structure, self.passage.kernels
+            )
+            z_SM = signs_SL[:, : op.rows]
+            change_S = torch.linalg.vector_norm(other.vjp(z_SM) - op.vjp(z_SM), dim=1)
+            largest_S = torch.maximum(largest_S, change_S.double().cpu())
+            op.products += other.products
+        return largest_S
+
+    def _whole(self, batch: Batch) -> bool:
+        return self.structure.coupled or not batch.splittable
+
+    def _plan(self) -> tuple[int, int]:
+        """Samples at a time, and the Krylov steps that there is room for then."""
+        batch = max(self.batches, key=lambda b: b.size)
+        small = batch if self._whole(batch) else next(iter(batch.pieces(SMALL_PIECE)))
+        need, op = self._need(batch, small)
+        available = free_memory(op.device)
+        if self.memory is not None:
+            available = min(available, self.memory - used_memory(op.device))
+            if available <= 0:
+                raise MemoryLimitError(
+                    f"the process already uses {human(used_memory(op.device))} of the {human(self.memory)} allowed",
+                    "raise --memory",
+                )
+        itemsize = torch.finfo(op.dtype).bits // 8
+        dense = self.settings.chosen(op) == "dense"
+        share = op.count / op.samples
+        if dense:
+            # The matrix, its copy in float64 and what the SVD makes of it.
+            matrix = share * op.rows * op.columns * (itemsize + 2 * 8)
+        else:
+            matrix = share * 1.5 * itemsize * (op.rows + op.columns)
+            matrix *= min(_STEPS, self.settings.max_steps, op.rows, op.columns)
+        both = Need(need.fixed, need.per_sample + matrix)
+        least = batch.size if self._whole(batch) else 1
+        if both.of(least) > available:
+            raise MemoryLimitError(
+                f"{human(max(0, available))} are available; the Jacobian of one "
+                f"{'sample' if least == 1 else 'batch'} ({op.rows} × {op.columns}) needs {human(both.of(least))}",
+                "raise --memory, or choose a smaller pair by --wrt, --of and --output-key",
+            )
+        micro = max(least, min(batch.size, both.samples_within(available)))
+        left = available - need.of(micro)
+        steps = steps_that_fit(left / max(1.0, share * micro), op.rows, op.columns, itemsize)
+        return micro, max(2, steps)
+
+    def _need(self, batch: Batch, small: Batch) -> tuple[Need, Jacobian]:
+        """Bytes of the graph and of products with it."""
+        first, op = self._peak(small)
+        if small.size == batch.size:
+            return Need(0, first / small.size), op
+        larger = next(iter(batch.pieces(2 * small.size)))
+        second, _ = self._peak(larger)
+        slope = max(0.0, (second - first) / max(1, larger.size - small.size))
+        return Need(max(0.0, first - slope * small.size), slope), op
+
+    def _peak(self, piece: Batch) -> tuple[int, Jacobian]:
+        with MemoryMeter() as meter:
+            op = Jacobian.of(self.passage, piece, self.structure)
+            op.vjp(torch.zeros(op.count, op.rows, dtype=op.dtype, device=op.device))
+            if self.settings.chosen(op) != "dense" or op.columns < op.rows:
+                op.jvp(torch.zeros(op.count, op.columns, dtype=op.dtype, device=op.device))
+            # A second graph lives beside the first one there.
+            self._moved(op, piece, range(op.count))
+        return meter.peak, op
+
+    def _give_way(self, error: BaseException, piece: Batch) -> None:
+        if not out_of_memory(error):
+            raise error
+        if self._whole(piece) or piece.size == 1:
+            raise MemoryLimitError(
+                f"out of memory with {piece.size} samples at a time",
+                "choose a smaller pair by --wrt, --of and --output-key, or use a larger machine",
+            ) from None
+        self.micro_batch = max(1, piece.size // 2)
+        self.notes.append(f"ran out of memory: going on with {self.micro_batch} samples at a time")
+
+
+def _part(batch: Batch, start: int, size: int) -> Batch:
+    """Samples ``start`` to ``start + size`` of a batch."""
+    return batch.take(range(start, min(start + size, batch.size)))

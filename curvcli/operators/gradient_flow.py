@@ -1,0 +1,201 @@
+"""One backward pass over the objective in pieces: signals of every layer, weight gradients, their noise.
+
+Shapes: ``P`` parts of the data whose gradients are compared with each other.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvcli.device import free_memory
+from curvcli.errors import MemoryLimitError
+from curvcli.objective import Batch, Objective
+from curvcli.operators.layers import is_leaf
+from curvcli.operators.reductions import square_sum, wide
+from curvcli.operators.signals import Recorder
+
+# Parts whose gradients are kept to measure the noise.
+PARTS = 4
+# Hooks cost some microseconds a layer: very deep networks are cut into fewer parts.
+_LAYER_CALLS = 4096
+# Columns of the products that are added up in double precision.
+_BLOCK = 1 << 16
+# Share of the free memory (or of --memory) that the parts' gradients may take.
+_MEMORY_SHARE = 0.125
+
+
+@dataclass
+class Flow:
+    """What one pass found."""
+
+    recorder: Recorder
+    loss: float
+    gradient: list[Tensor]
+    """∇L by parameter, weight decay included."""
+    gram_TPP: list[Tensor] | None
+    """⟨g_i, g_j⟩ of each parameter tensor, float64 on the CPU; g_i is the mean gradient of part i."""
+    part_samples: list[int]
+    samples: int
+    complete: bool = True
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss, activations and gradients are."""
+        signals = self.recorder.signals.values()
+        return math.isfinite(self.loss) and all(
+            s.activation.finite and s.gradient.finite for s in signals
+        )
+
+
+def flow(
+    objective: Objective,
+    *,
+    parts: int = PARTS,
+    memory: int | None = None,
+    count_nonfinite: bool = False,
+    clone_views: bool = True,
+    details: bool = True,
+    stop: Callable[[], object] = lambda: None,
+) -> Flow:
+    """Forward and backward over every batch once, in at least ``parts`` pieces where they may be cut.
+
+    Args:
+        objective: L.
+        parts: gradients to compare; fewer where the batches cannot be cut or memory is short.
+        memory: bytes the process may use.
+        count_nonfinite: count NaN and Inf entries of every activation and gradient.
+        clone_views: see `Recorder`.
+        details: also record attention and recurrent layers.
+        stop: asked between pieces; a true value ends the pass with what is known.
+
+    Raises:
+        MemoryLimitError: a piece does not fit.
+    """
+    pieces = cut(objective, parts)
+    room = _room(objective, memory)
+    groups = _group_sizes(len(pieces), min(parts, room))
+    recorder = Recorder(
+        objective, count_nonfinite=count_nonfinite, clone_views=clone_views, details=details
+    )
+    kept: list[list[Tensor]] = []
+    part_samples: list[int] = []
+    loss, remaining, complete = 0.0, iter(pieces), True
+    with recorder.watching():
+        for size in groups:
+            sums, count = None, 0
+            for _ in range(size):
+                piece = next(remaining)
+                total, gradients = _differentiate(objective, recorder, piece)
+                loss += total
+                count += piece.size
+                if sums is None:
+                    sums = gradients
+                else:
+                    for a, g in zip(sums, gradients, strict=True):
+                        a.add_(g)
+            assert sums is not None
+            _keep(kept, sums, keep_apart=len(groups) > 1)
+            part_samples.append(count)
+            if stop():
+                complete = sum(part_samples) == objective.samples
+                break
+    objective.cost.gradients += 1
+    grams: list[Tensor] = []
+    gradient: list[Tensor] = []
+    scales = [objective.samples / b for b in part_samples]
+    for part in kept:
+        part.reverse()
+    for _ in range(len(objective.parameters)):
+        # Taken out one by one: the parts and their sum never exist as a whole side by side.
+        tensors = [part.pop() for part in kept]
+        if len(tensors) > 1:
+            grams.append(_gram(tensors, scales))
+        for other in tensors[1:]:
+            tensors[0].add_(other)
+        gradient.append(tensors[0])
+    if objective.weight_decay:
+        for g, p in zip(gradient, objective.parameters, strict=True):
+            g.add_(p.detach(), alpha=objective.weight_decay)
+        squares = sum(float(square_sum(p)) for p in objective.parameters)
+        loss += 0.5 * objective.weight_decay * squares
+    return Flow(recorder, loss, gradient, grams or None, part_samples, objective.samples, complete)
+
+
+def cut(objective: Objective, parts: int) -> list[Batch]:
+    """The batches, cut so that there are about ``parts`` pieces where that is possible."""
+    batches = list(objective.batches)
+    if len(batches) >= parts or not objective.splittable:
+        return batches
+    calls = sum(is_leaf(m) for m in objective.model.modules())
+    wanted = max(2, min(parts, _LAYER_CALLS // max(1, calls)))
+    size = max(1, math.ceil(objective.samples / wanted))
+    return [piece for batch in batches for piece in batch.pieces(size)]
+
+
+def _differentiate(
+    objective: Objective, recorder: Recorder, piece: Batch
+) -> tuple[float, list[Tensor]]:
+    recorder.begin(piece.size)
+    try:
+        with torch.enable_grad():
+            total = objective.sum_of(piece)
+            recorder.find_trunk(total)
+            if not total.requires_grad:
+                return float(total), [torch.zeros_like(p) for p in objective.parameters]
+            gradients = torch.autograd.grad(
+                total, objective.parameters, allow_unused=True, materialize_grads=True
+            )
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        if "out of memory" not in text and "not enough memory" not in text:
+            raise
+        raise MemoryLimitError(
+            f"out of memory with {piece.size} samples at a time", "pass a smaller --batch-size"
+        ) from None
+    recorder.forget_graph()
+    return float(total.detach()), [g.detach() for g in gradients]
+
+
+def _keep(kept: list[list[Tensor]], sums: list[Tensor], keep_apart: bool) -> None:
+    if keep_apart or not kept:
+        kept.append(sums)
+        return
+    for a, g in zip(kept[0], sums, strict=True):
+        a.add_(g)
+
+
+def _room(objective: Objective, memory: int | None) -> int:
+    """How many gradients may be held at once; at least two."""
+    size = objective.n * torch.finfo(objective.dtype).bits // 8
+    limit = memory if memory is not None else free_memory(objective.device)
+    return max(2, int(_MEMORY_SHARE * limit / max(1, size)))
+
+
+def _group_sizes(pieces: int, groups: int) -> list[int]:
+    """``pieces`` consecutive pieces in at most ``groups`` groups of nearly the same size."""
+    groups = max(1, min(pieces, groups))
+    return [pieces // groups + (i < pieces % groups) for i in range(groups)]
+
+
+def _gram(tensors: list[Tensor], scales: list[float]) -> Tensor:
+    """Inner products of the parts' mean gradients of one tensor, float64 on the CPU, shape (P, P).
+
+    Entries are divided by the largest first: squares of vanishing gradients underflow in float32. Blocks are
+    multiplied in the gradients' own type and added up in double precision.
+    """
+    p = len(tensors)
+    flat = [t.reshape(-1) for t in tensors]
+    peak = torch.stack(
+        [torch.linalg.vector_norm(torch.stack(torch.aminmax(f)), torch.inf) for f in flat]
+    ).max()
+    unit = torch.where(peak > 0, peak, 1.0)
+    single = flat[0].dtype if flat[0].dtype == torch.float64 else torch.float32
+    gram_PP = torch.zeros(p, p, dtype=wide(flat[0]), device=flat[0].device)
+    for first in range(0, flat[0].numel(), _BLOCK):
+        block = torch.stack([f[first : first + _BLOCK] for f in flat]).to(single).div_(unit)
+        gram_PP += block @ block.T
+    scale_P = torch.tensor(scales, dtype=torch.float64) * float(unit)
+    return gram_PP.cpu().double() * scale_P[:, None] * scale_P[None]

@@ -1,0 +1,54 @@
+"""What a module is: a layer, a layer with weights, a container; and what it returns."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module has no layers inside; parametrisations of its weights are none."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def weight_matrices(module: nn.Module) -> list[Tensor]:
+    """The module's own parameters with at least two axes (of parts that are not called, too)."""
+    own: list[Tensor] = [p for p in module.parameters() if p.dim() >= 2]
+    return own if is_leaf(module) or isinstance(module, nn.MultiheadAttention) else []
+
+
+def has_weights(module: nn.Module) -> bool:
+    return bool(weight_matrices(module))
+
+
+def is_container(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+
+
+def norm_gain(module: nn.LayerNorm | nn.RMSNorm, x: Tensor) -> Tensor:
+    """RMS(weight) times the mean of 1/σ: what the layer multiplies a gradient by, before projection."""
+    axes = tuple(range(-len(module.normalized_shape), 0))
+    rows = x.detach().float()
+    centred = isinstance(module, nn.LayerNorm)
+    square = rows.var(axes, unbiased=False) if centred else rows.square().mean(axes)
+    eps = module.eps if module.eps is not None else torch.finfo(x.dtype).eps
+    gain = (square + eps).rsqrt().mean()
+    weight = module.weight
+    return gain if weight is None else gain * weight.detach().float().square().mean().sqrt()
+
+
+def replaced(output: Any, copies: dict[int, Tensor]) -> Any:
+    """``output`` with some of its tensors exchanged, containers of the same types."""
+    if not copies:
+        return output
+    if isinstance(output, Tensor):
+        return copies.get(id(output), output)
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(replaced(v, copies) for v in output))
+    if isinstance(output, tuple | list):
+        return type(output)(replaced(v, copies) for v in output)
+    if isinstance(output, dict):
+        # A dict of a class of its own (a library's output) keeps the object and exchanges the values.
+        for key, value in list(output.items()):
+            output[key] = replaced(value, copies)
+    return output

@@ -1,0 +1,57 @@
+"""What a `signals.Recorder` keeps: one record for each call of a layer."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from curvcli.operators.activations import ActivationCounts
+from curvcli.operators.reductions import Reduction
+
+
+@dataclass(eq=False)
+class Signal:
+    """One call of a layer: what went out of it, and the gradient that came back."""
+
+    name: str
+    """Path of the module; ``#2`` and so on for later calls; ``relu()`` is a bare function in a module."""
+    kind: str
+    module: nn.Module | None
+    call: int
+    leaf: bool
+    """False: the output of a module with layers inside, where it is a tensor of its own (a residual sum)."""
+    depth: int
+    """Layers with weights executed up to and including this one."""
+    activation: Reduction
+    gradient: Reduction
+    counts: ActivationCounts | None = None
+    on_trunk: bool = False
+    same_as: "Signal | None" = None
+    """The layer whose very tensor this one passed on (identity, dropout in eval mode)."""
+    norm_gains: list[Tensor] = field(default_factory=list)
+    """LayerNorm, RMSNorm: RMS(weight) · mean(1/σ) of each piece."""
+
+
+@dataclass(eq=False)
+class RecurrentCall:
+    """What is needed to unroll one call of a recurrent module: input, output, gradient of the output."""
+
+    name: str
+    module: nn.RNNBase
+    inputs: Any
+    hx: Any
+    output: Tensor | PackedSequence
+    output_gradient: Tensor | None = None
+    final_gradients: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class AttentionCall:
+    """Entropies of one attention, by head, one tensor for each piece."""
+
+    name: str
+    fused: bool
+    entropies: list[Tensor] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    """Samples of each piece."""

@@ -1,0 +1,127 @@
+"""Gradients and memory along the steps of recurrent layers, from what a `Recorder` kept of them.
+
+Shapes: ``T`` steps, ``B`` samples, ``H`` units.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from curvcli.operators.activations import SATURATED
+from curvcli.operators.recurrent_time import (
+    LagNorms,
+    Recurrence,
+    Unrolled,
+    gradients_of_states,
+    lag_norms,
+    time_first,
+    unroll,
+)
+from curvcli.operators.reductions import wide
+from curvcli.operators.signal_records import RecurrentCall
+
+
+@dataclass(frozen=True)
+class GateStatistics:
+    """One gate over all steps, samples and units."""
+
+    mean: float
+    saturated_fraction: float
+    """Share of entries with σ' below 10 % of its largest."""
+
+
+@dataclass(frozen=True)
+class TimeSignal:
+    """One layer and direction of one recurrent module."""
+
+    name: str
+    kind: str
+    gradient_T: list[float]
+    """RMS over samples of ‖∂L/∂h_t‖, by the step t as the layer takes them, unscaled."""
+    lag: LagNorms
+    gates: dict[str, GateStatistics]
+    output_error: float
+    """Largest difference of the unrolled output to the layer's own, relative to its largest entry."""
+    samples: int
+
+
+def time_signals(calls: Sequence[RecurrentCall], seed: int = 0) -> list[TimeSignal]:
+    """Unroll what was kept of every recurrent module; several calls of one module are put together."""
+    by_name: dict[str, list[RecurrentCall]] = {}
+    for call in calls:
+        by_name.setdefault(call.name, []).append(call)
+    return [signal for same in by_name.values() for signal in _of_module(same, seed)]
+
+
+def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
+    module = calls[0].module
+    runs = [(call, *_unrolled(call)) for call in calls]
+    found = []
+    for index, recurrence in enumerate(runs[0][1].recurrences):
+        layers = [run.recurrences[index] for _, run, _ in runs]
+        found.append(
+            TimeSignal(
+                f"{calls[0].name}.{recurrence.name}",
+                type(module).__name__,
+                _gradient_by_step(layers, [g[index] for _, _, g in runs]),
+                lag_norms(recurrence, seed),
+                _gates(layers),
+                max(run.error(time_first(module, call.output).x_TBI) for call, run, _ in runs),
+                sum(r.valid_TB.shape[1] for r in layers),
+            )
+        )
+    return found
+
+
+def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
+    """The module unrolled, and ∂L/∂h of each recurrence."""
+    module = call.module
+    data = call.output if isinstance(call.output, Tensor) else call.output.data
+    run = unroll(module, call.inputs, call.hx, dtype=wide(data))
+    gradient = call.output_gradient
+    output_TBH = None
+    if gradient is not None:
+        shaped = (
+            gradient if isinstance(call.output, Tensor) else call.output._replace(data=gradient)
+        )
+        output_TBH = time_first(module, shaped).x_TBI
+    final = tuple(_batched(call.final_gradients.get(i)) for i in range(len(run.final)))
+    return run, gradients_of_states(run, output_TBH, final)
+
+
+def _batched(state: Tensor | None) -> Tensor | None:
+    return state.unsqueeze(1) if state is not None and state.dim() == 2 else state
+
+
+def _gradient_by_step(layers: list[Recurrence], gradients_TBH: list[Tensor]) -> list[float]:
+    steps = max(r.steps for r in layers)
+    kind, device = gradients_TBH[0].dtype, gradients_TBH[0].device
+    sums_T = torch.zeros(steps, dtype=kind, device=device)
+    counts_T = torch.zeros(steps, dtype=kind, device=device)
+    for recurrence, gradient_TBH in zip(layers, gradients_TBH, strict=True):
+        valid_TB = recurrence.valid_TB.to(kind)
+        sums_T[: recurrence.steps] += (gradient_TBH.square().sum(-1) * valid_TB).sum(1)
+        counts_T[: recurrence.steps] += valid_TB.sum(1)
+    return (sums_T / counts_T.clamp_min(1)).sqrt().cpu().tolist()
+
+
+def _gates(layers: list[Recurrence]) -> dict[str, GateStatistics]:
+    found = {}
+    for name in layers[0].gates:
+        total, saturated, count = 0.0, 0.0, 0.0
+        for recurrence in layers:
+            value_TBC = recurrence.gates[name]
+            taken_TB1 = recurrence.valid_TB[..., None].to(value_TBC.dtype)
+            closed = (4 * value_TBC * (1 - value_TBC) < SATURATED).to(value_TBC.dtype)
+            total += float((value_TBC * taken_TB1).sum())
+            saturated += float((closed * taken_TB1).sum())
+            count += float(taken_TB1.sum()) * value_TBC.shape[-1]
+        found[name] = GateStatistics(total / max(count, 1), saturated / max(count, 1))
+    return found
+
+
+def is_recurrent_cell(module: nn.Module | None) -> bool:
+    """Whether a module is one step of a recurrence, called in a loop."""
+    return isinstance(module, nn.RNNCellBase)

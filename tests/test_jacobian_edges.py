@@ -1,0 +1,194 @@
+"""`jacobian` where something is missing, broken or limited: derivatives, numbers, memory, products, input."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curvcli.analyses.context import Context, resolve_target
+from curvcli.analyses.jacobian import jacobian
+from curvcli.errors import CurvError, MemoryLimitError, ModelError, NonFiniteError, UsageError
+from tests.jacobian_tools import EXACT, context_for, leading, run
+from tests.oracles import random_network
+
+
+def agrees(found: Any, expected: Tensor, scale: float | None = None) -> bool:
+    """Equal to rounding of float64, relative to the largest value."""
+    given = torch.as_tensor(found, dtype=torch.float64)
+    size = scale if scale is not None else float(expected.abs().max())
+    return bool((given - expected).abs().max() <= EXACT * max(size, 1e-300))
+
+
+class Frozen(torch.autograd.Function):
+    """x³ with a backward that cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grads[0]
+
+
+class Cube(nn.Module):
+    """A linear layer and then `Frozen`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(30, 20).double()
+
+    def forward(self, x: Tensor) -> Any:
+        return Frozen.apply(self.linear(x))
+
+
+@pytest.mark.parametrize("method", ["dense", "golub-kahan"])
+def test_missing_second_derivative(method: str) -> None:
+    """Formed matrices need none; Golub-Kahan falls back on differences of the outputs and says so."""
+    model, x = Cube(), torch.randn(3, 30).double()
+    context = context_for(model, x)
+    result = jacobian(context, method=method, tol=1e-6)  # type: ignore[arg-type]
+    y = model.linear(x).detach()
+    dense = 3 * y[:, :, None] ** 2 * model.linear.weight.detach()
+    values = torch.linalg.svdvals(dense)[:, :5]
+    assert any("second derivative is missing" in note for note in context.notes)
+    if method == "dense":
+        assert agrees(leading(result), values)
+    # Central differences in float64 err by eps^⅔ ≈ 4e-11 times the third derivative.
+    assert bool(((leading(result) - values).abs() <= 1e-8 * values[:, :1]).all())
+
+
+class Root(nn.Module):
+    """√ of a linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sqrt(self.linear(x))
+
+
+@pytest.mark.parametrize("method", ["dense", "golub-kahan"])
+def test_one_sample_not_finite(method: str) -> None:
+    """√ at 0 has an infinite slope: that sample is null with a finding, the others are right."""
+    model = Root()
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.eye(2))
+        model.linear.bias.zero_()
+    x = torch.tensor([[1.0, 4.0], [0.0, 1.0], [0.25, 1.0]], dtype=torch.float64)
+    context = context_for(model, x)
+    result = jacobian(context, method=method)  # type: ignore[arg-type]
+    assert result.samples[1].spectral is None
+    assert result.samples[0].spectral == pytest.approx(0.5, rel=1e-12)
+    assert result.samples[2].spectral == pytest.approx(1.0, rel=1e-12)
+    assert [f.rule for f in context.findings][:1] == ["jacobian.nonfinite"]
+
+
+def test_memory_bounds_the_pieces() -> None:
+    """A small --memory cuts the batch into pieces; the answer stays the same, too small a one is an error."""
+    from curvcli.device import used_memory
+    from curvcli.operators.chunks import Chunks
+    from curvcli.operators.jacobian import explore
+    from curvcli.operators.memory import MemoryMeter
+    from curvcli.operators.spectra import Settings
+    from curvcli.operators.taps import Passage
+    from tests.jacobian_tools import batch_of
+
+    model = random_network(0, [50, 400, 400, 5], "tanh")
+    batch = batch_of(torch.randn(512, 50))
+    passage = Passage(model)
+    structure, _ = explore(passage, batch)
+    room = 2_000_000
+    whole = list(Chunks(passage, [batch], structure, Settings()))
+    chunks = Chunks(
+        passage, [batch], structure, Settings(), memory=used_memory(torch.device("cpu")) + room
+    )
+    assert chunks.micro_batch < 512
+    with MemoryMeter() as meter:
+        pieces = list(chunks)
+    assert len(pieces) > 1
+    assert meter.peak <= room
+    found = torch.cat([p.spectra.frobenius_S for p in pieces])
+    # The same sums in pieces of another size: float32 rounding.
+    assert torch.allclose(found, whole[0].spectra.frobenius_S, rtol=1e-5)
+    with pytest.raises(MemoryLimitError):
+        Chunks(passage, [batch], structure, Settings(), memory=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"wrt": "nope"}, UsageError, "neither a module nor an input"),
+        ({"of": "nope"}, ModelError, "no module"),
+        ({"wrt": "2", "of": "0"}, ModelError, "does not depend"),
+        ({"output_key": "5"}, UsageError, "no part"),
+        ({"sample": [99]}, UsageError, "there are 3 samples"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], error: type[CurvError], text: str) -> None:
+    """What was expected and found, and what mends it."""
+    model = random_network(0, [4, 5, 2], "tanh")
+    with pytest.raises(error, match=text) as caught:
+        run(model, torch.randn(3, 4), **options)
+    assert caught.value.hint
+
+
+def test_bad_numbers() -> None:
+    """NaN in weights or data, and networks that roll dice, are refused."""
+    model = random_network(0, [4, 5, 2], "tanh")
+    with pytest.raises(NonFiniteError, match="data"):
+        run(model, torch.full((3, 4), torch.nan))
+
+    class Dice(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.rand(1)
+
+    with pytest.raises(ModelError, match="random"):
+        run(Dice(4, 2), torch.randn(3, 4))
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="weights"):
+        run(model, torch.randn(3, 4))
+
+
+def test_full_needs_a_small_matrix() -> None:
+    """--full refuses what nobody can read."""
+    with pytest.raises(UsageError, match="4,096 entries"):
+        run(nn.Linear(200, 60), torch.randn(2, 200), full=True)
+
+
+def test_budget_ends_the_run() -> None:
+    """Too few products: what is known so far, marked, and none of it called converged that is not."""
+    context = context_for(nn.Linear(200, 150).double(), torch.randn(2, 200).double())
+    result = jacobian(context, max_matvecs=10)
+    assert result.status == "max_matvecs"
+    assert context.incomplete
+    assert not all(v.converged for s in result.samples for v in s.singular_values)
+    true = torch.linalg.svdvals(next(context.target.model.parameters()).detach())
+    for sample in result.samples:
+        for v in sample.singular_values:
+            assert v.value is not None
+            assert v.residual is not None
+            # Some singular value lies within the residual, converged or not.
+            assert float((true - v.value).abs().min()) <= v.residual
+
+
+def test_same_seed_same_digits() -> None:
+    """The answer depends on the seed only, not on earlier runs."""
+    model, x = nn.Linear(100, 90).double(), torch.randn(3, 100).double()
+    assert run(model, x) == run(model, x)
+
+
+def test_rounding_of_a_chaotic_network_is_said(samples: Path) -> None:
+    """20 tanh layers with gain 6 in float32: digits that rounding destroys are not called converged."""
+    few = {"batch-size": 8, "max-batches": 1}
+    spec, _ = resolve_target(str(samples / "exploding.toml"), few, ("jacobian",))
+    context = Context(spec)
+    jacobian(context)
+    assert "jacobian.rounding" in [f.rule for f in context.findings]
