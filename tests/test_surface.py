@@ -190,7 +190,7 @@ def test_300_random_networks_have_no_wrong_verdict() -> None:
             y: Tensor = target,
             loss: str = loss,
             decay: float = decay,
-        ) -> Tensor:  # noqa: E501
+        ) -> Tensor:
             named = list(net.named_parameters())
             parts = theta.split([p.numel() for _, p in named])
             weights = {n: part.view_as(p) for (n, p), part in zip(named, parts, strict=True)}
@@ -285,7 +285,13 @@ def test_gradient_noise_is_that_of_the_sample(make_objective: MakeObjective) -> 
 
 
 def test_classify_holds_the_table() -> None:
-    base = {"stationarity": 0.0, "grad_tol": 1e-3, "floor": 1e-6, "flatness": 1e-3}
+    base = {
+        "stationarity": 0.0,
+        "grad_tol": 1e-3,
+        "gradient_resolved": True,
+        "floor": 1e-6,
+        "flatness": 1e-3,
+    }
     cases = [
         ((-1.0, 2.0, -1.1, 2.1), "strict-saddle"),
         ((0.5, 2.0, 0.4, 2.1), "local-minimum"),

@@ -135,6 +135,8 @@ def saddle(
     Raises:
         CurvError: wrong input; see the subclasses.
     """
+    import torch
+
     from curvcli.errors import LossError
     from curvcli.operators.hessian import Hessian
     from curvcli.operators.line import gradient_noise
@@ -151,11 +153,15 @@ def saddle(
         objective, memory=context.spec.memory_bytes, wanted=4, preferred_capacity=max_matvecs + 2
     )
     noise = gradient_noise(operator)
+    resolution = (
+        4 * torch.finfo(operator.dtype).eps * float(torch.linalg.vector_norm(objective.flat()))
+    )
 
     def weigh(found: "LanczosResult", floor: float) -> Evidence:
         return Evidence(
             stationarity=_stationarity(noise.norm, found.norm, objective.loss - loss_floor),
             grad_tol=grad_tol,
+            gradient_resolved=noise.norm > resolution * found.norm,
             theta_min=float(found.ritz_values_M[0]),
             theta_max=float(found.ritz_values_M[-1]),
             lower=found.lower - floor,

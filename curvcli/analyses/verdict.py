@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal[
-    "not-stationary", "strict-saddle", "local-minimum", "local-maximum", "flat-minimum", "inconclusive"
+    "not-stationary",
+    "strict-saddle",
+    "local-minimum",
+    "local-maximum",
+    "flat-minimum",
+    "inconclusive",
 ]
 Region = Literal["convex", "concave", "indefinite", "flat", "unknown"]
 
@@ -21,6 +26,8 @@ class Evidence:
     """ρ = ‖g‖² / (2 ‖H‖ (L - L*)); infinite where H vanishes and g does not."""
     grad_tol: float
     """Stationary: ρ ≤ grad_tol."""
+    gradient_resolved: bool
+    """Whether the gradient is more than what rounding the weights does to it, eps ‖H‖ ‖θ‖."""
     theta_min: float
     """Smallest Ritz value."""
     theta_max: float
@@ -42,7 +49,7 @@ class Evidence:
     @property
     def stationary(self) -> bool:
         """Whether the gradient vanishes in proportion to curvature and loss."""
-        return self.stationarity <= self.grad_tol
+        return self.stationarity <= self.grad_tol or not self.gradient_resolved
 
     @property
     def vanishes(self) -> bool:

@@ -60,7 +60,9 @@ def gradient_noise(operator: Curvature) -> GradientNoise:  # type: ignore[type-a
     return GradientNoise(norm, (squares * parts / (parts - 1)) ** 0.5)
 
 
-def layer_shares(objective: Objective, v_N: Tensor, count: int | None = None) -> list[tuple[str, float]]:
+def layer_shares(
+    objective: Objective, v_N: Tensor, count: int | None = None
+) -> list[tuple[str, float]]:
     """(parameter name, share of ‖v‖² in it), largest first."""
     squares = [float(part.square().sum()) for part in objective.views(v_N)]
     total = sum(squares) or 1.0

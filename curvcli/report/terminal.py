@@ -7,8 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from curvcli.report.data import Bar, Block, Chart, Column, Facts, Finding, Sentence, Table
 from curvcli.report.chart import draw
+from curvcli.report.data import Bar, Block, Chart, Column, Facts, Finding, Sentence, Table
 from curvcli.report.numbers import printable, text
 
 _TONES = {"good": "green", "plain": "", "bad": "yellow"}
