@@ -1,5 +1,6 @@
 """The architectures of the sample checkpoints, as a project of its own would define them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ class WrongBackwardMLP(DigitsMLP):
     """`DigitsMLP` with the rough GELU after its first layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = RoughGELU.apply(self.fc1(x))
+        rough: Callable[[Tensor], Tensor] = RoughGELU.apply
+        x = rough(self.fc1(x))
         x = F.gelu(self.fc2(x))
         logits: Tensor = self.out(x)
         return logits

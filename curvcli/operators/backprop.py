@@ -231,7 +231,7 @@ def _recomputed(module: nn.Module, record: Record) -> list[tuple[nn.Parameter, T
     """(parameter, gradient by hand) of one layer, summed over its calls."""
     found: dict[int, tuple[nn.Parameter, Tensor]] = {}
 
-    def add(parameter: nn.Parameter | None, value: Tensor) -> None:
+    def add(parameter: Any, value: Tensor) -> None:
         if parameter is not None:
             known = found.get(id(parameter))
             found[id(parameter)] = (parameter, value if known is None else known[1] + value)
@@ -290,8 +290,9 @@ def _correlate(wide: Tensor, narrow: Tensor, module: Any, transposed: bool) -> T
             first = offset[d] * module.dilation[d]
             count = narrow.shape[2 + d]
             last = first + (count - 1) * module.stride[d] + 1
-            window = window[(slice(None),) * (3 + d) + (slice(first, last, module.stride[d]),)]
+            window = window.movedim(3 + d, 0)[first : last : module.stride[d]].movedim(0, 3 + d)
         # weight: (out, in/groups, …) of a convolution, (in, out/groups, …) of a transposed one.
         product = torch.einsum(f"bgi{letters},bgo{letters}->goi", window, narrow_G)
-        weight[(slice(None), slice(None), *offset)] = product.flatten(0, 1)
+        index: Any = (slice(None), slice(None), *offset)
+        weight[index] = product.flatten(0, 1)
     return weight
