@@ -344,12 +344,16 @@ def untouched_buffers(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
 
 
+# Modules that training mode changes in nothing but dropout.
+_ONLY_DROPOUT = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+
+
 def set_mode(model: nn.Module, train_mode: bool) -> list[str]:
     """Evaluation mode, or training mode with dropout off; returns notes on what was not literal."""
     model.train(train_mode)
     if not train_mode:
         return []
-    dropouts = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    dropouts = [m for m in model.modules() if isinstance(m, _ONLY_DROPOUT)]
     for module in dropouts:
         module.eval()
     return [f"dropout stays off in train mode ({len(dropouts)} modules)"] if dropouts else []

@@ -292,6 +292,24 @@ def test_a_random_model_is_named(make_objective: MakeObjective) -> None:
     assert any("dropout stays off" in n for n in objective.notes)
 
 
+def test_dropout_inside_attention_and_recurrent_layers_stays_off(
+    make_objective: MakeObjective,
+) -> None:
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.5, batch_first=True)
+            self.lstm = nn.LSTM(4, 3, num_layers=2, dropout=0.5, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.lstm(self.encoder(x[:, None]))[0][:, 0]
+            return out
+
+    trained = make_objective(Layers(), X, Y, train_mode=True)
+    assert trained.loss == pytest.approx(make_objective(Layers(), X, Y).loss, rel=1e-6)
+
+
 def test_losses_without_gradient_or_terms(make_objective: MakeObjective) -> None:
     with pytest.raises(LossError, match="does not depend on the parameters"):
         Objective(nn.Linear(4, 3), [Batch(X, 6)], lambda m, d: (m(d).detach().sum(), 6.0))

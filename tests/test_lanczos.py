@@ -136,6 +136,26 @@ def test_copies_of_multiple_eigenvalues_are_found() -> None:
     assert_right(op, lanczos(op, Wanted(7, 0)))
 
 
+@pytest.mark.parametrize("capacity", [40, 200])
+def test_the_look_for_copies_does_not_keep_a_run_from_converging(capacity: int) -> None:
+    """The direction that was being followed waits meanwhile, and is taken up again where a pair needs it.
+
+    120 spectra at loose tolerances, where pairs have only just converged when the look begins: it may cost its
+    8 products, those of a second look after a find, and as many again to finish.
+    """
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        spectrum = np.concatenate([rng.normal(size=300) * 0.3, rng.uniform(-2, 8, size=5)])
+        op = Prescribed(spectrum, torch.float32)
+        without = lanczos(op, Wanted(3, 2), seed=seed, recheck=0, capacity=capacity)
+        found = lanczos(op, Wanted(3, 2), seed=seed, capacity=capacity, max_matvecs=400)
+        assert found.status == "converged", seed
+        assert found.matvecs <= without.matvecs + 8 + 24 * (1 + found.copies_found), seed
+        error = np.abs(op.eigenvalues[:, None] - found.values_K).min(axis=0)
+        rounding = 100 * torch.finfo(op.dtype).eps * np.abs(spectrum).max()
+        assert (error <= found.bounds_K + rounding).all(), seed
+
+
 def test_zero_operator() -> None:
     op = Prescribed([0.0] * 50)
     found = lanczos(op, Wanted(3, 2))

@@ -68,7 +68,7 @@ def signature(analysis: Analysis) -> inspect.Signature:
     if analysis.needs != "nothing":
         parameters.append(_argument(analysis))
     for option in analysis.options():
-        shown = None if option.default is None else _shown(option.default)
+        shown = _shown(option.default)
         kind, flag = plain_type(option.kind), _assigned_flag(option)
         parameters.append(
             _option(option.name, list[str] if flag else kind, option.help, "Options", shown, flag)
@@ -77,7 +77,7 @@ def signature(analysis: Analysis) -> inspect.Signature:
         if name == "checkpoint" or not _applies(name, analysis):
             continue
         flag_kind = list[str] if name in _ASSIGNED else plain_type(kind)
-        shown = None if default in (None, [], {}, False) else _shown(default)
+        shown = _shown(default)
         parameters.append(
             _option(name, flag_kind, text, "Target options", shown, _ASSIGNED.get(name))
         )
@@ -138,7 +138,10 @@ def _metavar(kind: Any) -> str | None:
     return {int: "N", float: "X", str: "TEXT"}.get(kind, "TEXT")
 
 
-def _shown(default: Any) -> str:
+def _shown(default: Any) -> str | None:
+    """How a default is named in --help; what is off or empty by default goes without saying."""
+    if default is None or default is False or default in ([], {}, ()):
+        return None
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

@@ -110,10 +110,12 @@ class Tail:
 
     beta: float
     c_M: Float64Array
+    direction_N: Tensor | None = None
+    """The unit vector itself; None where it is the pending vector of the basis."""
 
     def transformed(self, s_MK: Float64Array) -> "Tail":
         """The same direction after the basis Q became Q S."""
-        return Tail(self.beta, s_MK[: len(self.c_M)].T @ self.c_M)
+        return Tail(self.beta, s_MK[: len(self.c_M)].T @ self.c_M, self.direction_N)
 
     def share(self, s_MK: Float64Array) -> Float64Array:
         """Norm of the residual that each column of ``s_MK`` leaves in this direction, shape (K,)."""
@@ -134,8 +136,8 @@ class LanczosState:
     """Basis vectors whose product is known. The basis holds one more, the pending one."""
     live: Tail | None = None
     """The residual whose direction is the pending vector; None after a breakdown."""
-    abandoned: list[Tail] = field(default_factory=list)
-    """Residuals whose direction was given up for a fresh one."""
+    suspended: list[Tail] = field(default_factory=list)
+    """Residuals whose direction waits while another one is followed."""
     alphas: list[float] = field(default_factory=list)
     betas: list[float] = field(default_factory=list)
     first_cycle: bool = True
@@ -240,6 +242,7 @@ def lanczos(
             if m == op.n or (converged >= goal and _no_copies_left(op, state, spectrum, recheck)):
                 status = "converged"
                 break
+            _follow_the_worst(state, spectrum)
         progress(Progress(state.matvecs, min(converged, goal), goal))
         status = stop() or ("max_matvecs" if state.matvecs >= budget else None)
         if status is None:
@@ -290,7 +293,7 @@ def _step(op: SymmetricOperator, state: LanczosState) -> None:
         state.betas.append(0.0 if broke_down or m == op.n else beta)
     state.live = None
     if m == op.n:
-        state.abandoned = []  # the basis spans everything: no direction is left outside it
+        state.suspended = []  # the basis spans everything: no direction is left outside it
     elif broke_down:
         _append_fresh(op, state)
     else:
@@ -317,7 +320,7 @@ def _ritz(state: LanczosState, wanted: Wanted, tol: float) -> _Spectrum:
     """Ritz pairs of the present basis and which have converged."""
     theta_M, s_MM = eigh(state.projected)
     bounds_M = np.zeros_like(theta_M)
-    for tail in (*state.abandoned, *([state.live] if state.live else [])):
+    for tail in (*state.suspended, *([state.live] if state.live else [])):
         bounds_M = bounds_M + tail.share(s_MM)
     norm = float(np.abs(theta_M).max())
     limit_M = tol * np.maximum(np.abs(theta_M), SMALL * norm)
@@ -337,12 +340,14 @@ def _restart(state: LanczosState, spectrum: _Spectrum, wanted: Wanted) -> None:
     top, bottom = wider.select(spectrum.theta_M)
     keep = sorted({*top, *bottom})
     s_MK = spectrum.s_MM[:, keep]
+    # What a waiting direction has in the old basis is accounted for in T; only the rest stays a tail.
+    state.suspended = [t for t in (_outside(state, t) for t in state.suspended) if t is not None]
     state.basis.restart(s_MK, keep_last=True)
     state.t_MM[:] = 0.0
     state.processed = k = len(keep)
     state.t_MM[range(k), range(k)] = spectrum.theta_M[keep]
     state.live = state.live.transformed(s_MK) if state.live else None
-    state.abandoned = [tail.transformed(s_MK) for tail in state.abandoned]
+    state.suspended = [tail.transformed(s_MK) for tail in state.suspended]
     state.first_cycle = False
     state.restarts += 1
 
@@ -368,10 +373,57 @@ def _no_copies_left(
     state.rechecked = 0
     state.before_recheck = values
     if state.live:
-        state.abandoned.append(state.live)
-        state.live = None
+        _suspend(state)
         _append_fresh(op, state)
     return False
+
+
+def _suspend(state: LanczosState) -> None:
+    """Let the pending vector wait, with its residual."""
+    if state.live:
+        pending_N = state.basis[state.processed].clone()
+        state.suspended.append(Tail(state.live.beta, state.live.c_M, pending_N))
+        state.live = None
+        state.basis.size = state.processed
+
+
+def _outside(state: LanczosState, tail: Tail) -> Tail | None:
+    """The part of a waiting residual that the processed vectors do not span; None if nothing is left."""
+    assert tail.direction_N is not None
+    pending = state.basis.size
+    state.basis.size = state.processed
+    rest_N = tail.direction_N.clone()
+    _, first = state.basis.project_out(rest_N)
+    share = float(first)
+    if share > 0:
+        rest_N.div_(share)
+        _, norm = state.basis.project_out(rest_N)
+        rest_N.div_(norm)
+    state.basis.size = pending
+    if share <= 100 * torch.finfo(state.basis.dtype).eps:
+        return None
+    return Tail(tail.beta * share, tail.c_M, rest_N)
+
+
+def _follow_the_worst(state: LanczosState, spectrum: _Spectrum) -> None:
+    """Of all residual directions, follow the one that most of the open pairs' residual lies in."""
+    open_ = [i for i in spectrum.wanted if not spectrum.converged_M[i]]
+    if not open_ or not state.suspended:
+        return
+    s_MK = spectrum.s_MM[:, open_]
+    shares = [float(tail.share(s_MK).max()) for tail in state.suspended]
+    worst = int(np.argmax(shares))
+    if state.live and float(state.live.share(s_MK).max()) >= shares[worst]:
+        return
+    chosen = _outside(state, state.suspended.pop(worst))
+    if chosen is None or chosen.direction_N is None:
+        return
+    _suspend(state)
+    state.basis.size = m = state.processed
+    if m < state.basis.capacity:
+        state.t_MM[m, :] = state.t_MM[:, m] = 0.0
+    state.basis.append(chosen.direction_N)
+    state.live = Tail(chosen.beta, chosen.c_M)
 
 
 def _result(

@@ -1,6 +1,5 @@
 """A Lanczos run on disk, so that a later run goes on instead of starting again."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
 from curvcli.linalg.basis import Basis
@@ -36,14 +36,17 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         "betas": state.betas,
         "before_recheck": state.before_recheck,
     }
-    scalars["tails"] = [dataclasses.asdict(t) | {"c_M": t.c_M.tolist()} for t in state.abandoned]
-    scalars["live"] = (
-        {"beta": state.live.beta, "c_M": state.live.c_M.tolist()} if state.live else None
-    )
+    scalars["suspended"] = [_entry(tail) for tail in state.suspended]
+    scalars["live"] = _entry(state.live) if state.live else None
     tensors = {
         "basis": state.basis.rows.contiguous(),
         "t": torch.from_numpy(state.projected.copy()),
         "generator": state.generator.get_state(),
+        **{
+            f"suspended.{i}": tail.direction_N
+            for i, tail in enumerate(state.suspended)
+            if tail.direction_N is not None
+        },
     }
     metadata = {"format": _FORMAT, "fingerprint": fingerprint, "scalars": json.dumps(scalars)}
     temporary = path.with_name(path.name + ".tmp")
@@ -69,7 +72,7 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
                 raise CurvError(
                     f"{path.name} is not a saved state of curvcli", "name another file by --state"
                 )
-            tensors = {name: file.get_tensor(name) for name in ("basis", "t", "generator")}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise CurvError(
             f"{path.name} is not a readable state: {error}", "delete it to start anew"
@@ -100,7 +103,10 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
         generator,
         t_MM,
         live=live,
-        abandoned=[_tail(t) for t in scalars["tails"]],
+        suspended=[
+            _tail(entry, tensors[f"suspended.{i}"].to(op.device))
+            for i, entry in enumerate(scalars["suspended"])
+        ],
         alphas=scalars["alphas"],
         betas=scalars["betas"],
         before_recheck=scalars["before_recheck"],
@@ -108,5 +114,9 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     )
 
 
-def _tail(entry: dict[str, Any]) -> Tail:
-    return Tail(float(entry["beta"]), np.asarray(entry["c_M"], dtype=np.float64))
+def _entry(tail: Tail) -> dict[str, Any]:
+    return {"beta": tail.beta, "c_M": tail.c_M.tolist()}
+
+
+def _tail(entry: dict[str, Any], direction_N: Tensor | None = None) -> Tail:
+    return Tail(float(entry["beta"]), np.asarray(entry["c_M"], dtype=np.float64), direction_N)
