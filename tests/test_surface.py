@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -98,10 +99,13 @@ def deep_linear(*weights: Tensor) -> nn.Sequential:
 
 
 def test_a_deep_linear_network_at_its_known_points(make_objective: MakeObjective) -> None:
-    """‖W₂W₁X − Y‖² (Baldi & Hornik 1989): 0 is a saddle; fitting one of two modes too."""
+    """‖W₂W₁X − Y‖² (Baldi & Hornik 1989): 0 is a saddle; fitting one of two modes too; fitting both a minimum."""
     x = torch.eye(2).double().repeat(10, 1)
     y = x @ torch.diag(torch.tensor([3.0, 1.0])).double()
     d = torch.diag
+    fit = d(
+        torch.tensor([3.0, 1.0]).double().sqrt()
+    )  # to double precision: the loss is 0 to rounding
     points = {
         "origin": (d(torch.zeros(2)), d(torch.zeros(2)), "strict-saddle"),
         "strong mode": (
@@ -110,6 +114,7 @@ def test_a_deep_linear_network_at_its_known_points(make_objective: MakeObjective
             "strict-saddle",
         ),
         "weak mode": (d(torch.tensor([0.0, 1.0])), d(torch.tensor([0.0, 1.0])), "strict-saddle"),
+        "both": (fit, fit, "flat-minimum"),
     }
     for name, (first, second, expected) in points.items():
         objective = make_objective(deep_linear(first, second), x, y, "mse")
@@ -168,6 +173,75 @@ def test_relu_scale_symmetry_is_flat_not_strict(make_objective: MakeObjective) -
     result = verdict_of(make_objective(net, x, 4 * x + 0.1 * noise, "mse"))
     assert result.verdict == "flat-minimum"
     assert abs(result.lambda_min.value) <= result.floor
+
+
+def test_300_random_networks_have_no_wrong_verdict() -> None:
+    """Networks trained by a few Newton steps towards whatever critical point is near, against dense spectra."""
+    counts: dict[str, int] = {}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        loss = ("mse", "cross_entropy")[seed % 2]
+        sizes = [2, int(rng.integers(1, 4)), 2]
+        model = random_network(seed, sizes, "tanh", scale=float(rng.choice([0.3, 1.0]))).double()
+        x, y = random_data(seed, 12, 2, 2, loss)
+        target = y.double() if y.is_floating_point() else y
+        decay = float(rng.choice([0.0, 0.05]))
+
+        def value(
+            theta: Tensor,
+            net: nn.Module = model,
+            x: Tensor = x,
+            y: Tensor = target,
+            loss: str = loss,
+            decay: float = decay,
+        ) -> Tensor:
+            named = list(net.named_parameters())
+            parts = theta.split([p.numel() for _, p in named])
+            weights = {n: part.view_as(p) for (n, p), part in zip(named, parts, strict=True)}
+            out = torch.func.functional_call(net, weights, (x.double(),))
+            return MEANS[loss](out, y) + 0.5 * decay * theta.square().sum()
+
+        theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        for _ in range(int(rng.choice([0, 3, 15]))):  # some stay far from stationary
+            g = torch.func.grad(value)(theta)
+            h = torch.func.hessian(value)(theta)
+            values, vectors = torch.linalg.eigh(h)
+            # Signed, Newton goes to the nearest critical point; unsigned it goes downhill to a minimum.
+            signs = values.sign() if seed % 4 < 2 else torch.ones_like(values)
+            move = vectors @ ((vectors.T @ g) / values.abs().clamp_min(1e-6) * signs)
+            theta = theta - move * min(1.0, 0.5 / max(float(move.norm()), 1e-300))
+        torch.nn.utils.vector_to_parameters(theta, model.parameters())
+        objective = Objective(
+            model, [Batch(((x.double(),), {}, target), 12)], _terms(loss), weight_decay=decay
+        )
+        result = verdict_of(objective)
+        counts[result.verdict] = counts.get(result.verdict, 0) + 1
+        eigenvalues = torch.linalg.eigvalsh(torch.func.hessian(value)(theta)).numpy()
+        norm = np.abs(eigenvalues).max()
+        gradient = float(torch.func.grad(value)(theta).norm())
+        rho = gradient**2 / (2 * norm * float(value(theta)))
+        # Between 0.9 and 1.1 of a threshold either side is right.
+        if result.verdict == "not-stationary":
+            assert rho > 0.9e-3
+        else:
+            assert rho < 1.1e-3
+        if result.verdict == "strict-saddle":
+            assert eigenvalues[0] < 0 < eigenvalues[-1]
+            assert (eigenvalues < 0).sum() >= result.index_at_least
+        if result.verdict == "local-minimum":
+            assert eigenvalues[0] > 0
+        if result.verdict == "local-maximum":
+            assert eigenvalues[-1] < 0
+        if result.verdict == "flat-minimum":
+            assert eigenvalues[0] >= -1.1e-3 * norm
+    assert counts.get("inconclusive", 0) <= 15, counts
+    assert len(counts) >= 3, counts
+
+
+def _terms(loss: str):  # type: ignore[no-untyped-def]
+    from curvcli.target.loss import loss_terms
+
+    return loss_terms(loss, {})
 
 
 def test_a_budget_that_is_too_small_is_inconclusive_and_says_how_many_more() -> None:

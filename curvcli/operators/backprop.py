@@ -210,19 +210,20 @@ def _checked(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _recorder(record: Record) -> Callable[..., None]:
+def _recorder(record: Record) -> Callable[..., Tensor | None]:
     def hook(
         _module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor
-    ) -> None:
+    ) -> Tensor | None:
         x = inputs[0] if inputs else keywords["input"]
         if not output.requires_grad:
-            return
+            return None
         # The slot keeps calls and their gradients together: backward visits them in reverse.
         slot = len(record.deltas)
         record.inputs.append(x.detach().clone())
         record.deltas.append(torch.zeros_like(output))
-        # In-place activations overwrite the output; its gradient is still that of this value.
         output.register_hook(lambda delta: record.deltas.__setitem__(slot, delta.detach()))
+        # In-place activations work on the clone: changing a view would take the hook out of the graph.
+        return output.clone()
 
     return hook
 
