@@ -36,9 +36,6 @@ def objective_for(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Objectiv
     return Objective(model, [Batch(((x.to(dtype),), {}, y), len(x))], loss_terms(loss, {}))
 
 
-REACH_FAILURES: list[bool] = []
-
-
 @given(
     seed=st.integers(0, 2**31),
     loss=st.sampled_from(sorted(MEANS)),
@@ -60,11 +57,15 @@ def test_random_networks_against_the_dense_hessian(
     scale: float,
     dtype: torch.dtype,
 ) -> None:
-    """Every interval contains an eigenvalue, and the k-th value is the k-th eigenvalue."""
+    """Every interval contains an eigenvalue, the k-th value is the k-th eigenvalue, and the reach holds.
+
+    The reach may fail once in a million runs; that it fails no more often than it says where that is often is
+    tested on short runs of Lanczos.
+    """
     model = random_network(seed, [ends[0], *hidden, ends[1]], activation, scale)
     x, y = random_data(seed, samples, ends[0], ends[1], loss)
     eigenvalues = torch.linalg.eigvalsh(dense_hessian(model, x, y, loss)).numpy()
-    result = run(objective_for(model.to(dtype), x, y, loss), top=4, bottom=2)
+    result = run(objective_for(model.to(dtype), x, y, loss), top=4, bottom=2, probability=1 - 1e-6)
     norm = np.abs(eigenvalues).max()
     floor = 1e-12 * norm  # rounding of the dense reference itself
     pairs = [*result.top, *result.bottom]
@@ -73,16 +74,8 @@ def test_random_networks_against_the_dense_hessian(
     for pair, expected in zip(pairs, truth, strict=True):
         assert np.abs(eigenvalues - pair.value).min() <= pair.residual + floor
         assert abs(pair.value - expected) <= pair.residual + 1e-3 * max(abs(expected), 0.01 * norm)
-    REACH_FAILURES.append(
-        result.reach.lower > eigenvalues[0] + floor or result.reach.upper < eigenvalues[-1] - floor
-    )
-
-
-def test_reach_over_all_those_networks() -> None:
-    """At probability 0.999 of 250 runs at most one may fail (two have a chance of 3 %)."""
-    if len(REACH_FAILURES) < 200:
-        pytest.skip("needs the runs of the test before it in the same process")
-    assert sum(REACH_FAILURES) <= 1
+    assert result.reach.lower <= eigenvalues[0] + floor
+    assert result.reach.upper >= eigenvalues[-1] - floor
 
 
 # A network of fixed numbers; λ₁ of its 50 samples is the reference of the regressions below.

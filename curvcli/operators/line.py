@@ -1,6 +1,6 @@
 """The loss along a line through θ, and how far the gradient can be trusted."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class Line:
         operator: whose micro-batches and kernels are used.
     """
 
-    def __init__(self, objective: Objective, direction_N: Tensor, operator: Curvature) -> None:  # type: ignore[type-arg]
+    def __init__(self, objective: Objective, direction_N: Tensor, operator: Curvature[Any]) -> None:
         self.objective = objective
         self.direction_N = direction_N
         self.operator = operator
@@ -44,7 +44,7 @@ class GradientNoise(NamedTuple):
     """√E‖g - E g‖² = √(tr Σ / W), from the spread over parts of the data; None with one part."""
 
 
-def gradient_noise(operator: Curvature) -> GradientNoise:  # type: ignore[type-arg]
+def gradient_noise(operator: Curvature[Any]) -> GradientNoise:
     """‖∇L‖ against its sampling noise, from the parts' gradients weighted by their terms."""
     objective = operator.objective
     decay_N = objective.weight_decay * objective.flat()
