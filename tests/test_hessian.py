@@ -1,6 +1,7 @@
 """`hessian` against dense float64 Hessians and closed forms; the field's wrong results as regressions."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from curvcli.analyses.context import Context
+from curvcli.analyses.context import Context, resolve_target
 from curvcli.analyses.hessian import HessianResult, hessian
 from curvcli.objective import Batch, Objective
 from curvcli.operators.curvature import Strategy
@@ -295,8 +296,6 @@ def test_wrong_backward_is_reported() -> None:
 
 def test_kinks_are_told_from_a_wrong_backward(samples, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """A ReLU network's product differs from a finite step across kinks; in float64 it does not."""
-    from curvcli.analyses.context import resolve_target
-
     spec, _ = resolve_target(str(samples / "digits_cnn.toml"), {}, ("hessian",))
     context = Context(spec)
     hessian(context, top=1, bottom=0)
@@ -455,6 +454,39 @@ def test_batch_norm_in_both_modes_leaves_its_buffers(make_objective: MakeObjecti
             result.top[0].batch_standard_error is None
         ) == train  # batch statistics cannot be split
         assert result.status == "converged"
+
+
+def test_a_cancellation_in_float32_is_in_the_residual() -> None:
+    """A saturated sigmoid: σ(1 − σ) loses digits alike in every product, which neither residual nor asymmetry sees.
+
+    The Hessian of softplus(wx + b) − y (wx + b) is σ(1 − σ) [x 1]ᵀ[x 1], with σ(1 − σ) = 1 / (2 + 2 cosh z).
+    """
+    for z in (5.0, 8.0, 11.0):
+        model = nn.Linear(1, 1)
+        with torch.no_grad():
+            model.weight.fill_(z)
+            model.bias.zero_()
+        result = run(
+            objective_for(model, torch.ones(1, 1), torch.zeros(1, 1), "bce_with_logits"),
+            top=1,
+            bottom=0,
+        )
+        truth = 2 / (2 + 2 * math.cosh(z))
+        assert abs(result.top[0].value - truth) <= result.top[0].residual
+        assert abs(result.top[0].value - truth) > 0  # else there is nothing to see
+
+
+def test_a_network_that_amplifies_rounding_is_said_to(samples: Path) -> None:
+    """Gradients of 1e5: float32 and float64 differ in the first digits, and nothing counts as converged."""
+    found = {}
+    for dtype in ("float32", "float64"):
+        spec, _ = resolve_target(str(samples / "exploding.toml"), {"dtype": dtype}, ("hessian",))
+        context = Context(spec)
+        found[dtype] = hessian(context, top=2, bottom=1)
+        rules = {f.rule for f in context.findings}
+        assert ("hessian.precision" in rules) == (dtype == "float32")
+    assert not any(p.converged for p in found["float32"].top)
+    assert all(p.converged for p in found["float64"].top)
 
 
 def test_values_do_not_depend_on_float_or_double_beyond_their_residual(

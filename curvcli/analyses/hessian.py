@@ -22,6 +22,8 @@ Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 # networks in float32 come to 1e-5 … 1e-3, kinks (ReLU) within a step to some percent.
 CHECK_LIMIT = 0.1
 CAPACITY = 200
+# An error of the computed matrix above this share of ‖H‖ is said: the network amplifies rounding.
+PRECISION_LIMIT = 1e-3
 
 
 class Eigenpair(Struct, frozen=True):
@@ -225,6 +227,7 @@ def certified_pairs(
 
     from curvcli.linalg.certify import certify
     from curvcli.linalg.lanczos import SMALL
+    from curvcli.operators.double import rounding_in_double
 
     vectors_KN = found.vectors_KN
     products_KN = torch.zeros_like(vectors_KN)
@@ -237,7 +240,22 @@ def certified_pairs(
         quotients.append(torch.linalg.vecdot(vectors_KN, part.products_KN).double().cpu() / share)
     decay = operator.objective.weight_decay
     products_KN += decay * vectors_KN
-    certificate = certify(vectors_KN, products_KN, found.norm)
+    measured = rounding_in_double(operator, vectors_KN)
+    if measured is None:
+        context.notes.append(
+            "rounding of products is estimated: they could not be repeated in float64"
+        )
+    elif measured > PRECISION_LIMIT * found.norm:
+        context.find(
+            "hessian.precision",
+            "warning",
+            "top",
+            f"{_name(operator)} resolves this curvature only to {measured / found.norm:.1%}, as measured on "
+            "some samples; others may be worse: use --dtype float64",
+            value=measured / found.norm,
+            threshold=PRECISION_LIMIT,
+        )
+    certificate = certify(vectors_KN, products_KN, found.norm, measured or 0.0)
     errors: list[float | None] = [None] * len(vectors_KN)
     b = len(quotients)
     if b > 1:
@@ -251,6 +269,10 @@ def certified_pairs(
             certificate.values_K.tolist(), certificate.residuals_K.tolist(), errors, strict=True
         )
     ], certificate.rounding
+
+
+def _name(operator: "Hessian") -> str:
+    return str(operator.dtype).removeprefix("torch.")
 
 
 def _expected(progress: "Progress", recheck: int) -> int:
@@ -293,16 +315,16 @@ def _findings(context: Context, result: HessianResult, tol: float) -> None:
 
 def _check_products(context: Context, operator: "Hessian", vector_N: "Tensor") -> float | None:
     """One product against finite differences; a large difference is attributed and reported."""
-    from curvcli.operators.attribution import error_in_double
+    from curvcli.operators.double import error_in_double
 
     check = operator.check(vector_N)
     if check is None:
         context.notes.append(
-            f"no check by finite differences: {operator.dtype} cannot move the weights finely enough "
+            f"no check by finite differences: {_name(operator)} cannot move the weights finely enough "
             "in so sharp a direction (--dtype float64 can)"
         )
     elif check > CHECK_LIMIT:
-        cause = error_in_double(operator.objective, vector_N)
+        cause = error_in_double(operator, vector_N)
         if cause is not None and cause <= CHECK_LIMIT:
             context.find(
                 "hessian.kinks",

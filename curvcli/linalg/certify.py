@@ -21,10 +21,12 @@ class Certificate(NamedTuple):
     residuals_K: Float64Array
     """‖Av - θv‖ plus the rounding of the product."""
     rounding: float
-    """Error of a product in the direction of one vector, from the asymmetry |uᵀAv - vᵀAu|."""
+    """Error of a product that moves θ: some eps ‖A‖, the asymmetry |uᵀAv - vᵀAu|, and what was measured."""
 
 
-def certify(vectors_KN: Tensor, products_KN: Tensor, norm: float) -> Certificate:
+def certify(
+    vectors_KN: Tensor, products_KN: Tensor, norm: float, measured: float = 0.0
+) -> Certificate:
     """Rayleigh quotients and residuals of unit vectors whose products are known.
 
     For a symmetric A and a unit vector v, some eigenvalue lies within ‖Av - θv‖ of θ (Parlett, The
@@ -35,11 +37,12 @@ def certify(vectors_KN: Tensor, products_KN: Tensor, norm: float) -> Certificate
         vectors_KN: unit vectors.
         products_KN: A times each.
         norm: ‖A‖, or a lower bound on it.
+        measured: error of products that was measured otherwise, in a more exact arithmetic.
     """
     values_K = torch.linalg.vecdot(vectors_KN, products_KN)
     rests_K = torch.linalg.vector_norm(products_KN - values_K[:, None] * vectors_KN, dim=1)
     cross_KK = (vectors_KN @ products_KN.T).double().cpu().numpy()
-    rounding = ROUNDING * torch.finfo(vectors_KN.dtype).eps * norm
+    rounding = ROUNDING * torch.finfo(vectors_KN.dtype).eps * norm + measured
     if len(cross_KK) > 1:
         upper = (cross_KK - cross_KK.T)[np.triu_indices(len(cross_KK), 1)]
         rounding += float(np.sqrt(np.mean(upper**2)))

@@ -6,6 +6,7 @@ Shapes: ``N`` parameters, ``K`` vectors at once, ``B`` parts of the data.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
@@ -48,6 +49,8 @@ class Curvature(ABC, Generic[G]):
         wanted: eigenpairs that will be asked for, to divide the memory between graph and basis.
         preferred_capacity: vectors a Krylov basis would like to hold.
         strategy: ``auto`` keeps the graph where it fits; the others force one way.
+        like: an operator of the same model, whose kernels are used without looking for them again; nothing
+            is planned or kept then.
 
     Raises:
         MemoryLimitError: it does not fit, even in the smallest pieces.
@@ -63,19 +66,28 @@ class Curvature(ABC, Generic[G]):
         wanted: int = 13,
         preferred_capacity: int = 200,
         strategy: Strategy = "auto",
+        like: "Curvature[G] | None" = None,
     ) -> None:
         self.objective = objective
         self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
+        self.kernels: Kernels
+        self.finite_differences: bool
+        self._graphs: list[G] | None = None
+        self._memory = memory
+        if like is not None:
+            self.kernels, self.finite_differences = like.kernels, like.finite_differences
+            self.plan, self._micro_batch = Plan(False, None, 0), None
+            return
         self.kernels = Kernels()
         self.finite_differences = strategy == "finite-difference"
-        self._graphs: list[G] | None = None
         if not self.finite_differences:
             self._find_kernels()
-        self.plan = self._make_plan(memory, wanted, preferred_capacity)
+        self.plan = self._make_plan(wanted, preferred_capacity)
         if strategy in ("keep", "rebuild"):
             self.plan = Plan(strategy == "keep", self.plan.micro_batch, self.plan.capacity)
         self._micro_batch = self.plan.micro_batch
-        self.gradient = self._first_gradient()
+        # Whatever is asked of the operator, a gradient that is not finite is an error now.
+        _ = self.gradient
 
     @abstractmethod
     def _graph(self, batch: Batch) -> G:
@@ -124,6 +136,16 @@ class Curvature(ABC, Generic[G]):
                     break
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     self._give_way(error)
+
+    def contribution(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
+        """What one batch or piece adds to K products, without weight decay, shape (K, n)."""
+        return self._part(batch, vectors_KN).products_KN
+
+    def room(self) -> int:
+        """Bytes that may still be allocated."""
+        if self._memory is None:
+            return free_memory(self.device)
+        return max(0, self._memory - used_memory(self.device))
 
     def part_gradients(self) -> Iterator[tuple[float, Tensor]]:
         """(loss terms, contribution to ∇L without weight decay) of each part of the data."""
@@ -225,13 +247,11 @@ class Curvature(ABC, Generic[G]):
         batches = self.objective.batches
         return list(batches[:1]) if all(b.splittable for b in batches) else list(batches[:4])
 
-    def _make_plan(self, memory: int | None, wanted: int, preferred: int) -> Plan:
+    def _make_plan(self, wanted: int, preferred: int) -> Plan:
         objective = self.objective
-        used = used_memory(self.device)
-        available = free_memory(self.device) if memory is None else memory - used
         kept, peak = self._needs(max(objective.batches, key=lambda b: b.size))
         return plan(
-            max(0, available),
+            self.room(),
             kept=kept,
             peak=peak,
             batch_sizes=[batch.size for batch in objective.batches],
@@ -269,7 +289,9 @@ class Curvature(ABC, Generic[G]):
             self._multiply(graph, views, retain=True)
         return kept, meter.peak
 
-    def _first_gradient(self) -> Tensor:
+    @cached_property
+    def gradient(self) -> Tensor:
+        """∇L(θ), flat, shape (n,)."""
         while True:
             try:
                 with self.kernels.active():

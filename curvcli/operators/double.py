@@ -1,0 +1,90 @@
+"""The same products in float64 on a few samples: how much of a product is rounding, or a wrong derivative."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from curvcli.errors import CurvError
+from curvcli.objective import Batch, Objective, move
+from curvcli.operators.hessian import Hessian
+
+# A step relative to the one that changes the loss by 1: no kink lies within it.
+_STEP = 1e-7
+# Bytes of the copy for each parameter: weights, vectors and gradients in float64.
+_BYTES = 8 * 8
+# Some samples stand for all.
+_SOME_SAMPLES = 3
+
+
+def error_in_double(operator: Hessian, v_N: Tensor, samples: int = 16) -> float | None:
+    """Relative difference of H v to finite differences, in float64, over a tiny step on a few samples.
+
+    Kinks of the surface (ReLU) make both differ over any finite step that crosses one; a step of 1e-7
+    crosses none, so that what is left is an error of a second derivative.
+
+    Returns:
+        None where this cannot be tried (the model cannot be copied, or runs only in its own dtype).
+    """
+    try:
+        twin, _ = _twin(operator, samples)
+        exact_N = twin.matvec(v_N.double())
+        other_N = twin.difference_product(v_N.double(), _STEP)
+    except _UNABLE:
+        return None
+    scale = max(float(torch.linalg.vector_norm(p)) for p in (exact_N, other_N))
+    return float(torch.linalg.vector_norm(exact_N - other_N)) / scale if scale else 0.0
+
+
+def rounding_in_double(operator: Hessian, vectors_KN: Tensor) -> float | None:
+    """How far the Rayleigh quotients may be off because of an error that all products share.
+
+    Such an error E = H̃ − H of the computed matrix (a cancellation in σ(1 − σ), say) is symmetric: it shows in no
+    asymmetry and in no residual, and shifts θ_i by v_iᵀ E v_i. With w = Σ ± v_k one product in float64 gives all
+    v_iᵀ E w = Σ_k ± v_iᵀ E v_k; the largest of them, times three because some samples stand for all, is returned.
+
+    Returns:
+        None where this cannot be tried; 0 for an operator in float64.
+    """
+    if operator.dtype == torch.float64:
+        return 0.0
+    generator = torch.Generator().manual_seed(0)
+    signs_K = torch.randint(0, 2, (len(vectors_KN),), generator=generator).to(vectors_KN) * 2 - 1
+    w_N = signs_K @ vectors_KN
+    samples = max(4, operator.objective.batches[0].size // 16)
+    try:
+        twin, piece = _twin(operator, samples)
+        truth_N = twin.contribution(twin.objective.batches[0], w_N.double()[None])[0]
+        # Both as a mean over the loss terms of the piece.
+        share = operator.objective.weight / twin.objective.weight
+        computed_N = operator.contribution(piece, w_N[None])[0].double() * share
+    except _UNABLE:
+        return None
+    shifts_K = vectors_KN.double() @ (computed_N - truth_N)
+    return _SOME_SAMPLES * float(shifts_K.abs().max())
+
+
+_UNABLE = (CurvError, RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError)
+
+
+def _twin(operator: Hessian, samples: int) -> tuple[Hessian, Batch]:
+    """The operator on a float64 copy of the model and samples from all over the first batch, and these.
+
+    Raises:
+        RuntimeError: a copy does not fit.
+    """
+    objective = operator.objective
+    if operator.n * _BYTES > operator.room():
+        raise RuntimeError("a copy of the model in float64 does not fit in memory")
+    piece = objective.batches[0]
+    if objective.splittable and piece.size > samples:
+        piece = piece.take(range(0, piece.size, piece.size // samples)[:samples])
+    data = move(piece.data, objective.device, torch.float64)
+    twin = Objective(
+        copy.deepcopy(objective.model).double(),
+        [Batch(data, piece.size, piece.splittable)],
+        objective.terms,
+        select=objective.names,
+        train_mode=objective.train_mode,
+    )
+    return Hessian(twin, like=operator), piece
