@@ -7,36 +7,17 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
+from curvcli.analyses.eigenpairs import Eigenpair, certified_pairs, check_products
 from curvcli.report.data import Block, Column, Facts, Measured, Number, Sentence, Table
 from curvcli.report.numbers import number
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from curvcli.linalg.lanczos import LanczosResult, LanczosState, Progress
     from curvcli.operators.hessian import Hessian
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 
-# A product that differs more than this from the finite difference of the gradient is suspect. Smooth
-# networks in float32 come to 1e-5 … 1e-3, kinks (ReLU) within a step to some percent.
-CHECK_LIMIT = 0.1
 CAPACITY = 200
-# An error of the computed matrix above this share of ‖H‖ is said: the network amplifies rounding.
-PRECISION_LIMIT = 1e-3
-
-
-class Eigenpair(Struct, frozen=True):
-    """An eigenvalue of the Hessian with its errors."""
-
-    value: Annotated[float, Meta(description="Rayleigh quotient vᵀHv")]
-    residual: Annotated[
-        float, Meta(description="ρ: some eigenvalue lies within value ± ρ; ‖Hv − θv‖ and rounding")
-    ]
-    converged: Annotated[bool, Meta(description="ρ ≤ tol · max(|value|, 0.01 ‖H‖)")]
-    batch_standard_error: Annotated[
-        Number, Meta(description="of vᵀHv over the batches (a single batch is split)")
-    ]
 
 
 class Reach(Struct, frozen=True):
@@ -100,6 +81,14 @@ def hessian(
     recheck: Annotated[
         int, Meta(ge=0, description="Products spent on looking for missed copies of eigenvalues.")
     ] = 8,
+    spread: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Groups of samples of a single batch for the spread of each eigenvalue over the data; "
+            "0: no spread.",
+        ),
+    ] = 8,
     state: Annotated[
         str | None, "Save the run in this file, and go on from it if it exists."
     ] = None,
@@ -161,7 +150,7 @@ def hessian(
     )
     if path is not None:
         save_state(path, run, fingerprint)
-    return _answer(context, operator, run, found, tol, probability, order)
+    return _answer(context, operator, run, found, tol, probability, order, spread)
 
 
 def _answer(
@@ -172,6 +161,7 @@ def _answer(
     tol: float,
     probability: float,
     order: Literal["value", "magnitude"],
+    spread: int,
 ) -> HessianResult:
     import torch
 
@@ -191,9 +181,9 @@ def _answer(
         check = None
     else:
         run.basis.drop()
-        pairs, rounding = certified_pairs(context, operator, found, tol)
-        largest = max(range(len(pairs)), key=lambda i: abs(pairs[i].value))
-        check = _check_products(context, operator, found.vectors_KN[largest])
+        certified = certified_pairs(context, operator, found, tol, spread)
+        pairs, rounding = certified.pairs, certified.rounding
+        check = check_products(context, operator, certified.vector_N, certified.product_N)
     result = HessianResult(
         top=pairs[: found.top],
         bottom=pairs[found.top :],
@@ -213,66 +203,6 @@ def _answer(
     )
     _findings(context, result, tol)
     return result
-
-
-def certified_pairs(
-    context: Context, operator: "Hessian", found: "LanczosResult", tol: float
-) -> tuple[list[Eigenpair], float]:
-    """True residuals and the spread over batches, by one more product for each pair.
-
-    Returns:
-        The pairs, and the rounding of a product.
-    """
-    import torch
-
-    from curvcli.linalg.certify import certify
-    from curvcli.linalg.lanczos import SMALL
-    from curvcli.operators.double import rounding_in_double
-
-    vectors_KN = found.vectors_KN
-    products_KN = torch.zeros_like(vectors_KN)
-    weights, quotients = [], []
-    for index, part in enumerate(operator.parts(vectors_KN)):
-        context.progress(Stage("residuals", index, None))
-        products_KN += part.products_KN
-        share = part.weight / operator.objective.weight
-        weights.append(share)
-        quotients.append(torch.linalg.vecdot(vectors_KN, part.products_KN).double().cpu() / share)
-    decay = operator.objective.weight_decay
-    products_KN += decay * vectors_KN
-    measured = rounding_in_double(operator, vectors_KN)
-    if measured is None:
-        context.notes.append(
-            "rounding of products is estimated: they could not be repeated in float64"
-        )
-    elif measured > PRECISION_LIMIT * found.norm:
-        context.find(
-            "hessian.precision",
-            "warning",
-            "top",
-            f"{_name(operator)} resolves this curvature only to {measured / found.norm:.1%}, as measured on "
-            "some samples; others may be worse: use --dtype float64",
-            value=measured / found.norm,
-            threshold=PRECISION_LIMIT,
-        )
-    certificate = certify(vectors_KN, products_KN, found.norm, measured or 0.0)
-    errors: list[float | None] = [None] * len(vectors_KN)
-    b = len(quotients)
-    if b > 1:
-        share_B1 = torch.tensor(weights, dtype=torch.float64)[:, None]
-        spread_BK = torch.stack(quotients) + decay - torch.from_numpy(certificate.values_K)
-        errors = ((share_B1 * spread_BK).square().sum(0) * b / (b - 1)).sqrt().tolist()
-    norm = max(found.norm, *(abs(v) for v in certificate.values_K.tolist()))
-    return [
-        Eigenpair(value, residual, residual <= tol * max(abs(value), SMALL * norm), error)
-        for value, residual, error in zip(
-            certificate.values_K.tolist(), certificate.residuals_K.tolist(), errors, strict=True
-        )
-    ], certificate.rounding
-
-
-def _name(operator: "Hessian") -> str:
-    return str(operator.dtype).removeprefix("torch.")
 
 
 def _expected(progress: "Progress", recheck: int) -> int:
@@ -311,42 +241,6 @@ def _findings(context: Context, result: HessianResult, tol: float) -> None:
             value=float(open_),
             threshold=0.0,
         )
-
-
-def _check_products(context: Context, operator: "Hessian", vector_N: "Tensor") -> float | None:
-    """One product against finite differences; a large difference is attributed and reported."""
-    from curvcli.operators.double import error_in_double
-
-    check = operator.check(vector_N)
-    if check is None:
-        context.notes.append(
-            f"no check by finite differences: {_name(operator)} cannot move the weights finely enough "
-            "in so sharp a direction (--dtype float64 can)"
-        )
-    elif check > CHECK_LIMIT:
-        cause = error_in_double(operator, vector_N)
-        if cause is not None and cause <= CHECK_LIMIT:
-            context.find(
-                "hessian.kinks",
-                "note",
-                "hvp_check",
-                f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
-                "kinks (ReLU, max) lie near these weights; products themselves are right "
-                f"({cause:.0e} in float64)",
-                value=check,
-                threshold=CHECK_LIMIT,
-            )
-        else:
-            context.find(
-                "hessian.products",
-                "error",
-                "hvp_check",
-                f"products differ by {check:.0%} from finite differences of the gradient: the second "
-                "derivative is wrong; look for a custom backward, .detach() or torch.no_grad()",
-                value=check,
-                threshold=CHECK_LIMIT,
-            )
-    return check
 
 
 def view(result: HessianResult) -> list[Block]:

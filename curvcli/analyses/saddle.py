@@ -265,14 +265,14 @@ class Extremes(NamedTuple):
 def _certified(context: Context, operator: "Hessian", found: "LanczosResult") -> Extremes:
     import torch
 
-    from curvcli.analyses.hessian import certified_pairs
+    from curvcli.analyses.eigenpairs import certified_pairs
     from curvcli.linalg.lanczos import ROUNDING
 
     floor = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     if context.stop() is None:
-        pairs, rounding = certified_pairs(context, operator, found, tol=1.0)
-        ends = [Extreme(pair.value, pair.residual) for pair in pairs]
-        floor = max(floor, rounding)
+        certified = certified_pairs(context, operator, found, tol=1.0)
+        ends = [Extreme(pair.value, pair.residual) for pair in certified.pairs]
+        floor = max(floor, certified.rounding)
     else:
         ends = [
             Extreme(float(v), float(b) + floor)

@@ -1,4 +1,4 @@
-"""What a computed eigenpair is worth: its Rayleigh quotient and its true residual.
+"""What computed eigenpairs are worth: Rayleigh quotients and residuals.
 
 Shapes: ``N`` length of a vector, ``K`` pairs.
 """
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvcli.linalg.lanczos import ROUNDING
-from curvcli.linalg.operator import Float64Array
+from curvcli.linalg.lanczos import ROUNDING, LanczosResult
+from curvcli.linalg.operator import Float64Array, SymmetricOperator
 
 
 class Certificate(NamedTuple):
@@ -49,3 +49,55 @@ def certify(
     return Certificate(
         values_K.double().cpu().numpy(), rests_K.double().cpu().numpy() + rounding, rounding
     )
+
+
+class Probe(NamedTuple):
+    """One product that holds the recurrence of all pairs against the operator."""
+
+    vector_N: Tensor
+    """w = Σ ± v_i / √K."""
+    product_N: Tensor
+    """A w."""
+    excess_N: Tensor
+    """A w minus what the recurrence says it is."""
+
+
+def probe(op: SymmetricOperator, found: LanczosResult, seed: int = 0) -> Probe:
+    """A product with a random combination of the Ritz vectors of ``found``.
+
+    The recurrence gives A v_i = θ_i v_i + r_i with a known r_i. Whatever else an A v_i contains, from rounding to an
+    operator that is not the same linear map in every product, shows in A w - Σ ± (θ_i v_i + r_i) / √K: with random
+    signs K times its mean square is the sum of the squares of what the single pairs hide.
+    """
+    k = len(found.vectors_KN)
+    generator = torch.Generator().manual_seed(seed)
+    signs_K = (2.0 * torch.randint(0, 2, (k,), generator=generator) - 1) / k**0.5
+    device, dtype = found.vectors_KN.device, found.vectors_KN.dtype
+    signed_K = signs_K.to(device, dtype)
+    vector_N = signed_K @ found.vectors_KN
+    product_N = op.matvec(vector_N)
+    values_K = torch.from_numpy(found.values_K).to(device, dtype)
+    excess_N = product_N - (signed_K * values_K) @ found.vectors_KN
+    for direction_N, components_K in found.tails:
+        excess_N.sub_(direction_N, alpha=float(components_K @ signs_K.double().numpy()))
+    return Probe(vector_N, product_N, excess_N)
+
+
+def certify_by_recurrence(
+    found: LanczosResult, probed: Probe, measured: float = 0.0
+) -> Certificate:
+    """Residuals of the Lanczos recurrence, widened by what one product shows beyond it.
+
+    ‖A v_i - θ_i v_i‖ ≤ ‖r_i‖ + √K ‖excess‖ as far as a random combination tells (see `probe`), plus rounding.
+
+    Args:
+        found: the pairs.
+        probed: by `probe`.
+        measured: error of products that was measured otherwise, in a more exact arithmetic.
+    """
+    root = len(found.vectors_KN) ** 0.5
+    eps = torch.finfo(found.vectors_KN.dtype).eps
+    crossed = float((found.vectors_KN @ probed.excess_N).abs().max())
+    rounding = ROUNDING * eps * found.norm + measured + root * crossed
+    excess = root * float(torch.linalg.vector_norm(probed.excess_N))
+    return Certificate(found.values_K, found.bounds_K + excess + rounding, rounding)

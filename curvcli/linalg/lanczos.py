@@ -102,6 +102,8 @@ class LanczosResult:
     """Wanted values that only the look for missed copies brought to light."""
     rechecked: int
     """Products spent on that look."""
+    tails: tuple[tuple[Tensor, Float64Array], ...]
+    """The residuals by the recurrence: A v_i − θ_i v_i = Σ_t d_t c_ti, as (unit vector d_t, c_t of shape (K,))."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,15 @@ class Tail:
         """The same direction after the basis Q became Q S."""
         return Tail(self.beta, s_MK[: len(self.c_M)].T @ self.c_M, self.direction_N)
 
-    def share(self, s_MK: Float64Array) -> Float64Array:
-        """Norm of the residual that each column of ``s_MK`` leaves in this direction, shape (K,)."""
+    def component(self, s_MK: Float64Array) -> Float64Array:
+        """What each column of ``s_MK`` leaves in this direction, shape (K,)."""
         # Basis vectors that came after the tail do not touch it.
         sums_K: Float64Array = (self.c_M[:, None] * s_MK[: len(self.c_M)]).sum(axis=0)
-        return self.beta * np.abs(sums_K)
+        return self.beta * sums_K
+
+    def share(self, s_MK: Float64Array) -> Float64Array:
+        """Norm of the residual that each column of ``s_MK`` leaves in this direction, shape (K,)."""
+        return np.abs(self.component(s_MK))
 
 
 @dataclass
@@ -440,6 +446,7 @@ def _result(
     lower, upper = reach(state.alphas, state.betas, op.n, probability)
     vectors_KN = state.basis.combine(spectrum.s_MM[:, pairs])
     vectors_KN /= torch.linalg.vector_norm(vectors_KN, dim=1, keepdim=True)
+    tails = [*state.suspended, *([state.live] if state.live else [])]
     return LanczosResult(
         values_K=spectrum.theta_M[pairs],
         bounds_K=spectrum.bounds_M[pairs],
@@ -456,4 +463,11 @@ def _result(
         ritz_values_M=spectrum.theta_M,
         copies_found=state.copies_found,
         rechecked=state.rechecked or 0,
+        tails=tuple(
+            (
+                state.basis[state.processed].clone() if t.direction_N is None else t.direction_N,
+                t.component(spectrum.s_MM[:, pairs]),
+            )
+            for t in tails
+        ),
     )

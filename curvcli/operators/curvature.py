@@ -97,6 +97,15 @@ class Curvature(ABC, Generic[G]):
     def _multiply(self, graph: G, views: list[Tensor], retain: bool) -> Tensor:
         """The piece's contribution to the product with the vector cut into ``views``, flat."""
 
+    def _multiply_each(self, graph: G, vectors_KN: Tensor) -> Tensor:
+        """Products with K vectors, one after the other."""
+        views = self.objective.views
+        return torch.stack([self._multiply(graph, views(v_N), retain=True) for v_N in vectors_KN])
+
+    def _multiply_together(self, graph: G, vectors_KN: Tensor) -> Tensor:
+        """Products with K vectors at once, where that can be done; takes K times the memory."""
+        return self._multiply_each(graph, vectors_KN)
+
     @abstractmethod
     def _missing(self, graph: G) -> str | None:
         """Names of operations in the graph, if one of them lacks a derivative that products need."""
@@ -126,13 +135,21 @@ class Curvature(ABC, Generic[G]):
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._give_way(error)
 
-    def parts(self, vectors_KN: Tensor) -> Iterator[Part]:
-        """Products with K vectors, part by part: the batches, or pieces of a single one."""
-        self.objective.cost.matvecs += len(vectors_KN)
-        for batch in self._parts():
+    def parts(self, vectors_KN: Tensor, groups: int = PARTS, share: int = 1) -> Iterator[Part]:
+        """Products with K vectors, part by part: the batches, or ``groups`` of samples of a single one.
+
+        Args:
+            vectors_KN: what to multiply with.
+            groups: of a single batch.
+            share: of a single batch, one sample in so many (all, where that leaves less than one for each group).
+        """
+        parts = self._parts(groups, share)
+        seen = sum(batch.size for batch in parts) / self.objective.samples
+        self.objective.cost.matvecs += math.ceil(len(vectors_KN) * seen)
+        for index, batch in enumerate(parts):
             while True:
                 try:
-                    yield self._part(batch, vectors_KN)
+                    yield self._part(batch, vectors_KN, index)
                     break
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     self._give_way(error)
@@ -186,27 +203,36 @@ class Curvature(ABC, Generic[G]):
             out_N.add_(product_N)
         return out_N
 
-    def _part(self, batch: Batch, vectors_KN: Tensor) -> Part:
+    def _part(self, batch: Batch, vectors_KN: Tensor, index: int | None = None) -> Part:
+        """Products with one part; ``index`` is its number in `parts`."""
         objective = self.objective
         if self.finite_differences:
             return Part(self._terms_of(batch), self._difference_part(batch, vectors_KN))
+        if self._graphs is not None and index is not None and len(objective.batches) > 1:
+            return Part(self._terms_of(batch), self._multiply_each(self._graphs[index], vectors_KN))
         out_KN = torch.zeros_like(vectors_KN)
         for piece in batch.pieces(self._micro_batch or batch.size):
             graph = self._graph(piece)
-            for k, v_N in enumerate(vectors_KN):
-                out_KN[k] += self._multiply(graph, objective.views(v_N), retain=True)
+            small = len(vectors_KN) * piece.size <= objective.samples
+            many = self._multiply_together if small else self._multiply_each
+            out_KN += many(graph, vectors_KN)
         return Part(self._terms_of(batch), out_KN)
 
     def _terms_of(self, batch: Batch) -> float:
         with torch.no_grad(), self.objective.untouched_buffers(), self.kernels.active():
             return self.objective.terms(self.objective.model, batch.data)[1]
 
-    def _parts(self) -> Sequence[Batch]:
+    def _parts(self, groups: int = PARTS, share: int = 1) -> Sequence[Batch]:
         objective = self.objective
         if len(objective.batches) > 1 or not objective.splittable:
             return objective.batches
         (batch,) = objective.batches
-        return list(batch.pieces(max(1, math.ceil(batch.size / PARTS))))
+        samples = math.ceil(batch.size / (groups * share))
+        if groups * samples >= batch.size:
+            return list(batch.pieces(math.ceil(batch.size / groups)))
+        chosen = [i * batch.size // (groups * samples) for i in range(groups * samples)]
+        # Each group takes samples from all over the batch.
+        return [batch.take(chosen[g::groups]) for g in range(groups)]
 
     def _find_kernels(self) -> None:
         """Try a product on the smallest piece, switching kernels until the second derivative exists."""

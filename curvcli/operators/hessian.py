@@ -7,6 +7,7 @@ Shapes: ``N`` parameters, ``K`` vectors at once.
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from curvcli.objective import Batch, flatten
 from curvcli.operators.curvature import Curvature
+from curvcli.operators.fused import FusedLayers
 from curvcli.operators.kernels import missing_derivatives
+from curvcli.operators.memory import out_of_memory
 
 
 class FirstOrderGraph(NamedTuple):
@@ -44,16 +47,20 @@ class Hessian(Curvature[FirstOrderGraph]):
                 sides.append(objective.gradient(self._micro_batch))
         return (sides[0] - sides[1]) / (2 * h)
 
-    def check(self, v_N: Tensor) -> float | None:
+    def check(self, v_N: Tensor, exact_N: Tensor | None = None) -> float | None:
         """Relative difference between H v and its central finite difference, for one v.
 
         The step changes the loss by about 1e-4 of itself, according to the curvature: small against
         the kinks and higher derivatives of the surface, whatever the scale of loss and parameters.
 
+        Args:
+            v_N: the vector.
+            exact_N: H v, where it is known already.
+
         Returns:
             None where the dtype cannot resolve such a step.
         """
-        exact_N = self.matvec(v_N)
+        exact_N = self.matvec(v_N) if exact_N is None else exact_N
         scale = float(torch.linalg.vector_norm(exact_N))
         curvature = scale / float(torch.linalg.vector_norm(v_N))
         length = self._difference_length()
@@ -84,7 +91,7 @@ class Hessian(Curvature[FirstOrderGraph]):
         return missing_derivatives(graph.gradients)
 
     def _graph(self, batch: Batch) -> FirstOrderGraph:
-        with torch.enable_grad(), self.kernels.active():
+        with torch.enable_grad(), self.kernels.active(), FusedLayers():
             total = self.objective.sum_of(batch)
             if not total.requires_grad:
                 return FirstOrderGraph([], [])
@@ -109,3 +116,35 @@ class Hessian(Curvature[FirstOrderGraph]):
                 materialize_grads=True,
             )
         return flatten(parts)
+
+    def _multiply_together(self, graph: FirstOrderGraph, vectors_KN: Tensor) -> Tensor:
+        k = len(vectors_KN)
+        if not graph.gradients:
+            return torch.zeros_like(vectors_KN)
+        parameters = self.objective.parameters
+        parts = vectors_KN.split([p.numel() for p in parameters], dim=1)
+        try:
+            # An operation without a batching rule is reported by a warning, and slow.
+            with self.kernels.active(), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                products = torch.autograd.grad(
+                    graph.gradients,
+                    parameters,
+                    grad_outputs=[
+                        parts[i].reshape(k, *parameters[i].shape) for i in graph.positions
+                    ],
+                    retain_graph=True,
+                    allow_unused=True,
+                    is_grads_batched=True,
+                )
+        except (RuntimeError, UserWarning) as error:
+            if out_of_memory(error):
+                raise
+            return self._multiply_each(graph, vectors_KN)
+        return torch.cat(
+            [
+                like.new_zeros(k, like.numel()) if part is None else part.reshape(k, -1)
+                for part, like in zip(products, parameters, strict=True)
+            ],
+            dim=1,
+        )

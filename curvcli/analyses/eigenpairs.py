@@ -1,0 +1,179 @@
+"""Eigenpairs that a run has found, made fit to be shown: residuals, spread over the data, rounding, check of a product."""
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.context import Context, Stage
+from curvcli.report.data import Number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curvcli.linalg.certify import Certificate
+    from curvcli.linalg.lanczos import LanczosResult
+    from curvcli.operators.hessian import Hessian
+
+# A product that differs more than this from the finite difference of the gradient is suspect. Smooth
+# networks in float32 come to 1e-5 … 1e-3, kinks (ReLU) within a step to some percent.
+CHECK_LIMIT = 0.1
+# An error of the computed matrix above this share of ‖H‖ is said: the network amplifies rounding.
+PRECISION_LIMIT = 1e-3
+# For so few pairs each one's own product is cheap.
+_FEW = 3
+
+
+class Eigenpair(Struct, frozen=True):
+    """An eigenvalue of the Hessian with its errors."""
+
+    value: Annotated[float, Meta(description="Rayleigh quotient vᵀHv")]
+    residual: Annotated[
+        float, Meta(description="ρ: some eigenvalue lies within value ± ρ; ‖Hv − θv‖ and rounding")
+    ]
+    converged: Annotated[bool, Meta(description="ρ ≤ tol · max(|value|, 0.01 ‖H‖)")]
+    batch_standard_error: Annotated[
+        Number, Meta(description="of vᵀHv over the batches (a single batch is split)")
+    ]
+
+
+class Certified(NamedTuple):
+    """Eigenpairs with their errors."""
+
+    pairs: list[Eigenpair]
+    rounding: float
+    """Error of a product that moves an eigenvalue."""
+    vector_N: "Tensor"
+    """A vector whose product is known,"""
+    product_N: "Tensor"
+    """and this product."""
+
+
+def certified_pairs(
+    context: Context, operator: "Hessian", found: "LanczosResult", tol: float, groups: int = 0
+) -> Certified:
+    """Residuals, spread over the data and rounding of what a run has found.
+
+    Residuals are those of products H v where there are such: a few pairs, or several batches whose spread is asked
+    for. Otherwise they are those of the recurrence, widened by what a product with a random combination of all Ritz
+    vectors shows beyond it; where that would leave a converged pair open, each gets its own product after all.
+
+    Args:
+        context: where findings and notes go.
+        operator: H.
+        found: the pairs.
+        tol: of `Eigenpair.converged`.
+        groups: of a single batch for the spread; 0: no spread.
+    """
+    import torch
+
+    from curvcli.linalg.certify import certify, certify_by_recurrence, probe
+    from curvcli.operators.double import rounding_in_double
+    from curvcli.operators.spread import spread
+
+    vectors_KN = found.vectors_KN
+    spreads = spread(
+        operator, vectors_KN, groups, lambda i: context.progress(Stage("spread", i, None))
+    )
+    context.progress(Stage("residuals", 0, None))
+    measured = _rounding(context, operator, found, rounding_in_double(operator, vectors_KN))
+    products_KN = spreads.products_KN
+    certificate = None
+    largest = int(abs(found.values_K).argmax())
+    if products_KN is None and len(vectors_KN) > _FEW:
+        probed = probe(operator, found)
+        vector_N, product_N = probed.vector_N, probed.product_N
+        certificate = certify_by_recurrence(found, probed, measured)
+        converged = [r <= limit for r, limit in _limits(certificate, found, tol)]
+        if not all(now for now, before in zip(converged, found.converged_K, strict=True) if before):
+            certificate = None
+    if certificate is None:
+        if products_KN is None:
+            products_KN = torch.stack([operator.matvec(v_N) for v_N in vectors_KN])
+        vector_N, product_N = vectors_KN[largest], products_KN[largest]
+        certificate = certify(vectors_KN, products_KN, found.norm, measured)
+    errors: list[float] | list[None] = spreads.standard_errors_K or [None] * len(vectors_KN)
+    pairs = [
+        Eigenpair(value, residual, residual <= limit, error)
+        for value, (residual, limit), error in zip(
+            certificate.values_K.tolist(), _limits(certificate, found, tol), errors, strict=True
+        )
+    ]
+    return Certified(pairs, certificate.rounding, vector_N, product_N)
+
+
+def _limits(
+    certificate: "Certificate", found: "LanczosResult", tol: float
+) -> list[tuple[float, float]]:
+    """(residual, what it must not exceed) of each pair."""
+    from curvcli.linalg.lanczos import SMALL
+
+    values = certificate.values_K.tolist()
+    norm = max(found.norm, *(abs(v) for v in values))
+    return [
+        (residual, tol * max(abs(value), SMALL * norm))
+        for value, residual in zip(values, certificate.residuals_K.tolist(), strict=True)
+    ]
+
+
+def _rounding(
+    context: Context, operator: "Hessian", found: "LanczosResult", measured: float | None
+) -> float:
+    """The rounding that all products share, as measured in float64; said where it matters."""
+    if measured is None:
+        context.notes.append(
+            "rounding of products is estimated: they could not be repeated in float64"
+        )
+    elif measured > PRECISION_LIMIT * found.norm:
+        context.find(
+            "hessian.precision",
+            "warning",
+            "top",
+            f"{dtype_name(operator)} resolves this curvature only to {measured / found.norm:.1%}, as measured on "
+            "some samples; others may be worse: use --dtype float64",
+            value=measured / found.norm,
+            threshold=PRECISION_LIMIT,
+        )
+    return measured or 0.0
+
+
+def dtype_name(operator: "Hessian") -> str:
+    """``float32``, say."""
+    return str(operator.dtype).removeprefix("torch.")
+
+
+def check_products(
+    context: Context, operator: "Hessian", vector_N: "Tensor", product_N: "Tensor"
+) -> float | None:
+    """One product against finite differences; a large difference is attributed and reported."""
+    from curvcli.operators.double import error_in_double
+
+    check = operator.check(vector_N, product_N)
+    if check is None:
+        context.notes.append(
+            f"no check by finite differences: {dtype_name(operator)} cannot move the weights finely enough "
+            "in so sharp a direction (--dtype float64 can)"
+        )
+    elif check > CHECK_LIMIT:
+        cause = error_in_double(operator, vector_N)
+        if cause is not None and cause <= CHECK_LIMIT:
+            context.find(
+                "hessian.kinks",
+                "note",
+                "hvp_check",
+                f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
+                "kinks (ReLU, max) lie near these weights; products themselves are right "
+                f"({cause:.0e} in float64)",
+                value=check,
+                threshold=CHECK_LIMIT,
+            )
+        else:
+            context.find(
+                "hessian.products",
+                "error",
+                "hvp_check",
+                f"products differ by {check:.0%} from finite differences of the gradient: the second "
+                "derivative is wrong; look for a custom backward, .detach() or torch.no_grad()",
+                value=check,
+                threshold=CHECK_LIMIT,
+            )
+    return check
