@@ -3,6 +3,7 @@
 Weights of the two networks that are trained here are kept in ``.cache/`` beside this file.
 """
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class ResNet20(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16))
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.blocks = nn.Sequential(
-            *(BasicBlock(a, b, 1 + (a != b)) for a, b in zip(widths, widths[1:], strict=False))
+            *(BasicBlock(a, b, 1 + (a != b)) for a, b in itertools.pairwise(widths))
         )
         self.classifier = nn.Linear(64, 10)
 

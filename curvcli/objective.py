@@ -22,6 +22,10 @@ from curvcli.errors import (
     did_you_mean,
     some,
 )
+from curvcli.lookups import Lookups, uses
+
+# Untouched entries below this share of all are not worth being left out.
+WORTHWHILE = 0.05
 
 LossTerms = Callable[[nn.Module, Any], tuple[Tensor, float]]
 """(model, batch data) -> (sum of the loss terms, a scalar tensor; how many terms that are)."""
@@ -127,12 +131,19 @@ class Objective:
         self.notes.extend(set_mode(self.model, self.train_mode))
         self.names, self.parameters, notes = choose_parameters(self.model, self.select)
         self.notes.extend(notes)
+        self._rows: dict[int, Tensor] = {}
         self.n = sum(p.numel() for p in self.parameters)
+        self.untouched = 0
         self.dtype = self.parameters[0].dtype
         self.device = self.parameters[0].device
         if not self.accept_nonfinite:
             check_weights(self.model)
         self.loss, self.weight = self._check_loss()
+
+    n: int = field(init=False)
+    """Length of the vectors: all entries of the parameters but the untouched ones."""
+    untouched: int = field(init=False)
+    """Entries of embeddings that no sample looks up, where ∇L and H are exactly zero; vectors leave them out."""
 
     @property
     def samples(self) -> int:
@@ -181,18 +192,75 @@ class Objective:
         total = self.sum_of(batch)
         if not total.requires_grad:
             return torch.zeros(self.n, dtype=self.dtype, device=self.device)
-        return flatten(
+        return self.flatten(
             torch.autograd.grad(total, self.parameters, allow_unused=True, materialize_grads=True)
         )
 
     def flat(self) -> Tensor:
         """θ as one vector of shape (n,), a copy."""
-        return flatten([p.detach() for p in self.parameters])
+        return self.flatten([p.detach() for p in self.parameters])
+
+    def flatten(self, parts: Sequence[Tensor]) -> Tensor:
+        """Tensors with the shapes of the parameters as one vector of shape (n,)."""
+        return torch.cat(
+            [
+                (part[self._rows[i]] if i in self._rows else part).reshape(-1)
+                for i, part in enumerate(parts)
+            ]
+        )
 
     def views(self, v_N: Tensor) -> list[Tensor]:
-        """``v_N`` cut into views with the shapes of the parameters."""
-        sizes = [p.numel() for p in self.parameters]
-        return [part.view_as(p) for part, p in zip(v_N.split(sizes), self.parameters, strict=True)]
+        """``v_N`` cut into tensors with the shapes of the parameters: views, or copies with untouched rows zero."""
+        out = []
+        for i, (part, p) in enumerate(zip(v_N.split(self._sizes()), self.parameters, strict=True)):
+            if i in self._rows:
+                rows_R = self._rows[i]
+                out.append(
+                    torch.zeros_like(p, requires_grad=False).index_copy_(
+                        0, rows_R, part.view(len(rows_R), *p.shape[1:])
+                    )
+                )
+            else:
+                out.append(part.view_as(p))
+        return out
+
+    @property
+    def dimension(self) -> int:
+        """Number of parameters, untouched ones included: rows of the whole Hessian."""
+        return self.n + self.untouched
+
+    def share_vectors(self, other: "Objective") -> None:
+        """Take the same entries into vectors as ``other``, an objective of the same architecture."""
+        self._rows = {i: rows.to(self.device) for i, rows in other._rows.items()}
+        self.n, self.untouched = other.n, other.untouched
+
+    def _sizes(self) -> list[int]:
+        return [
+            p.numel() * len(self._rows[i]) // len(p) if i in self._rows else p.numel()
+            for i, p in enumerate(self.parameters)
+        ]
+
+    def _leave_out(self, lookups: Lookups, total: Tensor) -> None:
+        """Leave rows that no sample looks up out of all vectors, where they are many."""
+        if self.weight_decay:
+            return  # it bends the surface along them too
+        nodes = uses(total, self.parameters)
+        masks = [lookups.untouched(p, nodes[id(p)]) for p in self.parameters]
+        entries = [
+            0 if m is None else int(m.sum()) * p[0].numel()
+            for m, p in zip(masks, self.parameters, strict=True)
+        ]
+        if sum(entries) < WORTHWHILE * self.n:
+            return
+        for i, mask in enumerate(masks):
+            if mask is not None:
+                self._rows[i] = (~mask).nonzero()[:, 0]
+        self.untouched = sum(entries)
+        self.n = sum(self._sizes())
+        self.notes.append(
+            f"{self.untouched:,} entries of {some(self.names[i] for i in self._rows)} are looked up by no sample: "
+            "gradient and curvature are exactly zero there, and they are left out of all vectors"
+        )
 
     @contextmanager
     def moved(self, step_N: Tensor) -> Iterator[None]:
@@ -222,9 +290,10 @@ class Objective:
     def _check_loss(self) -> tuple[float, float]:
         """Evaluate twice; the two must agree and be finite. Returns (L, W)."""
         sums, weight = [], 0.0
+        lookups = Lookups(self.parameters)
         for _ in range(2):
             total, weight = 0.0, 0.0
-            with torch.no_grad(), self.untouched_buffers():
+            with torch.no_grad(), self.untouched_buffers(), lookups:
                 for batch in self.batches:
                     part, count = self.terms(self.model, batch.data)
                     total += float(part)
@@ -249,8 +318,10 @@ class Objective:
             )
         with torch.enable_grad(), self.untouched_buffers():
             piece = next(self.batches[0].pieces(1 if self.splittable else self.batches[0].size))
-            reached = self.terms(self.model, piece.data)[0].requires_grad
-        if not reached and not self.weight_decay:
+            one = self.terms(self.model, piece.data)[0]
+        if one.requires_grad:
+            self._leave_out(lookups, one)
+        elif not self.weight_decay:
             raise LossError(
                 "the loss does not depend on the parameters: no gradient reaches any of them",
                 "look for .detach(), torch.no_grad() or .item() in the model or the loss",

@@ -112,7 +112,7 @@ def backprop(
         tolerance=tol,
         slope_tolerance=slope_tol,
         passed=all(i.passed for i in identities) and not wrong,
-        parameters=context.objective.n,
+        parameters=context.objective.dimension,
     )
 
 

@@ -1,4 +1,4 @@
-"""Eigenpairs that a run has found, made fit to be shown: residuals, spread over the data, rounding, check of a product."""
+"""Eigenpairs that a run has found, made fit to be shown: residuals, spread, rounding, check of a product."""
 
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 

@@ -38,6 +38,12 @@ class HessianResult(Struct, frozen=True):
     loss: float
     gradient_norm: float
     parameters: Annotated[int, Meta(description="n, the dimension of the Hessian")]
+    untouched: Annotated[
+        int,
+        Meta(
+            description="of these, entries of embeddings that no sample looks up: exactly zero rows of H"
+        ),
+    ]
     matrix: Literal["hessian"]
     hvp_check: Annotated[
         Number,
@@ -184,14 +190,17 @@ def _answer(
         certified = certified_pairs(context, operator, found, tol, spread)
         pairs, rounding = certified.pairs, certified.rounding
         check = check_products(context, operator, certified.vector_N, certified.product_N)
+    zeros = objective.untouched
+    reach = [found.lower - rounding, found.upper + rounding, *([0.0] if zeros else [])]
     result = HessianResult(
-        top=pairs[: found.top],
-        bottom=pairs[found.top :],
-        reach=Reach(found.lower - rounding, found.upper + rounding, probability),
+        top=_with_zeros(pairs[: found.top], zeros, order),
+        bottom=_with_zeros(pairs[found.top :], zeros, "smallest"),
+        reach=Reach(min(reach), max(reach), probability),
         status=found.status,
         loss=objective.loss,
         gradient_norm=float(torch.linalg.vector_norm(operator.gradient)),
-        parameters=operator.n,
+        parameters=objective.dimension,
+        untouched=objective.untouched,
         matrix="hessian",
         hvp_check=check,
         order=order,
@@ -203,6 +212,21 @@ def _answer(
     )
     _findings(context, result, tol)
     return result
+
+
+def _with_zeros(
+    pairs: list[Eigenpair],
+    zeros: int,
+    order: Literal["value", "magnitude", "smallest"],
+) -> list[Eigenpair]:
+    """The pairs, with ``zeros`` eigenvalues that are exactly zero taking the places that are theirs."""
+    keys = {
+        "value": lambda p: -p.value,
+        "magnitude": lambda p: -abs(p.value),
+        "smallest": lambda p: p.value,
+    }
+    exact = [Eigenpair(0.0, 0.0, True, 0.0)] * min(zeros, len(pairs))
+    return sorted([*pairs, *exact], key=keys[order])[: len(pairs)] if exact else pairs
 
 
 def _expected(progress: "Progress", recheck: int) -> int:

@@ -157,15 +157,18 @@ def saddle(
         4 * torch.finfo(operator.dtype).eps * float(torch.linalg.vector_norm(objective.flat()))
     )
 
+    # Entries that no sample touches have exactly zero curvature.
+    zero = [0.0] if objective.untouched else []
+
     def weigh(found: "LanczosResult", floor: float) -> Evidence:
         return Evidence(
             stationarity=_stationarity(noise.norm, found.norm, objective.loss - loss_floor),
             grad_tol=grad_tol,
             gradient_resolved=noise.norm > resolution * found.norm,
-            theta_min=float(found.ritz_values_M[0]),
-            theta_max=float(found.ritz_values_M[-1]),
-            lower=found.lower - floor,
-            upper=found.upper + floor,
+            theta_min=min(float(found.ritz_values_M[0]), *zero, math.inf),
+            theta_max=max(float(found.ritz_values_M[-1]), *zero, -math.inf),
+            lower=min(found.lower - floor, *zero, math.inf),
+            upper=max(found.upper + floor, *zero, -math.inf),
             floor=floor,
             flatness=flatness,
         )
@@ -198,7 +201,7 @@ def saddle(
         region=region(evidence),
         loss=objective.loss,
         floor=evidence.floor,
-        parameters=operator.n,
+        parameters=operator.objective.dimension,
         more_products=more,
         index=estimate,
     )

@@ -152,7 +152,7 @@ def step(
         negative_curvature=lowest if lowest < -1e-6 * found.norm else None,
         best=best[0].name if best else None,
         saved=save,
-        parameters=objective.n,
+        parameters=objective.dimension,
     )
     for taken_step in result.methods:
         if taken_step.heads_for_saddle:

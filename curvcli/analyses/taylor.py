@@ -206,7 +206,7 @@ def taylor(
         loss=objective.loss,
         gradient_norm=float(torch.linalg.vector_norm(operator.gradient)),
         trust=trust,
-        parameters=operator.n,
+        parameters=operator.objective.dimension,
     )
 
 
@@ -256,7 +256,6 @@ def _way_to(context: Context, path: str | None) -> "Tensor":
     import copy
     from pathlib import Path
 
-    from curvcli.objective import flatten
     from curvcli.target.checkpoint import open_checkpoint
     from curvcli.target.model import load_weights
 
@@ -265,7 +264,7 @@ def _way_to(context: Context, path: str | None) -> "Tensor":
     checkpoint = open_checkpoint(Path(path or ""), context.spec.unsafe_pickle)
     context.notes.extend(load_weights(other, checkpoint, context.spec.allow_partial))
     there = dict(other.named_parameters())
-    return flatten([there[name].detach() for name in objective.names]) - objective.flat()
+    return objective.flatten([there[name].detach() for name in objective.names]) - objective.flat()
 
 
 def _measure(

@@ -87,4 +87,5 @@ def _twin(operator: Hessian, samples: int) -> tuple[Hessian, Batch]:
         select=objective.names,
         train_mode=objective.train_mode,
     )
+    twin.share_vectors(objective)
     return Hessian(twin, like=operator), piece

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import LossError
-from curvcli.objective import Batch, SplitLoss, flatten
+from curvcli.objective import Batch, SplitLoss
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.kernels import missing_derivatives
 
@@ -76,7 +76,7 @@ class GaussNewton(Curvature[OutputGraph]):
                 allow_unused=True,
                 materialize_grads=True,
             )
-        return flatten(parts)
+        return self.objective.flatten(parts)
 
     def _missing(self, graph: OutputGraph) -> str | None:
         return missing_derivatives([*graph.pulled, graph.inner])

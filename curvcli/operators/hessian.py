@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvcli.objective import Batch, flatten
+from curvcli.objective import Batch
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.fused import FusedLayers
 from curvcli.operators.kernels import missing_derivatives
@@ -115,14 +115,16 @@ class Hessian(Curvature[FirstOrderGraph]):
                 allow_unused=True,
                 materialize_grads=True,
             )
-        return flatten(parts)
+        return self.objective.flatten(parts)
 
     def _multiply_together(self, graph: FirstOrderGraph, vectors_KN: Tensor) -> Tensor:
         k = len(vectors_KN)
         if not graph.gradients:
             return torch.zeros_like(vectors_KN)
         parameters = self.objective.parameters
-        parts = vectors_KN.split([p.numel() for p in parameters], dim=1)
+        parts = [
+            torch.stack(views) for views in zip(*map(self.objective.views, vectors_KN), strict=True)
+        ]
         try:
             # An operation without a batching rule is reported by a warning, and slow.
             with self.kernels.active(), warnings.catch_warnings():
@@ -130,9 +132,7 @@ class Hessian(Curvature[FirstOrderGraph]):
                 products = torch.autograd.grad(
                     graph.gradients,
                     parameters,
-                    grad_outputs=[
-                        parts[i].reshape(k, *parameters[i].shape) for i in graph.positions
-                    ],
+                    grad_outputs=[parts[i] for i in graph.positions],
                     retain_graph=True,
                     allow_unused=True,
                     is_grads_batched=True,
@@ -141,10 +141,8 @@ class Hessian(Curvature[FirstOrderGraph]):
             if out_of_memory(error):
                 raise
             return self._multiply_each(graph, vectors_KN)
-        return torch.cat(
-            [
-                like.new_zeros(k, like.numel()) if part is None else part.reshape(k, -1)
-                for part, like in zip(products, parameters, strict=True)
-            ],
-            dim=1,
-        )
+        filled = [
+            like.new_zeros(k, *like.shape) if part is None else part
+            for part, like in zip(products, parameters, strict=True)
+        ]
+        return torch.stack([self.objective.flatten(parts) for parts in zip(*filled, strict=True)])

@@ -1,0 +1,131 @@
+"""Embedding rows that no sample looks up are left out of all vectors, where nothing else uses them."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import curvcli
+from curvcli.objective import Batch, Objective
+
+VOCABULARY, WIDTH = 40, 3
+TOKENS = torch.tensor([[1, 5, 5, 7], [2, 5, 1, 30], [7, 7, 2, 1]])
+CLASSES = torch.tensor([0, 2, 1])
+
+
+class Reader(nn.Module):
+    """Mean of the embeddings, and a layer on top; the other uses of the embedding are optional."""
+
+    def __init__(self, other: str = "none") -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layer = nn.Linear(WIDTH, 3)
+        self.other = other
+        for p in self.parameters():
+            p.data = torch.randn(p.shape, generator=generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = torch.tanh(self.embedding(tokens).mean(1))
+        logits: Tensor = self.layer(hidden)
+        if self.other == "tied":
+            logits = logits + (hidden @ self.embedding.weight.T)[:, :3]
+        if self.other == "penalty":
+            logits = logits + 0.1 * self.embedding.weight.square().sum()
+        return logits
+
+
+def objective(model: nn.Module, batches: int = 1, **settings: Any) -> Objective:
+    def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        x, y = data
+        return F.cross_entropy(model(x), y, reduction="sum"), float(len(y))
+
+    whole = Batch((TOKENS, CLASSES), 3)
+    parts = [whole] if batches == 1 else [whole.take([i]) for i in range(3)]
+    return Objective(model.double(), parts, terms, **settings)
+
+
+def dense(model: nn.Module) -> Tensor:
+    """The whole Hessian, (n, n), by torch.func."""
+    names = [n for n, _ in model.named_parameters()]
+    sizes = [p.numel() for p in model.parameters()]
+    shapes = [p.shape for p in model.parameters()]
+
+    def loss(theta: Tensor) -> Tensor:
+        parts = [t.view(s) for t, s in zip(theta.split(sizes), shapes, strict=True)]
+        out = torch.func.functional_call(model, dict(zip(names, parts, strict=True)), TOKENS)
+        return F.cross_entropy(out, CLASSES)
+
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    hessian: Tensor = torch.func.hessian(loss)(theta)
+    return hessian
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_untouched_rows_are_left_out_without_changing_the_spectrum(batches: int) -> None:
+    model = Reader().double()
+    truth = torch.linalg.eigvalsh(dense(model))
+    subject = objective(model, batches)
+    touched = len({1, 5, 7, 2, 30})
+    assert subject.untouched == (VOCABULARY - touched) * WIDTH
+    assert subject.n == touched * WIDTH + 3 * WIDTH + 3
+    assert subject.dimension == len(truth)
+    result = curvcli.analyse(
+        "hessian", curvcli.Context(objective=subject), top=4, bottom=3, tol=1e-8
+    )
+    assert (result.parameters, result.untouched) == (len(truth), subject.untouched)
+    # Residuals hold by theorem; the rest is rounding of float64.
+    for pair, value in zip(result.top, truth.flip(0), strict=False):
+        assert abs(pair.value - value) <= pair.residual + 1e-12
+    for pair, value in zip(result.bottom, truth, strict=False):
+        assert abs(pair.value - value) <= pair.residual + 1e-12
+    assert result.reach.lower <= truth[0] + 1e-12
+    assert result.reach.upper >= truth[-1] - 1e-12
+
+
+def test_exact_zeros_take_their_places_among_the_smallest() -> None:
+    model = Reader().double()
+    with torch.no_grad():
+        model.embedding.weight.zero_()
+    model.embedding.weight.requires_grad_(True)
+    model.layer.weight.requires_grad_(False)
+    subject = objective(model, select=["embedding.weight", "layer.bias"])
+    result = curvcli.analyse("hessian", curvcli.Context(objective=subject), top=1, bottom=4)
+    assert any(p.value == 0.0 and p.residual == 0.0 for p in result.bottom) or all(
+        p.value < 0 for p in result.bottom
+    )
+
+
+def test_a_minimum_with_untouched_rows_is_flat() -> None:
+    result = curvcli.analyse("saddle", curvcli.Context(objective=objective(Reader())))
+    assert result.reach.lower <= 0.0
+
+
+@pytest.mark.parametrize("other", ["tied", "penalty"])
+def test_an_embedding_with_another_use_is_kept_whole(other: str) -> None:
+    subject = objective(Reader(other))
+    assert subject.untouched == 0
+    assert subject.n == subject.dimension == VOCABULARY * WIDTH + 3 * WIDTH + 3
+
+
+def test_weight_decay_bends_untouched_rows() -> None:
+    assert objective(Reader(), weight_decay=0.1).untouched == 0
+
+
+def test_vectors_go_there_and_back() -> None:
+    subject = objective(Reader())
+    v_N = torch.randn(subject.n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    views = subject.views(v_N)
+    assert [v.shape for v in views] == [p.shape for p in subject.parameters]
+    assert torch.equal(subject.flatten(views), v_N)
+    rows = views[0].abs().sum(1).nonzero()[:, 0].tolist()
+    assert rows == [1, 2, 5, 7, 30]
+
+
+@pytest.mark.parametrize("analysis", ["taylor", "step", "backprop", "gradients"])
+def test_other_analyses_work_in_the_same_space(analysis: str) -> None:
+    context = curvcli.Context(objective=objective(Reader()))
+    result = curvcli.analyse(analysis, context)
+    assert getattr(result, "parameters", context.objective.dimension) == context.objective.dimension
