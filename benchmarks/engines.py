@@ -28,8 +28,8 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-def run_curvcli(workload: Workload) -> tuple[Any, Any]:
-    """(result, context) of the whole `hessian` analysis, with all of its checks."""
+def run_curvcli(workload: Workload, **options: Any) -> tuple[Any, Any]:
+    """(result, context) of the whole `hessian` analysis."""
     import curvcli
 
     def terms(model: torch.nn.Module, data: Any) -> tuple[Tensor, float]:
@@ -41,33 +41,22 @@ def run_curvcli(workload: Workload) -> tuple[Any, Any]:
         (workload.inputs, workload.targets), len(workload.targets), workload.splittable
     )
     context = curvcli.Context(objective=curvcli.Objective(workload.model, [batch], terms))
-    result = curvcli.analyse("hessian", context, top=K, bottom=0, order="magnitude", tol=TOL)
-    return result, context
+    settings = {"top": K, "bottom": 0, "order": "magnitude", "tol": TOL, **options}
+    return curvcli.analyse("hessian", context, **settings), context
 
 
-def curvcli_engine(workload: Workload, _: int) -> Found:
+def curvcli_whole(workload: Workload, _: int) -> Found:
+    """As a user gets it: residuals, reach, check of products, copies looked for, spread over the data."""
     result, context = run_curvcli(workload)
     assert result.status == "converged"
     return [p.value for p in result.top], context.objective.cost.matvecs
 
 
-def curvcli_uncertified(workload: Workload, _: int) -> Found:
-    """Lanczos alone, without residuals, copies, spread and checks: what a peer computes."""
-    import curvcli
-    from curvcli.linalg.lanczos import Wanted, lanczos
-    from curvcli.operators.hessian import Hessian
-
-    def terms(model: torch.nn.Module, data: Any) -> tuple[Tensor, float]:
-        inputs, targets = data
-        count = float(targets.numel())
-        return workload.loss(model(inputs), targets) * count, count
-
-    batch = curvcli.Batch(
-        (workload.inputs, workload.targets), len(workload.targets), workload.splittable
-    )
-    operator = Hessian(curvcli.Objective(workload.model, [batch], terms), wanted=K)
-    found = lanczos(operator, Wanted(K, 0, "magnitude"), tol=TOL, recheck=0)
-    return found.values_K.tolist(), found.matvecs
+def curvcli_plain(workload: Workload, _: int) -> Found:
+    """Certified eigenvalues, without the look for copies and the spread over the data."""
+    result, context = run_curvcli(workload, recheck=0, spread=0)
+    assert result.status == "converged"
+    return [p.value for p in result.top], context.objective.cost.matvecs
 
 
 def eigenthings(workload: Workload, steps: int | None) -> Found:
@@ -195,8 +184,8 @@ def reference(workload: Workload) -> list[float]:
 
 
 ENGINES: dict[str, Callable[[Workload, int], Found]] = {
-    "curvcli": curvcli_engine,
-    "curvcli, uncertified": curvcli_uncertified,
+    "curvcli": curvcli_whole,
+    "curvcli --recheck 0 --spread 0": curvcli_plain,
     "hessian-eigenthings, steps given": eigenthings,
     "hessian-eigenthings, default": eigenthings_default,
     "curvlinops + eigsh, basis given": curvlinops,

@@ -55,7 +55,7 @@ def certified_pairs(
 
     Residuals are those of products H v where there are such: a few pairs, or several batches whose spread is asked
     for. Otherwise they are those of the recurrence, widened by what a product with a random combination of all Ritz
-    vectors shows beyond it; where that would leave a converged pair open, each gets its own product after all.
+    vectors shows beyond it; a converged pair that this would leave open gets its own product after all.
 
     Args:
         context: where findings and notes go.
@@ -77,16 +77,18 @@ def certified_pairs(
     context.progress(Stage("residuals", 0, None))
     measured = _rounding(context, operator, found, rounding_in_double(operator, vectors_KN))
     products_KN = spreads.products_KN
-    certificate = None
     largest = int(abs(found.values_K).argmax())
     if products_KN is None and len(vectors_KN) > _FEW:
         probed = probe(operator, found)
         vector_N, product_N = probed.vector_N, probed.product_N
         certificate = certify_by_recurrence(found, probed, measured)
-        converged = [r <= limit for r, limit in _limits(certificate, found, tol)]
-        if not all(now for now, before in zip(converged, found.converged_K, strict=True) if before):
-            certificate = None
-    if certificate is None:
+        for i, (residual, limit) in enumerate(_limits(certificate, found, tol)):
+            if found.converged_K[i] and residual > limit:
+                v_N = vectors_KN[i]
+                own = certify(v_N[None], operator.matvec(v_N)[None], found.norm, measured)
+                certificate.values_K[i] = own.values_K[0]
+                certificate.residuals_K[i] = own.residuals_K[0]
+    else:
         if products_KN is None:
             products_KN = torch.stack([operator.matvec(v_N) for v_N in vectors_KN])
         vector_N, product_N = vectors_KN[largest], products_KN[largest]

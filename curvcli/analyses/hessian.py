@@ -172,6 +172,7 @@ def _answer(
     import torch
 
     from curvcli.linalg.lanczos import ROUNDING
+    from curvcli.linalg.vectors import euclidean_norm
 
     objective = operator.objective
     stopped = found.status in ("timeout", "interrupted")
@@ -198,7 +199,7 @@ def _answer(
         reach=Reach(min(reach), max(reach), probability),
         status=found.status,
         loss=objective.loss,
-        gradient_norm=float(torch.linalg.vector_norm(operator.gradient)),
+        gradient_norm=float(euclidean_norm(operator.gradient)),
         parameters=objective.dimension,
         untouched=objective.untouched,
         matrix="hessian",

@@ -138,6 +138,7 @@ def saddle(
     import torch
 
     from curvcli.errors import LossError
+    from curvcli.linalg.vectors import euclidean_norm
     from curvcli.operators.hessian import Hessian
     from curvcli.operators.line import gradient_noise
 
@@ -153,9 +154,7 @@ def saddle(
         objective, memory=context.spec.memory_bytes, wanted=4, preferred_capacity=max_matvecs + 2
     )
     noise = gradient_noise(operator)
-    resolution = (
-        4 * torch.finfo(operator.dtype).eps * float(torch.linalg.vector_norm(objective.flat()))
-    )
+    resolution = 4 * torch.finfo(operator.dtype).eps * float(euclidean_norm(objective.flat()))
 
     # Entries that no sample touches have exactly zero curvature.
     zero = [0.0] if objective.untouched else []

@@ -82,6 +82,7 @@ def step(
     import torch
 
     from curvcli.errors import LossError, UsageError, did_you_mean
+    from curvcli.linalg.vectors import euclidean_norm
     from curvcli.operators.hessian import Hessian
     from curvcli.operators.line import Line
     from curvcli.operators.steps import StepMaker, ascent_in_negative_curvature, save_step
@@ -95,10 +96,9 @@ def step(
     context.limit_time(parse_seconds(timeout))
     context.progress(Stage("loading", 0, None))
     objective = context.objective
-    memory = context.spec.memory_bytes
-    hessian = Hessian(objective, memory=memory, wanted=2 * pairs)
+    hessian = Hessian(objective, memory=context.spec.memory_bytes, wanted=2 * pairs)
     maker = StepMaker(
-        hessian, memory=memory, tol=tol, max_matvecs=max_matvecs, damping=damping, pairs=pairs,
+        hessian, memory=context.spec.memory_bytes, tol=tol, max_matvecs=max_matvecs, damping=damping, pairs=pairs,
         history=history, seed=context.spec.seed, stop=context.stop,
     )  # fmt: skip
     context.progress(Stage("eigenpairs", 0, None))
@@ -124,9 +124,9 @@ def step(
         curved = float(torch.dot(delta_N, hessian.matvec(delta_N)))
         predicted = float(torch.dot(gradient_N, delta_N)) + 0.5 * curved
         true = Line(objective, delta_N, hessian)(1.0) - objective.loss
-        norm = float(torch.linalg.vector_norm(delta_N))
+        norm = float(euclidean_norm(delta_N))
         ascent = ascent_in_negative_curvature(found, gradient_N, delta_N)
-        threshold = 1e-6 * norm * float(torch.linalg.vector_norm(gradient_N))
+        threshold = 1e-6 * norm * float(euclidean_norm(gradient_N))
         made.append(
             (
                 MethodStep(
@@ -148,7 +148,7 @@ def step(
     result = StepResult(
         methods=[m for m, _ in made],
         loss=objective.loss,
-        gradient_norm=float(torch.linalg.vector_norm(gradient_N)),
+        gradient_norm=float(euclidean_norm(gradient_N)),
         negative_curvature=lowest if lowest < -1e-6 * found.norm else None,
         best=best[0].name if best else None,
         saved=save,

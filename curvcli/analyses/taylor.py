@@ -151,6 +151,7 @@ def taylor(
 
     from curvcli.errors import UsageError, did_you_mean
     from curvcli.linalg.lanczos import ROUNDING, Wanted, lanczos
+    from curvcli.linalg.vectors import euclidean_norm
     from curvcli.operators.hessian import Hessian
     from curvcli.operators.line import Line
 
@@ -191,7 +192,7 @@ def taylor(
         slope = float(torch.dot(operator.gradient, delta_N))
         curvature = float(torch.dot(delta_N, operator.matvec(delta_N)))
         model = Model(objective.loss, slope, curvature)
-        norm = float(torch.linalg.vector_norm(delta_N))
+        norm = float(euclidean_norm(delta_N))
         whole = name not in PLAIN
         results.append(
             _measure(name, model, Line(objective, delta_N, operator), norm, trust, points, whole)
@@ -204,7 +205,7 @@ def taylor(
         lambda_max_residual=float(found.bounds_K[0])
         + ROUNDING * torch.finfo(operator.dtype).eps * found.norm,
         loss=objective.loss,
-        gradient_norm=float(torch.linalg.vector_norm(operator.gradient)),
+        gradient_norm=float(euclidean_norm(operator.gradient)),
         trust=trust,
         parameters=operator.objective.dimension,
     )
@@ -222,6 +223,7 @@ def _direction(
 
     from curvcli.errors import LossError
     from curvcli.linalg.operator import random_unit_vector
+    from curvcli.linalg.vectors import euclidean_norm
     from curvcli.operators.steps import StepMaker
 
     gradient_N = operator.gradient
@@ -237,7 +239,7 @@ def _direction(
             return None
     elif name == "gradient":
         delta_N = -gradient_N / max(
-            float(torch.linalg.vector_norm(gradient_N)), torch.finfo(operator.dtype).tiny
+            float(euclidean_norm(gradient_N)), torch.finfo(operator.dtype).tiny
         )
     elif name == "random":
         generator = torch.Generator().manual_seed(context.spec.seed + 1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.operator import Float64Array
+from curvcli.linalg.vectors import euclidean_norm
 
 # Daniel, Gragg, Kaufman & Stewart (Math. Comp. 30, 1976): one pass of Gram-Schmidt is enough when
 # the vector keeps at least this share of its length.
@@ -59,17 +60,17 @@ class Basis:
             The coefficients removed, shape ``(size,)``, and the remaining norm, a scalar tensor.
         """
         if self.size == 0:
-            return w_N.new_zeros(0), torch.linalg.vector_norm(w_N)
+            return w_N.new_zeros(0), euclidean_norm(w_N)
         q_MN = self.rows
-        before = torch.linalg.vector_norm(w_N)
+        before = euclidean_norm(w_N)
         h_M = q_MN @ w_N
         w_N.addmv_(q_MN.T, h_M, alpha=-1)
-        after = torch.linalg.vector_norm(w_N)
+        after = euclidean_norm(w_N)
         if bool(after < DGKS_ETA * before):
             again_M = q_MN @ w_N
             w_N.addmv_(q_MN.T, again_M, alpha=-1)
             h_M = h_M + again_M
-            after = torch.linalg.vector_norm(w_N)
+            after = euclidean_norm(w_N)
         return h_M, after
 
     def combine(self, s_MK: Float64Array) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvcli.linalg.lanczos import ROUNDING, LanczosResult
 from curvcli.linalg.operator import Float64Array, SymmetricOperator
+from curvcli.linalg.vectors import euclidean_norm, euclidean_norms
 
 
 class Certificate(NamedTuple):
@@ -40,7 +41,7 @@ def certify(
         measured: error of products that was measured otherwise, in a more exact arithmetic.
     """
     values_K = torch.linalg.vecdot(vectors_KN, products_KN)
-    rests_K = torch.linalg.vector_norm(products_KN - values_K[:, None] * vectors_KN, dim=1)
+    rests_K = euclidean_norms(products_KN - values_K[:, None] * vectors_KN)
     cross_KK = (vectors_KN @ products_KN.T).double().cpu().numpy()
     rounding = ROUNDING * torch.finfo(vectors_KN.dtype).eps * norm + measured
     if len(cross_KK) > 1:
@@ -99,5 +100,5 @@ def certify_by_recurrence(
     eps = torch.finfo(found.vectors_KN.dtype).eps
     crossed = float((found.vectors_KN @ probed.excess_N).abs().max())
     rounding = ROUNDING * eps * found.norm + measured + root * crossed
-    excess = root * float(torch.linalg.vector_norm(probed.excess_N))
-    return Certificate(found.values_K, found.bounds_K + excess + rounding, rounding)
+    excess = root * float(euclidean_norm(probed.excess_N))
+    return Certificate(found.values_K.copy(), found.bounds_K + excess + rounding, rounding)

@@ -26,6 +26,7 @@ from curvcli.linalg.operator import (
     random_unit_vector,
 )
 from curvcli.linalg.reach import reach
+from curvcli.linalg.vectors import euclidean_norms
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 Order = Literal["value", "magnitude"]
@@ -273,14 +274,14 @@ def _step(op: SymmetricOperator, state: LanczosState) -> None:
         state.rechecked += 1
     # The two local terms first: what cancels after them is a loss of orthogonality, which is what
     # the DGKS criterion is to see.
-    alpha = torch.dot(q_N, w_N)
-    w_N = torch.sub(w_N, q_N * alpha)
+    alpha = float(torch.dot(q_N, w_N))
+    w_N.add_(q_N, alpha=-alpha)
     local = float(t_MM[j - 1, j]) if j else 0.0
     if local:
         w_N.add_(basis[j - 1], alpha=-local)
     h_M, norm = basis.project_out(w_N)
     column_M = h_M.double().cpu().numpy()
-    column_M[j] += float(alpha)
+    column_M[j] += alpha
     beta = float(norm)
     if not (np.isfinite(column_M).all() and np.isfinite(beta)):
         raise NonFiniteError(
@@ -445,8 +446,10 @@ def _result(
         status = "converged"
     lower, upper = reach(state.alphas, state.betas, op.n, probability)
     vectors_KN = state.basis.combine(spectrum.s_MM[:, pairs])
-    vectors_KN /= torch.linalg.vector_norm(vectors_KN, dim=1, keepdim=True)
-    tails = [*state.suspended, *([state.live] if state.live else [])]
+    vectors_KN /= euclidean_norms(vectors_KN)[:, None]
+    # What a waiting direction has in the basis is accounted for in T, as far as its product is known.
+    waiting = [t for t in (_outside(state, t) for t in state.suspended) if t is not None]
+    tails = [*waiting, *([state.live] if state.live else [])]
     return LanczosResult(
         values_K=spectrum.theta_M[pairs],
         bounds_K=spectrum.bounds_M[pairs],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.operator import SymmetricOperator
+from curvcli.linalg.vectors import euclidean_norm
 
 SolveStatus = Literal["converged", "negative-curvature", "max_matvecs", "stopped"]
 
@@ -43,7 +44,7 @@ def conjugate_gradients(
     Source: Hestenes & Stiefel, J. Res. Nat. Bur. Standards 49 (1952).
     """
     x_N, r_N, p_N = torch.zeros_like(b_N), b_N.clone(), b_N.clone()
-    norm_b = float(torch.linalg.vector_norm(b_N))
+    norm_b = float(euclidean_norm(b_N))
     if norm_b == 0.0:
         return Solution(x_N, 0.0, 0, "converged")
     rr = norm_b**2
@@ -81,7 +82,7 @@ def minres(
     Source: Paige & Saunders, SIAM J. Numer. Anal. 12 (1975).
     """
     x_N = torch.zeros_like(b_N)
-    norm_b = float(torch.linalg.vector_norm(b_N))
+    norm_b = float(euclidean_norm(b_N))
     if norm_b == 0.0:
         return Solution(x_N, 0.0, 0, "converged")
     previous_N, q_N = torch.zeros_like(b_N), b_N / norm_b
@@ -98,7 +99,7 @@ def minres(
         w_N = op.matvec(q_N)
         alpha = float(torch.dot(q_N, w_N))
         w_N = w_N.sub(q_N, alpha=alpha).sub_(previous_N, alpha=beta)
-        beta_next = float(torch.linalg.vector_norm(w_N))
+        beta_next = float(euclidean_norm(w_N))
         largest = max(largest, abs(alpha), beta_next)
         # The last rotation applied to the new column of T.
         delta = cosine * delta_next + sine * alpha

@@ -22,6 +22,8 @@ Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
 # Parts a single batch is split into for the spread over batches.
 PARTS = 8
+# Up to so many parameters several products at once are faster than one after the other.
+_SMALL = 1_000_000
 # Samples of the smallest piece on which a derivative is tried.
 _PROBE = 2
 
@@ -213,7 +215,7 @@ class Curvature(ABC, Generic[G]):
         out_KN = torch.zeros_like(vectors_KN)
         for piece in batch.pieces(self._micro_batch or batch.size):
             graph = self._graph(piece)
-            small = len(vectors_KN) * piece.size <= objective.samples
+            small = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
             many = self._multiply_together if small else self._multiply_each
             out_KN += many(graph, vectors_KN)
         return Part(self._terms_of(batch), out_KN)
@@ -275,32 +277,41 @@ class Curvature(ABC, Generic[G]):
 
     def _make_plan(self, wanted: int, preferred: int) -> Plan:
         objective = self.objective
-        kept, peak = self._needs(max(objective.batches, key=lambda b: b.size))
-        return plan(
-            self.room(),
-            kept=kept,
-            peak=peak,
-            batch_sizes=[batch.size for batch in objective.batches],
-            vector=self.n * torch.finfo(self.dtype).bits // 8,
-            wanted=wanted,
-            n=self.n,
-            splittable=objective.splittable,
-            preferred=preferred,
-        )
+        room = self.room()
+        best = min(self.n, preferred)
 
-    def _needs(self, batch: Batch) -> tuple[Need, Need]:
-        """Bytes of a kept graph, and of the peak while it is built and multiplied with."""
-        splittable = self.objective.splittable
-        sizes = (_PROBE, 2 * _PROBE) if splittable else (batch.size,)
-        pieces = [next(iter(batch.pieces(size))) for size in sizes]
-        found = [self._measure(piece) for piece in pieces]
-        grown = pieces[-1].size - pieces[0].size
+        def planned(needs: tuple[Need, Need]) -> Plan:
+            return plan(
+                room,
+                kept=needs[0],
+                peak=needs[1],
+                batch_sizes=[batch.size for batch in objective.batches],
+                vector=self.n * torch.finfo(self.dtype).bits // 8,
+                wanted=wanted,
+                n=self.n,
+                splittable=objective.splittable,
+                preferred=preferred,
+            )
+
+        largest = max(objective.batches, key=lambda b: b.size)
+        if not objective.splittable:
+            return planned(_proportional(self._measure(largest), largest.size))
+        small = next(iter(largest.pieces(_PROBE)))
+        found = self._measure(small)
+        # As if every byte grew with the samples: where even that fits, nothing more need be known.
+        bound = _proportional(found, small.size)
+        if bound[1].of(largest.size) + best * self.n * 8 < room:
+            rough = planned(bound)
+            if rough.keep_graph and rough.capacity == best:
+                return rough
+        larger = next(iter(largest.pieces(2 * _PROBE)))
+        if larger.size == small.size:
+            return planned(bound)
         needs = []
-        for first, last in zip(found[0], found[-1], strict=True):
-            slope = (last - first) / grown if grown else last / pieces[-1].size
-            slope = max(0.0, slope)
-            needs.append(Need(max(0.0, first - slope * pieces[0].size), slope))
-        return needs[0], needs[1]
+        for first, last in zip(found, self._measure(larger), strict=True):
+            slope = max(0.0, (last - first) / (larger.size - small.size))
+            needs.append(Need(max(0.0, first - slope * small.size), slope))
+        return planned((needs[0], needs[1]))
 
     def _measure(self, piece: Batch) -> tuple[int, int]:
         """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
@@ -356,3 +367,9 @@ class Curvature(ABC, Generic[G]):
         self.objective.notes.append(
             f"ran out of memory: going on with {self._micro_batch} samples at a time"
         )
+
+
+def _proportional(found: tuple[int, int], samples: int) -> tuple[Need, Need]:
+    """Needs that grow with the samples from nothing."""
+    kept, peak = found
+    return Need(0.0, kept / samples), Need(0.0, peak / samples)

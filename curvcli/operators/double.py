@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
+from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective import Batch, Objective, move
 from curvcli.operators.hessian import Hessian
 
@@ -32,8 +33,8 @@ def error_in_double(operator: Hessian, v_N: Tensor, samples: int = 16) -> float 
         other_N = twin.difference_product(v_N.double(), _STEP)
     except _UNABLE:
         return None
-    scale = max(float(torch.linalg.vector_norm(p)) for p in (exact_N, other_N))
-    return float(torch.linalg.vector_norm(exact_N - other_N)) / scale if scale else 0.0
+    scale = max(float(euclidean_norm(p)) for p in (exact_N, other_N))
+    return float(euclidean_norm(exact_N - other_N)) / scale if scale else 0.0
 
 
 def rounding_in_double(operator: Hessian, vectors_KN: Tensor) -> float | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective import Batch
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.fused import FusedLayers
@@ -37,7 +38,7 @@ class Hessian(Curvature[FirstOrderGraph]):
     def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
         """H v by central differences of the gradient over ± ``length`` in the direction of v."""
         objective = self.objective
-        norm = float(torch.linalg.vector_norm(v_N))
+        norm = float(euclidean_norm(v_N))
         if norm == 0.0:
             return torch.zeros_like(v_N)
         h = (length or self._difference_length()) / norm
@@ -61,22 +62,22 @@ class Hessian(Curvature[FirstOrderGraph]):
             None where the dtype cannot resolve such a step.
         """
         exact_N = self.matvec(v_N) if exact_N is None else exact_N
-        scale = float(torch.linalg.vector_norm(exact_N))
-        curvature = scale / float(torch.linalg.vector_norm(v_N))
+        scale = float(euclidean_norm(exact_N))
+        curvature = scale / float(euclidean_norm(v_N))
         length = self._difference_length()
         if curvature > 0 and self.objective.loss != 0:
             length = min(length, 1e-2 * math.sqrt(2 * abs(self.objective.loss) / curvature))
-        theta = float(torch.linalg.vector_norm(self.objective.flat()))
+        theta = float(euclidean_norm(self.objective.flat()))
         if length < 3 * torch.finfo(self.dtype).eps * theta:
             return None
         other_N = self.difference_product(v_N, length)
-        scale = max(scale, float(torch.linalg.vector_norm(other_N)))
-        return float(torch.linalg.vector_norm(exact_N - other_N)) / scale if scale else 0.0
+        scale = max(scale, float(euclidean_norm(other_N)))
+        return float(euclidean_norm(exact_N - other_N)) / scale if scale else 0.0
 
     def _difference_length(self) -> float:
         """eps^(1/3) in the scale of one parameter: balances rounding, eps/h, with truncation, h²."""
         eps = torch.finfo(self.dtype).eps
-        theta = float(torch.linalg.vector_norm(self.objective.flat()))
+        theta = float(euclidean_norm(self.objective.flat()))
         return float(eps ** (1 / 3)) * (1 + theta / math.sqrt(self.n))
 
     def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Tensor:

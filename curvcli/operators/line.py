@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective import Objective
 from curvcli.operators.curvature import Curvature
 
@@ -54,7 +55,7 @@ def gradient_noise(operator: Curvature[Any]) -> GradientNoise:
         share = weight / objective.weight
         squares += float((part_N - share * mean_N).square().sum())
         parts += 1
-    norm = float(torch.linalg.vector_norm(operator.gradient))
+    norm = float(euclidean_norm(operator.gradient))
     if parts < 2:
         return GradientNoise(norm, None)
     return GradientNoise(norm, (squares * parts / (parts - 1)) ** 0.5)

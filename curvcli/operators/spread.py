@@ -13,7 +13,7 @@ from torch import Tensor
 from curvcli.operators.curvature import Curvature
 
 # Of a single batch, one sample in so many is looked at (all, where that leaves too few).
-_SHARE = 4
+_SHARE = 8
 
 
 class Spread(NamedTuple):
@@ -34,7 +34,7 @@ def spread(
     """Spread of the Rayleigh quotients of K unit vectors over the data.
 
     Several batches are compared as they are, with their loss terms as weights. Of a single batch ``groups`` groups of
-    samples are compared, evenly taken from all over it, together a quarter of it: the standard error of a mean over
+    samples are compared, evenly taken from all over it, together an eighth of it: the standard error of a mean over
     all samples follows from that of groups of some, as long as samples are exchangeable.
 
     Args:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvcli.linalg.lanczos import LanczosResult, Wanted, lanczos
 from curvcli.linalg.solve import Solution, conjugate_gradients, minres
+from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective import Objective
 from curvcli.operators.gauss_newton import GaussNewton
 from curvcli.operators.hessian import Hessian
@@ -178,7 +179,7 @@ class StepMaker:
                 break
             direction_N = _two_loop(g_N, history)
             if not history:
-                direction_N = direction_N / max(1.0, float(torch.linalg.vector_norm(g_N)))
+                direction_N = direction_N / max(1.0, float(euclidean_norm(g_N)))
             moved = self._search(offset_N, direction_N, value, float(torch.dot(g_N, direction_N)))
             if moved is None:
                 break

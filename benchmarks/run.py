@@ -1,0 +1,182 @@
+"""curvcli and its peers side by side: time in gradients, accuracy, products and memory.
+
+    python benchmarks/run.py [--repeats N] [--threads N] [WORKLOAD …]
+
+Each engine finds the ten eigenvalues of largest magnitude to 1e-3. Times are divided by that of one gradient of the
+same batch, measured before and after each run in the same process; engines take turns, medians and ranges are given.
+The error is the largest relative one against float64 and 1e-6 (ARPACK). Memory is the growth of the
+resident set over the loaded workload, in a process of its own for each engine. Writes ``results.json`` and
+``results.md`` beside this file.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from engines import ENGINES, TOL, reference
+from workloads import CACHE, WORKLOADS, Workload
+
+HERE = Path(__file__).parent
+# Beyond so many gradients an engine is measured once only.
+_LONG = 400.0
+
+
+def seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def gradient_seconds(workload: Workload) -> float:
+    """Median time of a gradient, over at least five of them and a tenth of a second."""
+    times = [seconds(workload.gradient) for _ in range(5)]
+    while sum(times) < 0.1:
+        times.append(seconds(workload.gradient))
+    return statistics.median(times)
+
+
+def truth(name: str) -> list[float]:
+    """The reference values, kept in the cache: they take minutes."""
+    path = CACHE / f"reference-{name}.json"
+    if not path.exists():
+        values = reference(WORKLOADS[name]())
+        CACHE.mkdir(exist_ok=True)
+        path.write_text(json.dumps(values))
+    values = json.loads(path.read_text())
+    assert isinstance(values, list)
+    return values
+
+
+def error(values: list[float], exact: list[float]) -> float:
+    """Largest relative error, pair by pair in order of magnitude."""
+    ordered = sorted(values, key=abs, reverse=True)
+    return max(abs(v - t) / abs(t) for v, t in zip(ordered, exact, strict=True))
+
+
+def right_steps(workload: Workload, exact: list[float]) -> int:
+    """The smallest number of Lanczos steps (in fours) with which the fastest peer is right to the tolerance."""
+    steps = 20
+    while True:
+        values, _ = ENGINES["hessian-eigenthings, steps given"](workload, steps)
+        if error(values, exact) <= TOL:
+            return steps
+        steps += 4
+
+
+def measure(name: str, repeats: int) -> list[dict[str, Any]]:
+    """All engines on one workload."""
+    workload, exact = WORKLOADS[name](), truth(name)
+    workload.gradient()
+    steps = right_steps(workload, exact)
+    rows = {e: {"workload": workload.title, "engine": e, "times": []} for e in ENGINES}
+    for repeat in range(repeats):
+        for engine, row in rows.items():
+            if repeat and min(row["times"]) > _LONG:
+                continue
+            before = gradient_seconds(workload)
+            started = time.perf_counter()
+            try:
+                values, row["products"] = ENGINES[engine](workload, steps)
+            except Exception as problem:
+                row["failed"] = f"{type(problem).__name__}: {problem}"[:200]
+                continue
+            spent = time.perf_counter() - started
+            unit = (before + gradient_seconds(workload)) / 2
+            row["times"].append(spent / unit)
+            row["error"] = error(values, exact)
+            print(f"{name} {engine}: {spent / unit:.0f} gradients", file=sys.stderr, flush=True)
+    for engine, row in rows.items():
+        row["steps"] = steps
+        row["parameters"] = sum(p.numel() for p in workload.parameters)
+        row["peak_memory"] = child("--memory-of", engine, "--steps", str(steps), name)
+    return list(rows.values())
+
+
+def memory(name: str, engine: str, steps: int) -> int:
+    """Bytes that the engine adds to the resident set of the loaded workload."""
+    workload = WORKLOADS[name]()
+    workload.gradient()
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ENGINES[engine](workload, steps)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024
+
+
+def child(*arguments: str) -> Any:
+    """The same script with other arguments, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        stdout=subprocess.PIPE, stderr=sys.stderr, text=True, check=False,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        f"{results['date']}, {results['machine']}, {results['threads']} threads, torch {results['torch']}; "
+        f"time in gradients: median (lowest to highest) of up to {results['repeats']}.",
+        "",
+        "| workload | engine | gradients | products | largest error | memory |",
+        "|:---|:---|---:|---:|---:|---:|",
+    ]
+    for row in results["rows"]:
+        name = f"{row['workload']}, {row['parameters']:,} parameters"
+        if not row["times"]:
+            lines.append(f"| {name} | {row['engine']} | failed: {row.get('failed')} | | | |")
+            continue
+        times, peak = row["times"], row["peak_memory"]
+        spread = f" ({min(times):.0f} to {max(times):.0f})" if len(times) > 1 else ""
+        lines.append(
+            f"| {name} | {row['engine']} | {statistics.median(times):.0f}{spread} | {row['products']} "
+            f"| {row['error']:.0e} | {f'{peak / 1e6:.0f} MB' if peak is not None else 'not measured'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--memory-of", choices=ENGINES)
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--one", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    if asked.memory_of:
+        print(json.dumps(memory(asked.workloads[0], asked.memory_of, asked.steps)))
+        return
+    if asked.one:
+        print(json.dumps(measure(asked.workloads[0], asked.repeats)))
+        return
+    results = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()} with {os.cpu_count()} cores",
+        "threads": asked.threads,
+        "torch": torch.__version__,
+        "repeats": asked.repeats,
+        "rows": [],
+    }
+    for name in asked.workloads:
+        rows = child(
+            "--one", "--repeats", str(asked.repeats), "--threads", str(asked.threads), name
+        )
+        results["rows"] += rows or []
+        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (HERE / "results.md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
