@@ -18,6 +18,7 @@ MODULES = {
     "gradients": "curvcli.analyses.gradients",
     "jacobian": "curvcli.analyses.jacobian",
     "doctor": "curvcli.analyses.doctor",
+    "check": "curvcli.health.check",
 }
 
 

@@ -174,6 +174,7 @@ def _answer(
     from curvcli.linalg.lanczos import ROUNDING
 
     objective = operator.objective
+    context.vectors_KN = found.vectors_KN
     stopped = found.status in ("timeout", "interrupted")
     rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     if stopped:

@@ -162,7 +162,7 @@ def saddle(
 
     def weigh(found: "LanczosResult", floor: float) -> Evidence:
         return Evidence(
-            stationarity=_stationarity(noise.norm, found.norm, objective.loss - loss_floor),
+            stationarity=stationarity_of(noise.norm, found.norm, objective.loss - loss_floor),
             grad_tol=grad_tol,
             gradient_resolved=noise.norm > resolution * found.norm,
             theta_min=min(float(found.ritz_values_M[0]), *zero, math.inf),
@@ -209,7 +209,7 @@ def saddle(
     return result
 
 
-def _stationarity(gradient: float, norm: float, height: float) -> float:
+def stationarity_of(gradient: float, norm: float, height: float) -> float:
     """ρ = ‖g‖² / (2 ‖H‖ (L − L*)); 0 where the gradient is zero, infinite where only it is not."""
     if gradient == 0.0:
         return 0.0
