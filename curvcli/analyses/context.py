@@ -135,6 +135,12 @@ class Context:
             self._work = Cost(), device
         return self._work[0]
 
+    def release(self) -> None:
+        """Forget the model and the data; what was counted and noted stays."""
+        if self._objective is not None:
+            self._work = self._objective.cost, self._objective.device
+        self._objective = self._target = self.vectors_KN = None
+
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines L and θ."""
         objective = self.objective

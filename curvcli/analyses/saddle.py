@@ -15,6 +15,7 @@ from curvcli.analyses.verdict import (
     classify,
     products_to_settle,
     region,
+    stationarity_of,
 )
 from curvcli.report.data import Bar, Block, Column, Facts, Measured, Number, Sentence, Table
 from curvcli.report.numbers import number
@@ -207,14 +208,6 @@ def saddle(
     )
     _findings(context, result)
     return result
-
-
-def stationarity_of(gradient: float, norm: float, height: float) -> float:
-    """ρ = ‖g‖² / (2 ‖H‖ (L − L*)); 0 where the gradient is zero, infinite where only it is not."""
-    if gradient == 0.0:
-        return 0.0
-    below = 2 * norm * height
-    return gradient**2 / below if below > 0 else math.inf
 
 
 def _search(
