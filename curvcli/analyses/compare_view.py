@@ -65,8 +65,8 @@ def _telling(row: FigureComparison) -> bool:
 def _cell(figure: Figure) -> Cell:
     if isinstance(figure.value, float):
         low, high = figure.bounds
-        if figure.basis in ("residual", "standard error") and math.isfinite(high - low):
-            return Measured(figure.value, (high - low) / 2)
+        if figure.basis not in ("exact", "rounding") and math.isfinite(high - low):
+            return Measured(figure.value, max(high - figure.value, figure.value - low))
     return figure.value
 
 

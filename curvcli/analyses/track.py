@@ -47,7 +47,7 @@ def track(
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="Learning rate: λ_max is held against 2/lr, the edge of stability."),
     ] = None,
-    tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-3,
+    tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-2,
     max_matvecs: Annotated[
         int, Meta(ge=2, description="Products for the eigenvalues of one checkpoint at most.")
     ] = 200,
