@@ -18,6 +18,9 @@ MODULES = {
     "gradients": "curvcli.analyses.gradients",
     "jacobian": "curvcli.analyses.jacobian",
     "doctor": "curvcli.analyses.doctor",
+    "compare": "curvcli.analyses.compare",
+    "track": "curvcli.analyses.track",
+    "check": "curvcli.health.check",
 }
 
 

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from curvcli.errors import UsageError, did_you_mean
-from curvcli.report.data import Block
+from curvcli.report.data import Block, Case
 
 Needs = Literal["nothing", "checkpoint", "objective"]
+Targets = Literal["one", "pair", "many", "series"]
+"""How many targets are taken; those of a series are checkpoints in the order of training."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,15 @@ class Analysis:
             line of the docstring is the summary.
         view: result -> blocks for people.
         needs: which part of the target it looks at.
+        targets: how many it looks at; those of more than one are `Context.members`.
+        cases: result -> what held and what did not, for the formats of CI systems.
     """
 
     run: Callable[..., Any]
     view: Callable[[Any], list[Block]]
     needs: Needs = "objective"
+    targets: Targets = "one"
+    cases: Callable[[Any], list[Case]] | None = None
 
     @property
     def summary(self) -> str:

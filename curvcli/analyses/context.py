@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -36,6 +36,11 @@ class Context:
         objective: an objective made in Python.
         progress: told how far the run has come.
         interrupted: asked often; True ends the run with what is known so far.
+        members: contexts of the targets, for an analysis of several.
+        tables: options of analyses that the target file sets, by command.
+        name: the target as it was given.
+        deadline: seconds after which the run ends, whatever an analysis asks for.
+        item: told of each part of the answer as it is known.
     """
 
     def __init__(
@@ -45,19 +50,33 @@ class Context:
         objective: "Objective | None" = None,
         progress: Callable[[Stage], None] = lambda _: None,
         interrupted: Callable[[], bool] = lambda: False,
+        members: "Sequence[Context]" = (),
+        tables: dict[str, dict[str, Any]] | None = None,
+        name: str | None = None,
+        deadline: float | None = None,
+        item: Callable[[Any], None] = lambda _: None,
     ) -> None:
         self.spec = spec or TargetSpec()
+        self.members = members
+        self.tables = tables or {}
+        self.name = name or self.spec.checkpoint or self.spec.model or "target"
+        self.item = item
+        self.interrupted = interrupted
         self.notes: list[str] = objective.notes if objective is not None else []
         self.findings: list[Finding] = []
         self.progress = progress
-        self._interrupted = interrupted
         self._objective = objective
         self._work: tuple[Cost, torch.device] | None = None
         self._target: Target | None = None
         self._started = time.monotonic()
-        self._deadline: float | None = None
+        self._latest = None if deadline is None else self._started + deadline
+        self._deadline: float | None = self._latest
         self.incomplete = False
         """Whether the answer is only a part of what was asked (exit code 3)."""
+        self.exit_code: int | None = None
+        """Set by an analysis that judges: how the program ends."""
+        self.vectors_KN: torch.Tensor | None = None
+        """Eigenvectors that an analysis found, top ones first, for one that builds on it."""
         self.accept_nonfinite = False
         """Set by an analysis that reports NaN and Inf instead of refusing them."""
 
@@ -82,11 +101,14 @@ class Context:
 
     def limit_time(self, seconds: float | None) -> None:
         """End the run with what is known ``seconds`` after it began."""
-        self._deadline = None if seconds is None else self._started + seconds
+        asked = [] if seconds is None else [self._started + seconds]
+        self._deadline = min(
+            [*asked, *([] if self._latest is None else [self._latest])], default=None
+        )
 
     def stop(self) -> Reason | None:
         """Why to end the run now, if there is a reason."""
-        if self._interrupted():
+        if self.interrupted():
             return "interrupted"
         if self._deadline is not None and time.monotonic() > self._deadline:
             return "timeout"
@@ -113,6 +135,12 @@ class Context:
             self._work = Cost(), device
         return self._work[0]
 
+    def release(self) -> None:
+        """Forget the model and the data; what was counted and noted stays."""
+        if self._objective is not None:
+            self._work = self._objective.cost, self._objective.device
+        self._objective = self._target = self.vectors_KN = None
+
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines L and θ."""
         objective = self.objective
@@ -130,13 +158,14 @@ class Context:
 
     def target_info(self) -> TargetInfo | None:
         """What is known of the target by now."""
-        if self._target is None and self.spec == TargetSpec():
+        if self.members or (self._target is None and self.spec == TargetSpec()):
             return None
         return TargetInfo(**self.target.describe())
 
     def cost_info(self) -> CostInfo:
         """Work done by now."""
         work = [self._work] if self._work is not None else []
+        members = [member.cost_info() for member in self.members]
         if self._objective is not None:
             work.append((self._objective.cost, self._objective.device))
         peak = None
@@ -145,10 +174,10 @@ class Context:
 
             peak = peak_memory(work[0][1])
         return CostInfo(
-            sum(cost.matvecs for cost, _ in work),
-            sum(cost.gradients for cost, _ in work),
+            sum(cost.matvecs for cost, _ in work) + sum(m.matvecs for m in members),
+            sum(cost.gradients for cost, _ in work) + sum(m.gradients for m in members),
             round(time.monotonic() - self._started, 3),
-            peak,
+            max((m.peak_memory for m in members if m.peak_memory is not None), default=peak),
         )
 
 

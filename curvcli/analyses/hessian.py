@@ -175,6 +175,7 @@ def _answer(
     from curvcli.linalg.vectors import euclidean_norm
 
     objective = operator.objective
+    context.vectors_KN = found.vectors_KN
     stopped = found.status in ("timeout", "interrupted")
     rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     if stopped:

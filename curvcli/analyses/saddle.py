@@ -15,6 +15,7 @@ from curvcli.analyses.verdict import (
     classify,
     products_to_settle,
     region,
+    stationarity_of,
 )
 from curvcli.report.data import Bar, Block, Column, Facts, Measured, Number, Sentence, Table
 from curvcli.report.numbers import number
@@ -161,7 +162,7 @@ def saddle(
 
     def weigh(found: "LanczosResult", floor: float) -> Evidence:
         return Evidence(
-            stationarity=_stationarity(noise.norm, found.norm, objective.loss - loss_floor),
+            stationarity=stationarity_of(noise.norm, found.norm, objective.loss - loss_floor),
             grad_tol=grad_tol,
             gradient_resolved=noise.norm > resolution * found.norm,
             theta_min=min(float(found.ritz_values_M[0]), *zero, math.inf),
@@ -206,14 +207,6 @@ def saddle(
     )
     _findings(context, result)
     return result
-
-
-def _stationarity(gradient: float, norm: float, height: float) -> float:
-    """ρ = ‖g‖² / (2 ‖H‖ (L − L*)); 0 where the gradient is zero, infinite where only it is not."""
-    if gradient == 0.0:
-        return 0.0
-    below = 2 * norm * height
-    return gradient**2 / below if below > 0 else math.inf
 
 
 def _search(

@@ -4,6 +4,7 @@ Ritz values only move inward: θ_min ≥ λ_min, so that one below the noise flo
 θ_min proves nothing; only the reach ℓ does, with its probability.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,14 @@ class Evidence:
     def vanishes(self) -> bool:
         """Whether the whole Hessian lies within the floor."""
         return self.norm <= self.floor or self.norm == 0.0
+
+
+def stationarity_of(gradient: float, norm: float, height: float) -> float:
+    """ρ = ‖g‖² / (2 ‖H‖ (L − L*)); 0 where the gradient is zero, infinite where only it is not."""
+    if gradient == 0.0:
+        return 0.0
+    below = 2 * norm * height
+    return gradient**2 / below if below > 0 else math.inf
 
 
 def region(e: Evidence) -> Region:

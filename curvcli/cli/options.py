@@ -17,10 +17,11 @@ _FOR_CHECKPOINT = {"unsafe_pickle"}
 _FOR_NOTHING = {"device"}
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 
-Format = Literal["table", "json", "markdown", "html"]
+FORMATS = ("table", "json", "markdown", "html")
+CASE_FORMATS = ("junit", "github", "gitlab", "sarif")
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "format": (
-        Format,
+        str,
         None,
         "How the answer is written; default: table, or what -o's suffix says.",
     ),
@@ -82,8 +83,17 @@ def signature(analysis: Analysis) -> inspect.Signature:
             _option(name, flag_kind, text, "Target options", shown, _ASSIGNED.get(name))
         )
     for name, (kind, default, text) in OUTPUT_OPTIONS.items():
+        kind = Literal[formats(analysis)] if name == "format" else kind  # noqa: PLW2901
         parameters.append(_option(name, kind, text, "Output options", None, default=default))
     return inspect.Signature(parameters)
+
+
+def formats(analysis: Analysis) -> tuple[str, ...]:
+    """The formats that an analysis' answer can be written in."""
+    found: tuple[str, ...] = FORMATS
+    if analysis.cases is not None:
+        found += CASE_FORMATS
+    return (*found, "ndjson") if analysis.targets == "series" else found
 
 
 def split(
@@ -94,7 +104,8 @@ def split(
     for option in analysis.options():
         value, flag = given.get(option.name), _assigned_flag(option)
         if value is not None and value != []:
-            options[option.name] = parse_assignments(value, flag) if flag else value
+            assigned = flag is not None and get_origin(plain_type(option.kind)) is dict
+            options[option.name] = parse_assignments(value, str(flag)) if assigned else value
     output = {k: given[k] for k in OUTPUT_OPTIONS}
     settings: dict[str, Any] = {}
     for name, *_ in option_fields():
@@ -119,8 +130,10 @@ def command(analysis: Analysis, execute: Callable[..., None]) -> Callable[..., N
 
 
 def _assigned_flag(option: Option) -> str | None:
-    """``--threshold`` for an option ``thresholds`` that is a dict, filled by ``name=value``."""
-    if get_origin(plain_type(option.kind)) is not dict:
+    """``--threshold`` for an option ``thresholds`` that is a dict, filled by ``name=value``, or a list of tables."""
+    kind = plain_type(option.kind)
+    tables = get_origin(kind) is list and plain_type(get_args(kind)[0]) is not get_args(kind)[0]
+    if get_origin(kind) is not dict and not tables:
         return None
     return "--" + option.name.removesuffix("s").replace("_", "-")
 
@@ -147,15 +160,23 @@ def _shown(default: Any) -> str | None:
 
 def _argument(analysis: Analysis) -> inspect.Parameter:
     text = "Checkpoint, or a target file (.toml) naming checkpoint, model, data and loss."
+    kind: Any = str | None
+    metavar = "TARGET"
+    if analysis.targets != "one":
+        kind, metavar = list[str] | None, "TARGET..."
+        text = (
+            "Checkpoints, or target files (.toml); a checkpoint takes the settings of the target file "
+            "before it."
+        )
+    if analysis.targets == "series":
+        text += " A directory stands for the checkpoints in it, by the step numbers in their names."
     if analysis.needs == "checkpoint":
         text = "Checkpoint, or a target file (.toml) that names one."
     return inspect.Parameter(
         "target",
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[
-            str | None, typer.Argument(help=text, show_default=False, metavar="TARGET")
-        ],
+        annotation=Annotated[kind, typer.Argument(help=text, show_default=False, metavar=metavar)],
     )
 
 

@@ -13,7 +13,9 @@ from curvcli import __version__
 from curvcli.analyses import MODULES
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, resolve_target
-from curvcli.cli.options import split
+from curvcli.analyses.targets import Named, resolve_targets
+from curvcli.cli.lines import Lines, append_summary
+from curvcli.cli.options import CASE_FORMATS, split
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
 from curvcli.errors import (
@@ -25,6 +27,7 @@ from curvcli.errors import (
     OutputError,
 )
 from curvcli.report.data import Envelope, ErrorInfo
+from curvcli.report.numbers import printable
 
 _SUFFIXES = {".json": "json", ".md": "markdown", ".html": "html", ".htm": "html"}
 # Width of text that goes to a pipe or a file, where COLUMNS does not say otherwise.
@@ -41,16 +44,38 @@ def execute(name: str, analysis: Analysis, given: dict[str, Any]) -> NoReturn:
         warnings.simplefilter("ignore")
     context = Context(interrupted=interruption)
     result, error = None, None
+    lines = Lines(output["output"]) if output["format"] == "ndjson" else None
     try:
         check_output(output["output"])
-        spec, tables = resolve_target(given.get("target"), settings, tuple(MODULES))
-        chosen = analysis.validate(tables.get(name, {}), f"[{name}] in the target file")
-        for option, value in analysis.validate(options, f"curvcli {name}").items():
-            # A table of names (thresholds) is added to, not replaced.
-            known = chosen.get(option)
-            chosen[option] = {**known, **value} if isinstance(known, dict) else value
         with ProgressLine(not output["quiet"]) as progress:
-            context = Context(spec, progress=progress, interrupted=interruption)
+
+            def make(named: Named) -> Context:
+                chosen = chosen_options(name, analysis, named.tables, options)
+                tables = {**named.tables, name: chosen}
+                return Context(
+                    named.spec,
+                    progress=progress,
+                    interrupted=interruption,
+                    tables=tables,
+                    name=named.name,
+                )
+
+            if analysis.targets == "one":
+                argument = given.get("target")
+                spec, tables = resolve_target(argument, settings, tuple(MODULES))
+                context = make(Named(argument or "target", spec, tables, argument))
+                chosen = context.tables[name]
+            else:
+                named = resolve_targets(
+                    given.get("target") or [], settings, tuple(MODULES), analysis.targets
+                )
+                context = Context(
+                    progress=progress,
+                    interrupted=interruption,
+                    members=[make(n) for n in named],
+                    item=lines or (lambda _: None),
+                )
+                chosen = context.members[0].tables[name]
             result = analysis.run(context, **chosen)
     except CurvError as problem:
         error = problem_info(problem)
@@ -78,8 +103,22 @@ def execute(name: str, analysis: Analysis, given: dict[str, Any]) -> NoReturn:
         cost=context.cost_info(),
         error=error,
     )
-    code = finish(analysis, envelope, output, context.incomplete)
+    if lines is not None:
+        lines.close(complete=error is None)
+    code = finish(analysis, envelope, output, context)
     raise typer.Exit(code)
+
+
+def chosen_options(
+    name: str, analysis: Analysis, tables: dict[str, dict[str, Any]], flags: dict[str, Any]
+) -> dict[str, Any]:
+    """The options of an analysis: the target file's, overridden by flags."""
+    chosen = analysis.validate(tables.get(name, {}), f"[{name}] in the target file")
+    for option, value in analysis.validate(flags, f"curvcli {name}").items():
+        # A table of names (thresholds) is added to, not replaced.
+        known = chosen.get(option)
+        chosen[option] = {**known, **value} if isinstance(known, dict) else value
+    return chosen
 
 
 def split_or_exit(
@@ -94,13 +133,14 @@ def split_or_exit(
 
 
 def finish(
-    analysis: Analysis, envelope: "Envelope[Any]", output: dict[str, Any], incomplete: bool
+    analysis: Analysis, envelope: "Envelope[Any]", output: dict[str, Any], context: Context
 ) -> int:
     """Write the answer and the notes; the exit code."""
     kind = output["format"] or _SUFFIXES.get(Path(output["output"] or "").suffix, "table")
-    if envelope.error is None or kind == "json":
+    if (envelope.error is None and kind != "ndjson") or kind == "json":
         try:
             emit(analysis, envelope, kind, output["output"])
+            append_summary(analysis, envelope)
         except OutputError as problem:
             report_error(problem, output["verbose"])
             return problem.exit_code
@@ -109,7 +149,12 @@ def finish(
     if not output["quiet"] and kind != "json":
         for note in envelope.notes:
             sys.stderr.write(f"note: {note}\n")
-    if incomplete:
+    if kind == "ndjson" and not output["quiet"]:
+        for finding in envelope.findings:
+            sys.stderr.write(f"{finding.severity}: {printable(finding.message)}\n")
+    if context.exit_code is not None:
+        return context.exit_code
+    if context.incomplete:
         return EXIT_NO_ANSWER
     violated = any(f.severity != "note" for f in envelope.findings)
     return EXIT_VIOLATION if output["strict"] and violated else EXIT_OK
@@ -141,6 +186,11 @@ def render(analysis: Analysis, envelope: "Envelope[Any]", kind: str) -> str:
         from curvcli.report import json
 
         return json.render(envelope)
+    if analysis.cases is not None and kind in CASE_FORMATS:
+        import importlib
+
+        renderer = importlib.import_module(f"curvcli.report.{kind}")
+        return str(renderer.render(envelope, analysis.cases(envelope.result)))
     blocks = analysis.view(envelope.result)
     title = f"curvcli {envelope.command}"
     subject = envelope.target.checkpoint or envelope.target.model if envelope.target else None
@@ -207,8 +257,6 @@ def report_error(problem: CurvError, verbose: bool) -> None:
     """What was expected, what was found, what to do; on stderr."""
     if verbose:
         traceback.print_exc()
-    from curvcli.report.numbers import printable
-
     sys.stderr.write(f"error: {printable(problem.message)}\n")
     if problem.hint:
         sys.stderr.write(f"  {printable(problem.hint)}\n")

@@ -27,6 +27,7 @@ from curvcli.linalg.operator import (
 )
 from curvcli.linalg.reach import reach
 from curvcli.linalg.vectors import euclidean_norms
+from curvcli.linalg.warm import mixed
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 Order = Literal["value", "magnitude"]
@@ -156,6 +157,8 @@ class LanczosState:
     """Products spent on the present look for copies; None before the first convergence."""
     before_recheck: list[float] = field(default_factory=list)
     """Wanted values when the present look for copies began."""
+    share: float = 1.0
+    """Share of the start vector that is random, see `linalg.warm`."""
 
     @property
     def projected(self) -> Float64Array:
@@ -184,12 +187,23 @@ class _Spectrum:
         return [float(self.theta_M[i]) for i in self.wanted]
 
 
-def start(op: SymmetricOperator, capacity: int, seed: int) -> LanczosState:
-    """A new run: room for ``capacity`` vectors, and a random start vector."""
+def start(
+    op: SymmetricOperator, capacity: int, seed: int, guess_N: Tensor | None = None
+) -> LanczosState:
+    """A new run: room for ``capacity`` vectors, and a random start vector.
+
+    Args:
+        op: the operator.
+        capacity: vectors kept at most.
+        seed: of the random vector; for a guess from an earlier run, another one than that run's.
+        guess_N: a vector rich in what is looked for, mixed into the start vector.
+    """
     generator = torch.Generator().manual_seed(seed)
     basis = Basis(op.n, capacity, op.dtype, op.device)
-    basis.append(random_unit_vector(op, generator))
-    return LanczosState(basis, generator, np.zeros((basis.capacity, basis.capacity)))
+    first = mixed(random_unit_vector(op, generator), guess_N)
+    basis.append(first.vector_N)
+    t_MM = np.zeros((basis.capacity, basis.capacity))
+    return LanczosState(basis, generator, t_MM, share=first.share)
 
 
 def lanczos(
@@ -444,7 +458,7 @@ def _result(
     # Pairs whose look for copies was cut short have converged all the same.
     if status != "converged" and state.rechecked is not None and spectrum.converged_M[pairs].all():
         status = "converged"
-    lower, upper = reach(state.alphas, state.betas, op.n, probability)
+    lower, upper = reach(state.alphas, state.betas, op.n, probability, state.share)
     vectors_KN = state.basis.combine(spectrum.s_MM[:, pairs])
     vectors_KN /= euclidean_norms(vectors_KN)[:, None]
     # What a waiting direction has in the basis is accounted for in T, as far as its product is known.

@@ -24,7 +24,11 @@ def smallest_component(n: int, probability: float) -> float:
 
 
 def reach(
-    alphas: Sequence[float], betas: Sequence[float], n: int, probability: float
+    alphas: Sequence[float],
+    betas: Sequence[float],
+    n: int,
+    probability: float,
+    share: float = 1.0,
 ) -> tuple[float, float]:
     """Bounds (lower, upper) on the whole spectrum that hold with probability ``1 - probability``.
 
@@ -37,6 +41,7 @@ def reach(
         betas: its off-diagonal *with* the norm of the last residual vector, m numbers.
         n: dimension of the space the start vector was drawn from.
         probability: with which the bounds may fail, in (0, 1).
+        share: of the start vector that is random, see `linalg.warm.mixed`.
 
     Source: van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000).
     """
@@ -46,7 +51,8 @@ def reach(
     if betas[-1] == 0.0:
         return float(theta_M[0]), float(theta_M[-1])
     # log|p_m| must reach log(1/δ) at the bound.
-    level = -math.log(smallest_component(n, probability / 2)) + sum(math.log(b) for b in betas)
+    component = share * smallest_component(n, probability / 2)
+    level = -math.log(component) + sum(math.log(b) for b in betas)
     upper = float(theta_M[-1]) + _excess(theta_M[-1] - theta_M, level)
     lower = float(theta_M[0]) - _excess(theta_M - theta_M[0], level)
     return lower, upper

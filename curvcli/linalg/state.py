@@ -35,6 +35,7 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         "alphas": state.alphas,
         "betas": state.betas,
         "before_recheck": state.before_recheck,
+        "share": state.share,
     }
     scalars["suspended"] = [_entry(tail) for tail in state.suspended]
     scalars["live"] = _entry(state.live) if state.live else None
@@ -110,6 +111,7 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
         alphas=scalars["alphas"],
         betas=scalars["betas"],
         before_recheck=scalars["before_recheck"],
+        share=scalars.get("share", 1.0),
         **{name: scalars[name] for name in _COUNTERS},
     )
 

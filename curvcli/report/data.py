@@ -86,6 +86,21 @@ class Envelope(Struct, Generic[R], frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
+class Case(Struct, frozen=True, kw_only=True):
+    """One thing that was to hold, and whether it does, for CI systems."""
+
+    suite: Annotated[str, Meta(description="what was inspected")]
+    name: str
+    rule: Annotated[str, Meta(description="stable identifier")]
+    status: Literal["pass", "violation", "undecided", "error", "skipped"]
+    severity: Severity
+    message: str
+    path: Annotated[str, Meta(description="file to show it at")]
+    line: int
+    seconds: float = 0.0
+    counts: Annotated[bool, Meta(description="whether it fails the run")] = False
+
+
 class Measured(Struct, frozen=True):
     """A number with its error."""
 

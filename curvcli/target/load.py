@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from curvcli.device import resolve_device, set_precision, supports
-from curvcli.errors import DataError, LossError, ModelError, UsageError
+from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
 from curvcli.objective import Batch, LossTerms, Objective, move
 from curvcli.target.batches import arrange, as_batch, fingerprint, read_batches
 from curvcli.target.checkpoint import Checkpoint, open_checkpoint
 from curvcli.target.loss import loss_terms, objective_terms
 from curvcli.target.model import build_model, compute_dtype, load_weights
+from curvcli.target.settle import Signature, read_settled, signature
 from curvcli.target.spec import TargetSpec
 
 
@@ -29,6 +30,7 @@ class Target:
     def __init__(self, spec: TargetSpec, notes: list[str] | None = None) -> None:
         self.spec = spec
         self.notes: list[str] = notes if notes is not None else []
+        self._signature: Signature = ()
         self.accept_nonfinite = False
         """Whether NaN and Inf in weights, data and loss are let through to the objective."""
 
@@ -37,7 +39,9 @@ class Target:
         """The file of weights, opened; None where the factory brings its own."""
         if self.spec.checkpoint is None:
             return None
-        checkpoint = open_checkpoint(Path(self.spec.checkpoint), self.spec.unsafe_pickle)
+        path = Path(self.spec.checkpoint)
+        checkpoint = read_settled(path, lambda: open_checkpoint(path, self.spec.unsafe_pickle))
+        self._signature = signature(path)
         self.notes.extend(checkpoint.notes)
         return checkpoint
 
@@ -62,6 +66,7 @@ class Target:
         model = build_model(self.spec.model, self.spec.model_args)
         if checkpoint is not None:
             self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
+            self.check_unchanged()
         dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
         if note:
             self.notes.append(note)
@@ -77,6 +82,12 @@ class Target:
         return next(
             (p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32
         )
+
+    def share_data(self, other: "Target") -> None:
+        """Read no data, but take that of another target whose settings of data are the same."""
+        names = ("data", "batch_size", "max_batches")
+        if all(getattr(self.spec, n) == getattr(other.spec, n) for n in names) and self.spec.data:
+            self.__dict__["_raw_batches"] = other._raw_batches
 
     @cached_property
     def _raw_batches(self) -> list[Any]:
@@ -140,7 +151,22 @@ class Target:
     @cached_property
     def checkpoint_sha256(self) -> str | None:
         """Of the file of weights."""
-        return self.checkpoint.sha256() if self.checkpoint else None
+        found = self.checkpoint.sha256() if self.checkpoint else None
+        self.check_unchanged()
+        return found
+
+    def check_unchanged(self) -> None:
+        """Whether the file of weights is still the one that was opened.
+
+        Raises:
+            CheckpointError: it changed in the meantime, so that what was read may be of two minds.
+        """
+        path = Path(self.spec.checkpoint or "")
+        if self.checkpoint is not None and signature(path) != self._signature:
+            raise CheckpointError(
+                f"{path.name} changed while it was read: it is still being written",
+                "wait until it is complete; write checkpoints under another name and rename them",
+            )
 
     @cached_property
     def data_sha256(self) -> str | None:

@@ -1,0 +1,1 @@
+"""Rules, thresholds and baselines behind `curvcli check`."""
