@@ -136,7 +136,7 @@ class ScriptProgram(nn.Module):
             with plain, contextlib.redirect_stdout(sys.stderr):
                 return self.script(*positional, *args[len(positional) :], **named)
         except RuntimeError as error:
-            if self._is_double() and "dtype" in str(error):
+            if self._is_double() and any(w in str(error) for w in ("dtype", "Double", "double")):
                 raise ModelError(
                     "the TorchScript program has float32 constants built in: it does not compute in float64",
                     "use --dtype float32; what needs float64 needs the network's own code",
