@@ -25,6 +25,7 @@ from curvcli.errors import (
     OutputError,
 )
 from curvcli.report.data import Envelope, ErrorInfo
+from curvcli.report.numbers import printable
 
 _SUFFIXES = {".json": "json", ".md": "markdown", ".html": "html", ".htm": "html"}
 # Width of text that goes to a pipe or a file, where COLUMNS does not say otherwise.
@@ -108,7 +109,7 @@ def finish(
         return envelope.error.exit_code
     if not output["quiet"] and kind != "json":
         for note in envelope.notes:
-            sys.stderr.write(f"note: {note}\n")
+            sys.stderr.write(f"note: {printable(note)}\n")
     if incomplete:
         return EXIT_NO_ANSWER
     violated = any(f.severity != "note" for f in envelope.findings)
@@ -207,8 +208,6 @@ def report_error(problem: CurvError, verbose: bool) -> None:
     """What was expected, what was found, what to do; on stderr."""
     if verbose:
         traceback.print_exc()
-    from curvcli.report.numbers import printable
-
     sys.stderr.write(f"error: {printable(problem.message)}\n")
     if problem.hint:
         sys.stderr.write(f"  {printable(problem.hint)}\n")

@@ -158,7 +158,10 @@ def _sniff(head: bytes, path: Path) -> _Kind:
 
 
 def _in_directory(path: Path) -> Path:
-    for pattern in ("*.safetensors.index.json", "*.safetensors", "*.pt", "*.pth", "*.bin"):
+    for pattern in (
+        "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors", "pytorch_model.bin",
+        "*.safetensors.index.json", "*.safetensors", "*.pt2", "*.pt", "*.pth", "*.ckpt", "*.bin",
+    ):  # fmt: skip
         found = sorted(path.glob(pattern))
         if len(found) == 1:
             return found[0]
@@ -385,6 +388,11 @@ def _torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
         content = module.state_dict()
         notes.append("the checkpoint is a whole pickled module")
     tensors, where = _find_state_dict(content)
+    if not tensors and isinstance(content, dict) and content.keys() >= {"state", "param_groups"}:
+        raise CheckpointError(
+            f"{path.name} holds the state of an optimizer, without the weights",
+            "name the file with the model's state_dict, or the directory it lies in",
+        )
     if not tensors:
         keys = (
             some(str(k) for k in content) if isinstance(content, dict) else type(content).__name__

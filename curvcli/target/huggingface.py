@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import CheckpointError, CurvError, ModelError, UsageError, some
-from curvcli.target.archive import read_json
+from curvcli.target.archive import JSON_BYTES, read_json
 
 Task = Literal["causal", "masked", "classification", "images", "sentences", "other"]
 LOSSES: dict[str, str | None] = {
@@ -279,8 +279,10 @@ def _check_modules(path: Path, trust: bool) -> None:
     import msgspec
 
     try:
+        if path.stat().st_size > JSON_BYTES:
+            raise CheckpointError("modules.json is too large", "check what the file is")
         listed = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, OSError) as error:
         raise CheckpointError(f"modules.json is damaged: {error}", "copy it again") from None
     for module in listed:
         place, kind = str(module.get("path", "")), str(module.get("type", ""))
