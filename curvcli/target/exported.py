@@ -42,7 +42,8 @@ _SYMBOLIC = re.compile(
 _FUNCTIONS = {
     "FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv",
     "LShift", "RShift", "FloatTrueDiv", "IntTrueDiv", "TruncToFloat", "TruncToInt", "RoundToInt", "ToFloat",
-    "Identity", "Max", "Min", "Abs", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Not", "And", "Or",
+    "Identity", "Max", "Min", "Abs", "Add", "Mul", "Pow", "Integer", "Float", "Eq",
+    "Ne", "Lt", "Le", "Gt", "Ge", "Not", "And", "Or",
 }  # fmt: skip
 _SYMBOL = re.compile(r"Symbol\('(\w+)'(?:, \w+=(?:True|False))*\)")
 _EXPRESSION = (
@@ -82,6 +83,7 @@ def load_program(path: Path, unsafe_pickle: bool) -> nn.Module:
             )
         with _own_warnings_off():
             module = unflatten(programs["model"])
+        samples = _fixed_samples(programs["model"])
         for part in module.modules():
             for node in getattr(getattr(part, "graph", None), "nodes", ()):
                 node.meta.pop("val", None)  # symbolic examples, which cannot be copied
@@ -93,7 +95,16 @@ def load_program(path: Path, unsafe_pickle: bool) -> nn.Module:
             f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",
             "export it again with this version of torch",
         ) from None
-    return Program(module)
+    return Program(module, samples)
+
+
+def _fixed_samples(program: Any) -> int | None:
+    """The length of the inputs' first dimension, where the program was exported for that one only."""
+    inputs = set(program.graph_signature.user_inputs)
+    values = [n.meta.get("val") for n in program.graph.nodes if n.name in inputs]
+    first = [v.shape[0] for v in values if isinstance(v, torch.Tensor) and v.dim() > 0]
+    fixed = all(type(n) is int for n in first) and len({int(n) for n in first}) == 1
+    return int(first[0]) if fixed else None
 
 
 @contextmanager
@@ -109,25 +120,39 @@ class Program(nn.Module):
 
     Args:
         module: as `torch.export.unflatten` returns it.
+        fixed_samples: samples of a batch, where the program takes no other number of them.
     """
 
     _program: Any
+    _keywords: list[str]
+    """Inputs that the program takes by name."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, fixed_samples: int | None = None) -> None:
         super().__init__()
+        self.fixed_samples = fixed_samples
         # The layers keep their names: this module stands in the place of the program's root.
         for kind in ("_parameters", "_buffers", "_modules"):
             self.__dict__[kind] = module.__dict__[kind]
         self.__dict__["_program"] = module
+        spec: Any = module.module_call_graph[0].signature.in_spec  # type: ignore[union-attr,index]
+        self.__dict__["_keywords"] = list(spec.children()[1].context or ())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the program."""
         with _own_warnings_off():
+            if kwargs and not args and not self._keywords:
+                args = tuple(kwargs[n] for n in self._order(kwargs))
+                kwargs = {}
             return self._program(*args, **kwargs)
+
+    def _order(self, given: dict[str, Any]) -> list[str]:
+        """Named inputs in the order of the program's own, or as they came where the names differ."""
+        own = [node.name for node in self._program.graph.nodes if node.op == "placeholder"]
+        return own if sorted(own) == sorted(given) else list(given)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         with _own_warnings_off():
-            return Program(copy.deepcopy(self._program, memo))
+            return Program(copy.deepcopy(self._program, memo), self.fixed_samples)
 
     def train(self, mode: bool = True) -> "Program":
         """An exported program computes in the mode it was exported in."""
@@ -267,22 +292,36 @@ def check_expression(text: str, name: str) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
     nodes = list(ast.walk(tree)) if tree else []
-    powers = sum(isinstance(n, ast.Pow | ast.LShift) for n in nodes)
+    powers = sum(
+        isinstance(n, ast.Pow | ast.LShift)
+        or (isinstance(n, ast.Name) and n.id in ("Pow", "LShift"))
+        for n in nodes
+    )
     fine = bool(nodes) and powers <= 3
     for node in nodes:
         if isinstance(node, ast.Call):
-            fine &= isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
-            fine &= not node.keywords
+            name_of = node.func.id if isinstance(node.func, ast.Name) else ""
+            fine &= name_of in _FUNCTIONS and not node.keywords
+            if name_of in ("Pow", "LShift"):
+                fine &= len(node.args) == 2 and _small(node.args[1])
         elif isinstance(node, ast.Constant):
             fine &= type(node.value) in (int, float, bool)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
-            right = node.right.operand if isinstance(node.right, ast.UnaryOp) else node.right
-            fine &= isinstance(right, ast.Constant) and right.value in range(65)
+            fine &= _small(node.right)
         fine &= isinstance(node, _EXPRESSION)
     if not fine:
         raise CheckpointError(
             f"{name} contains the expression {text[:60]!r}, which is not plain arithmetic", _HINT
         )
+
+
+def _small(node: ast.expr) -> bool:
+    """Whether an exponent is a number of at most 64."""
+    while isinstance(node, ast.UnaryOp):
+        node = node.operand
+    if isinstance(node, ast.Call) and len(node.args) == 1 and ast.unparse(node.func) == "Integer":
+        return _small(node.args[0])
+    return isinstance(node, ast.Constant) and node.value in range(65)
 
 
 def _match(pattern: re.Pattern[str], text: str, name: str) -> None:

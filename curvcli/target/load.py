@@ -176,9 +176,22 @@ class Target:
             for raw in self._raw_batches
         )
         made = [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
-        if self.spec.objective is None and self.loss in WHOLE_BATCHES:
+        if self._takes_whole_batches(made):
             return [dataclasses.replace(batch, splittable=False) for batch in made]
         return made
+
+    def _takes_whole_batches(self, made: list[Batch]) -> bool:
+        """Whether a slice of a batch is another loss, or nothing that the program takes."""
+        program = self.checkpoint.program if self.checkpoint and self.spec.model is None else None
+        fixed = getattr(program, "fixed_samples", None)
+        wrong = next((batch.size for batch in made if fixed and batch.size != fixed), None)
+        if wrong is not None:
+            raise DataError(
+                f"the program was exported for batches of {fixed} samples, and one has {wrong}",
+                f"pass --batch-size {fixed} (and --max-batches, to leave out a smaller last one), or export it "
+                "with dynamic_shapes",
+            )
+        return fixed is not None or (self.spec.objective is None and self.loss in WHOLE_BATCHES)
 
     @cached_property
     def terms(self) -> LossTerms:
