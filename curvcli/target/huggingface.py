@@ -88,7 +88,8 @@ class Directory:
         """The named loss of that task; None where there is none."""
         if self.task == "classification":
             kind = self.config.get("problem_type")
-            single = len(self.config.get("id2label") or (0, 1)) == 1
+            names = self.config.get("id2label")
+            single = isinstance(names, dict) and len(names) == 1
             if kind == "regression" or (kind is None and single):
                 return "mse"
             if kind == "multi_label_classification":

@@ -240,6 +240,7 @@ class Target:
         """What is known of the target by now, without loading anything more."""
         known = self.__dict__
         objective: Objective | None = known.get("objective")
+        directory: Directory | None = known.get("directory")
         return {
             "checkpoint": self.spec.checkpoint,
             "checkpoint_sha256": known.get("checkpoint_sha256"),
@@ -248,7 +249,9 @@ class Target:
             "data_sha256": known.get("data_sha256"),
             "samples": objective.samples if objective else self._samples(),
             "loss_terms": objective.weight if objective else None,
-            "loss": self.spec.objective or self.loss,
+            "loss": self.spec.objective
+            or self.spec.loss
+            or (directory.loss if directory else None),
             "mode": "train" if self.spec.train_mode else "eval",
             "dtype": str(self.dtype).removeprefix("torch.") if "model" in known else None,
             "device": str(known["device"]) if "device" in known else None,

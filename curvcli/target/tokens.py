@@ -129,7 +129,8 @@ def _masked(
 def _classified(
     records: Iterator[dict[str, Any]], directory: Directory
 ) -> Iterator[dict[str, Any]]:
-    names = {str(k): v for k, v in (directory.config.get("label2id") or {}).items()}
+    known = directory.config.get("label2id")
+    names = {str(k): v for k, v in known.items()} if isinstance(known, dict) else {}
     for record in records:
         label = record.get("label")
         if isinstance(label, str):
