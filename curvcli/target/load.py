@@ -73,10 +73,10 @@ class Target:
     @cached_property
     def model(self) -> nn.Module:
         """The network with the checkpoint's weights, on its device and in its dtype."""
-        checkpoint = self.checkpoint
+        directory, checkpoint = self.directory, self.checkpoint
         torch.manual_seed(self.spec.seed)
-        if self.directory is not None:
-            model, notes = self.directory.load(self.spec.allow_partial)
+        if directory is not None:
+            model, notes = directory.load(self.spec.allow_partial)
             self.notes.extend(notes)
         elif self.spec.model is not None:
             model = build_model(self.spec.model, self.spec.model_args, checkpoint)
