@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format samples clean readme picture
+.PHONY: help demo test lint format samples clean readme picture fuzz
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -40,6 +40,9 @@ format: $(VENV)/.lint  ## mend what ruff can mend
 
 samples: $(VENV)/.test  ## train every sample model again
 	$(BIN)/python sample_models/train.py
+
+fuzz: $(VENV)/.test  ## ten minutes of new inputs for the reader of every format
+	$(BIN)/python -m tests.fuzz 600
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

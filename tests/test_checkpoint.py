@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,6 +194,41 @@ def test_the_refusal_names_the_flag_and_the_flag_works(tmp_path: Path) -> None:
     assert "--unsafe-pickle" in caught.value.hint
     checkpoint = open_checkpoint(tmp_path / "whole.pt", unsafe_pickle=True)
     assert any("whole pickled module" in n for n in checkpoint.notes)
+
+
+def test_checkpoints_of_trainers(tmp_path: Path) -> None:
+    """What Lightning and the Hugging Face Trainer write."""
+    net = model()
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    lightning = {
+        "epoch": 1, "global_step": 10, "pytorch-lightning_version": "2.5.0", "loops": {"fit_loop": {"a": {}}},
+        "state_dict": {f"model.{k}": v for k, v in net.state_dict().items()}, "callbacks": {}, "lr_schedulers": [],
+        "optimizer_states": [optimizer.state_dict()], "hyper_parameters": {"lr": 1e-3},
+    }  # fmt: skip
+    torch.save(lightning, tmp_path / "last.ckpt")
+    fresh = model()
+    load_weights(fresh, open_checkpoint(tmp_path / "last.ckpt"))
+    assert torch.equal(fresh.state_dict()["0.weight"], net.state_dict()["0.weight"])
+    folder = tmp_path / "checkpoint-10"
+    folder.mkdir()
+    save_file(net.state_dict(), folder / "model.safetensors")
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    torch.save({"seed": 1}, folder / "rng_state.pth")
+    assert open_checkpoint(folder).path == folder / "model.safetensors"
+    refused(folder / "optimizer.pt", "state of an optimizer, without the weights")
+
+
+def test_quantised_tensors_say_what_to_do(tmp_path: Path) -> None:
+    stored = weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao's quantised tensors are deprecated
+        packed = torch.quantize_per_tensor(stored["0.weight"], 0.1, 0, torch.qint8)
+        torch.save({**stored, "0.weight": packed}, tmp_path / "q.pt")
+        with pytest.raises(ModelError, match="quantised weights have no curvature") as caught:
+            load_weights(model(), open_checkpoint(tmp_path / "q.pt"))
+    assert "before quantisation" in (caught.value.hint or "")
 
 
 def test_a_file_without_weights(tmp_path: Path) -> None:

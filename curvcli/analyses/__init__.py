@@ -15,6 +15,7 @@ MODULES = {
     "backprop": "curvcli.analyses.backprop",
     "step": "curvcli.analyses.step",
     "info": "curvcli.analyses.info",
+    "init": "curvcli.analyses.init",
     "gradients": "curvcli.analyses.gradients",
     "jacobian": "curvcli.analyses.jacobian",
     "doctor": "curvcli.analyses.doctor",

@@ -13,7 +13,7 @@ from curvcli.target.spec import option_fields, parse_assignments
 
 # Settings that `key=value` flags fill, and the flag's name in the singular.
 _ASSIGNED = {"model_args": "--model-arg", "loss_args": "--loss-arg"}
-_FOR_CHECKPOINT = {"unsafe_pickle"}
+_FOR_CHECKPOINT = {"unsafe_pickle", "trust_remote_code"}
 _FOR_NOTHING = {"device"}
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 

@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 
 from curvcli.analyses.context import Stage
+from curvcli.report.numbers import printable
 
 
 class ProgressLine:
@@ -48,7 +49,10 @@ class ProgressLine:
         elif now - self._drawn < 0.1:
             return
         self._drawn = now
-        self._live.update(line(stage, now - self._began))
+        from rich.text import Text
+
+        # Names from files are shown, not interpreted.
+        self._live.update(Text(printable(line(stage, now - self._began))))
 
 
 def line(stage: Stage, elapsed: float) -> str:

@@ -148,7 +148,7 @@ def finish(
         return envelope.error.exit_code
     if not output["quiet"] and kind != "json":
         for note in envelope.notes:
-            sys.stderr.write(f"note: {note}\n")
+            sys.stderr.write(f"note: {printable(note)}\n")
     if kind == "ndjson" and not output["quiet"]:
         for finding in envelope.findings:
             sys.stderr.write(f"{finding.severity}: {printable(finding.message)}\n")

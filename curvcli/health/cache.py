@@ -37,8 +37,10 @@ _READS = {
 }  # fmt: skip
 _VERSIONS = (
     "torch", "numpy", "scipy", "safetensors", "msgspec", "einops", "torchvision", "timm", "transformers",
-    "tokenizers", "peft", "sentence-transformers",
+    "tokenizers", "peft", "sentence-transformers", "pyarrow", "pillow",
 )  # fmt: skip
+# Of an adapter of the peft library: names the model that it changes.
+_ADAPTER = "adapter_config.json"
 _CODE = ("model", "loss", "objective")
 
 
@@ -82,6 +84,8 @@ class TargetKey:
         )
         settings = msgspec.to_builtins(self.spec)
         digest.update(msgspec.json.encode(settings, order="sorted"))
+        if self.spec.model is None and (Path(self.spec.checkpoint or "") / _ADAPTER).exists():
+            raise NotKept("the adapter's base lies where the adapter says, which is not hashed")
         for name in ("data", *_CODE):
             reference = getattr(self.spec, name)
             if reference is None or Path(reference).exists():

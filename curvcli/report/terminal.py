@@ -50,7 +50,7 @@ def _block(block: Block) -> RenderableType:
 
 def _chart(block: Chart) -> RenderableType:
     """Lines of braille, one colour a curve; without colour the marks in the legend tell them apart."""
-    lines: list[RenderableType] = [Text(block.title, style="bold")]
+    lines: list[RenderableType] = [Text(printable(block.title), style="bold")]
     drawing = draw(block)
     for row in drawing.rows:
         line = Text(row.label, style="dim")
@@ -71,13 +71,13 @@ def _facts(block: Facts) -> RenderableType:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, value in block.rows:
-        grid.add_row(Text(label), Text(text(value)))
-    return Group(Text(block.title, style="bold"), grid) if block.title else grid
+        grid.add_row(Text(printable(label)), Text(text(value)))
+    return Group(Text(printable(block.title), style="bold"), grid) if block.title else grid
 
 
 def _table(block: Table) -> RenderableType:
     table = RichTable(
-        title=Text(block.title, style="bold"),
+        title=Text(printable(block.title), style="bold"),
         title_justify="left",
         caption=Text(block.caption, style="dim") if block.caption else None,
         caption_justify="left",
@@ -87,7 +87,7 @@ def _table(block: Table) -> RenderableType:
     )
     for index, column in enumerate(block.columns):
         table.add_column(
-            Text(column.name),
+            Text(printable(column.name)),
             justify="right" if column.numeric else "left",
             no_wrap=_rigid(block, index, column),
             min_width=_needed(block, index, column),

@@ -2,8 +2,9 @@
 
 import hashlib
 import itertools
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,24 @@ from torch import Tensor
 
 from curvcli.errors import DataError, did_you_mean, some
 from curvcli.objective import Batch, tensors_in
+from curvcli.target.archive import check_archive
 from curvcli.target.checkpoint import load_torch, open_checkpoint
 from curvcli.target.references import is_reference, resolve
+from curvcli.target.tabular import is_table
+from curvcli.target.text import is_text
 
 TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Readers of data that the model has a say in."""
+
+    text: Callable[[Path], Iterable[Any]]
+    table: Callable[[Path], dict[str, Any]]
+    images: Callable[[Path], Iterable[Any]]
+    prepare: Callable[[dict[str, Any]], dict[str, Any]]
+    """Pixels in named tensors -> what the model takes."""
 
 
 def read_batches(
@@ -25,6 +40,7 @@ def read_batches(
     batch_size: int | None = None,
     max_batches: int | None = None,
     unsafe_pickle: bool = False,
+    readers: "Readers | None" = None,
 ) -> list[Any]:
     """The raw batches: containers of tensors on the CPU, or whatever objects an iterable yields.
 
@@ -34,14 +50,23 @@ def read_batches(
         batch_size: samples per batch; tensors from a file are one batch without it.
         max_batches: stop after so many.
         unsafe_pickle: let a ``.pt`` file run code.
+        readers: of the kinds of data that the model has a say in.
 
     Raises:
         DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
     """
     if is_reference(source):
         raw: Iterable[Any] = _iterate(resolve(source, "--data", DataError), source, batch_size)
+    elif readers is not None and is_text(source):
+        raw = readers.text(Path(source))
+    elif readers is not None and Path(source).is_dir():
+        raw = readers.images(Path(source))
+    elif readers is not None and is_table(source):
+        raw = _cut(readers.table(Path(source)), batch_size, source)
     else:
         tensors = _read_file(Path(source), unsafe_pickle)
+        if readers is not None and isinstance(tensors, dict):
+            tensors = readers.prepare(tensors)
         raw = _cut(tensors, batch_size, source)
     batches = [freeze(batch) for batch in itertools.islice(raw, max_batches)]
     if not batches:
@@ -172,16 +197,19 @@ def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, .
         )
     raise DataError(
         f"{path.name}: data of the kind {suffix or '(no suffix)'!r} is not known",
-        "use .npz, .safetensors, .pt, or module:attribute",
+        "use .npz, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or module:attribute",
     )
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            check_archive(path, DataError)
+            _check_arrays(archive, path)
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError, TypeError, AttributeError,
-            MemoryError, SyntaxError, zipfile.LargeZipFile, OverflowError) as error:  # fmt: skip
+    except DataError:
+        raise
+    except Exception as error:  # a damaged header makes the parsers raise anything
         reason = " ".join(str(error).split())[:160]
         raise DataError(
             f"{path.name} is not a readable .npz file: {reason}",
@@ -193,6 +221,28 @@ def _read_npz(path: Path) -> dict[str, Any]:
             f"{path.name}: {some(wrong)} are not numbers", "keep text and objects out of the file"
         )
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _check_arrays(archive: Any, path: Path) -> None:
+    """No array's header promises more than its entry holds."""
+    for entry in archive.zip.infolist():
+        if not entry.filename.endswith(".npy"):
+            continue
+        with archive.zip.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read is None:
+                continue
+            shape, _, dtype = read(file)
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise DataError(
+                f"{path.name}: the header of {entry.filename!r} promises "
+                f"{math.prod(shape) * dtype.itemsize} bytes, the entry has {entry.file_size}",
+                "save it again",
+            )
 
 
 def _cut(tensors: Any, batch_size: int | None, source: str) -> Iterator[Any]:

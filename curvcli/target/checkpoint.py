@@ -15,8 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from curvcli.errors import CheckpointError, some
+from curvcli.target.archive import EXPANSION_BYTES, archive_kind, read_json
 
-Format = Literal["safetensors", "sharded safetensors", "torch"]
+Format = Literal[
+    "safetensors", "sharded safetensors", "torch", "torch.export program", "TorchScript"
+]
 
 NESTED = (
     "state_dict",
@@ -51,6 +54,8 @@ class Checkpoint:
     tensors: list[TensorInfo]
     metadata: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    program: torch.nn.Module | None = None
+    """The network itself, where the format holds it."""
     _files: dict[str, Path] = field(default_factory=dict)
     _loaded: dict[str, Tensor] = field(default_factory=dict)
 
@@ -86,7 +91,8 @@ def open_checkpoint(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
     """Open a checkpoint of any known format, recognised by its content.
 
     Args:
-        path: ``.safetensors``, its ``.index.json``, a directory with one of these, or a PyTorch file.
+        path: ``.safetensors``, its ``.index.json``, a directory with one of these, a PyTorch file, a
+            ``torch.export`` program or TorchScript.
         unsafe_pickle: let a PyTorch file run the code it contains.
 
     Raises:
@@ -113,6 +119,8 @@ def open_checkpoint(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
         return _safetensors(path)
     if kind == "json":
         return _sharded(path)
+    if kind == "zip" and (inner := archive_kind(path)) != "torch":
+        return _program(path, inner, unsafe_pickle)
     if kind in ("zip", "pickle"):
         return _torch(path, unsafe_pickle)
     raise CheckpointError(
@@ -150,7 +158,10 @@ def _sniff(head: bytes, path: Path) -> _Kind:
 
 
 def _in_directory(path: Path) -> Path:
-    for pattern in ("*.safetensors.index.json", "*.safetensors", "*.pt", "*.pth", "*.bin"):
+    for pattern in (
+        "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors", "pytorch_model.bin",
+        "*.safetensors.index.json", "*.safetensors", "*.pt2", "*.pt", "*.pth", "*.ckpt", "*.bin",
+    ):  # fmt: skip
         found = sorted(path.glob(pattern))
         if len(found) == 1:
             return found[0]
@@ -256,9 +267,8 @@ def _dtype_name(code: str) -> str:
 
 def _sharded(path: Path) -> Checkpoint:
     try:
-        index = json.loads(path.read_text("utf-8"))
-        weight_map = dict(index["weight_map"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        weight_map = dict(read_json(path, CheckpointError)["weight_map"])
+    except (ValueError, KeyError, TypeError):
         raise CheckpointError(
             f"{path.name} is not an index of sharded safetensors: no 'weight_map'",
             "name the .safetensors.index.json file",
@@ -275,6 +285,7 @@ def _sharded(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path.name} names the shard {name!r}, which is not there", "copy all shards"
             )
+        _stays(path, shard)
         shards[name] = _safetensors(shard)
     tensors: list[TensorInfo] = []
     files: dict[str, Path] = {}
@@ -289,6 +300,18 @@ def _sharded(path: Path) -> Checkpoint:
     return Checkpoint(
         path, "sharded safetensors", tensors, {"shards": str(len(shards))}, _files=files
     )
+
+
+def _stays(index: Path, shard: Path) -> None:
+    """A link leads to the index's own folder, or to where the Hugging Face cache keeps its files."""
+    folder, place = index.resolve().parent, shard.resolve().parent
+    own = index.parent.resolve()
+    cache = own.parent.parent / "blobs" if own.parent.name == "snapshots" else own
+    if place not in (folder, own, cache):
+        raise CheckpointError(
+            f"{index.name} names the shard {shard.name!r}, a link that leads outside its own folder",
+            "copy the shard itself",
+        )
 
 
 def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
@@ -327,13 +350,49 @@ def _shorten(text: str, limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def _program(
+    path: Path, kind: Literal["program", "torchscript"], unsafe_pickle: bool
+) -> Checkpoint:
+    """A file that holds the network as well as its weights."""
+    from curvcli.target.exported import load_program
+    from curvcli.target.torchscript import ScriptProgram, load_torchscript
+
+    load = load_program if kind == "program" else load_torchscript
+    module = load(path, unsafe_pickle)
+    notes = []
+    if isinstance(module, ScriptProgram) and module.stateful:
+        notes.append(
+            f"the program keeps {some(module.stateful)} between calls: every call starts from what the file holds"
+        )
+    tensors = module.state_dict()
+    form: Format = "torch.export program" if kind == "program" else "TorchScript"
+    return Checkpoint(
+        path, form, _infos(tensors), notes=notes, program=module, _loaded=dict(tensors)
+    )
+
+
+def _infos(tensors: dict[str, Tensor]) -> list[TensorInfo]:
+    return [
+        TensorInfo(
+            n, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.numel() * t.element_size()
+        )
+        for n, t in tensors.items()
+    ]
+
+
 def _torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
     content = load_torch(path, unsafe_pickle, "checkpoint")
     notes: list[str] = []
-    if isinstance(content, torch.nn.Module):
-        content = content.state_dict()
-        notes.append("the checkpoint is a whole pickled module: its state_dict is used")
+    module = content if isinstance(content, torch.nn.Module) else None
+    if module is not None:
+        content = module.state_dict()
+        notes.append("the checkpoint is a whole pickled module")
     tensors, where = _find_state_dict(content)
+    if not tensors and isinstance(content, dict) and content.keys() >= {"state", "param_groups"}:
+        raise CheckpointError(
+            f"{path.name} holds the state of an optimizer, without the weights",
+            "name the file with the model's state_dict, or the directory it lies in",
+        )
     if not tensors:
         keys = (
             some(str(k) for k in content) if isinstance(content, dict) else type(content).__name__
@@ -344,13 +403,21 @@ def _torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
         )
     if where:
         notes.append(f"the weights were found under {where!r}")
-    infos = [
-        TensorInfo(
-            n, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.numel() * t.element_size()
-        )
-        for n, t in tensors.items()
-    ]
-    return Checkpoint(path, "torch", infos, notes=notes, _loaded=tensors)
+    _check_sizes(tensors, path)
+    return Checkpoint(path, "torch", _infos(tensors), notes=notes, program=module, _loaded=tensors)
+
+
+def _check_sizes(tensors: dict[str, Tensor], path: Path) -> None:
+    """No tensor repeats a small storage until it would fill the memory."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            continue
+        size = tensor.numel() * tensor.element_size()
+        if size > max(EXPANSION_BYTES, tensor.untyped_storage().nbytes()):
+            raise CheckpointError(
+                f"{path.name}: {name!r} would take {size} bytes but stores {tensor.untyped_storage().nbytes()}",
+                "save its values: tensor.contiguous()",
+            )
 
 
 def _find_state_dict(content: Any, where: str = "") -> tuple[dict[str, Tensor], str]:

@@ -1,6 +1,7 @@
 """A `TargetSpec` -> the objects it names, each made when it is first asked for."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from torch import nn
 from curvcli.device import resolve_device, set_precision, supports
 from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
 from curvcli.objective import Batch, LossTerms, Objective, move
-from curvcli.target.batches import arrange, as_batch, fingerprint, read_batches
+from curvcli.target.batches import Readers, arrange, as_batch, fingerprint, read_batches
 from curvcli.target.checkpoint import Checkpoint, open_checkpoint
-from curvcli.target.loss import loss_terms, objective_terms
+from curvcli.target.huggingface import Directory, is_directory
+from curvcli.target.images import image_batches, prepare_pixels, preprocessing
+from curvcli.target.loss import WHOLE_BATCHES, loss_terms, objective_terms
 from curvcli.target.model import build_model, compute_dtype, load_weights
 from curvcli.target.settle import Signature, read_settled, signature
 from curvcli.target.spec import TargetSpec
+from curvcli.target.tabular import is_table, read_table
+from curvcli.target.text import read_records
+from curvcli.target.tokens import token_batches
 
 
 class Target:
@@ -46,6 +52,23 @@ class Target:
         return checkpoint
 
     @cached_property
+    def directory(self) -> Directory | None:
+        """The Hugging Face directory, where that is what the checkpoint is."""
+        path, model = self.spec.checkpoint, self.spec.model
+        if path is None or not is_directory(Path(path)):
+            return None
+        base = model if model is not None and Path(model).is_dir() else None
+        if model is not None and base is None:
+            return None
+        return Directory(Path(path), base, self.spec.trust_remote_code)
+
+    @property
+    def loss(self) -> str | None:
+        """The loss that is named, or that the model's class implies."""
+        implied = self.directory.loss if self.directory is not None else None
+        return self.spec.loss or implied
+
+    @cached_property
     def device(self) -> torch.device:
         """Where everything is computed."""
         set_precision(self.spec.tf32)
@@ -54,19 +77,26 @@ class Target:
     @cached_property
     def model(self) -> nn.Module:
         """The network with the checkpoint's weights, on its device and in its dtype."""
-        if self.spec.model is None:
+        directory, checkpoint = self.directory, self.checkpoint
+        torch.manual_seed(self.spec.seed)
+        if directory is not None:
+            model, notes = directory.load(self.spec.allow_partial)
+            self.notes.extend(notes)
+        elif self.spec.model is not None:
+            model = build_model(self.spec.model, self.spec.model_args, checkpoint)
+            if checkpoint is not None:
+                self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
+        elif checkpoint is not None and checkpoint.program is not None:
+            model = checkpoint.program
+        else:
             raise ModelError(
                 "a checkpoint holds weights, not the network they belong to"
                 if self.spec.checkpoint
                 else "nothing to inspect: neither a checkpoint nor a model is given",
-                "name the network by --model file.py:attribute, or give a target file (.toml)",
+                "name the network by --model file.py:attribute, or give a target file (.toml); 'curvcli init' "
+                "writes one, and --model auto builds plain networks from the shapes",
             )
-        checkpoint = self.checkpoint
-        torch.manual_seed(self.spec.seed)
-        model = build_model(self.spec.model, self.spec.model_args)
-        if checkpoint is not None:
-            self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
-            self.check_unchanged()
+        self.check_unchanged()
         dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
         if note:
             self.notes.append(note)
@@ -94,14 +124,49 @@ class Target:
         if self.spec.data is None:
             raise DataError(
                 "no data is given",
-                "name it by --data (.npz, .safetensors, .pt or module:attribute)",
+                "name it by --data: a file, a folder of images, or module:attribute",
             )
         return read_batches(
             self.spec.data,
             batch_size=self.spec.batch_size,
             max_batches=self.spec.max_batches,
             unsafe_pickle=self.spec.unsafe_pickle,
+            readers=self._readers(),
         )
+
+    def _readers(self) -> Readers:
+        """How data is read that the model has a say in."""
+        spec = self.spec
+
+        def text(path: Path) -> Iterable[Any]:
+            if self.directory is None:
+                raise DataError(
+                    f"{path.name} is text, and only a Hugging Face directory says how it is tokenised",
+                    "name such a directory as the checkpoint, or give batches by --data file.py:function",
+                )
+            return token_batches(
+                read_records(path, spec.text_key or "text"),
+                self.directory,
+                length=spec.sequence_length,
+                batch_size=spec.batch_size,
+                seed=spec.seed,
+                notes=self.notes,
+            )
+
+        def table(path: Path) -> dict[str, Any]:
+            return read_table(
+                path, spec.target_column or spec.target_key, spec.input_key, self.notes
+            )
+
+        def images(path: Path) -> Iterable[Any]:
+            return image_batches(
+                path, preprocessing(spec.model, self.directory), spec.batch_size, self.notes
+            )
+
+        def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
+            return prepare_pixels(tensors, spec.model, self.directory, self.notes)
+
+        return Readers(text=text, table=table, images=images, prepare=prepare)
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -115,22 +180,41 @@ class Target:
     @cached_property
     def model_batches(self) -> list[Batch]:
         """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
+        table = self.spec.data is not None and is_table(self.spec.data)
+        inputs, target = self.spec.input_key, self.spec.target_key
         arranged = (
-            arrange(raw, self.spec.input_key, self.spec.target_key) for raw in self._raw_batches
+            arrange(raw, () if table else inputs, None if table else target)
+            for raw in self._raw_batches
         )
-        return [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
+        made = [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
+        if self._takes_whole_batches(made):
+            return [dataclasses.replace(batch, splittable=False) for batch in made]
+        return made
+
+    def _takes_whole_batches(self, made: list[Batch]) -> bool:
+        """Whether a slice of a batch is another loss, or nothing that the program takes."""
+        program = self.checkpoint.program if self.checkpoint and self.spec.model is None else None
+        fixed = getattr(program, "fixed_samples", None)
+        wrong = next((batch.size for batch in made if fixed and batch.size != fixed), None)
+        if wrong is not None:
+            raise DataError(
+                f"the program was exported for batches of {fixed} samples, and one has {wrong}",
+                f"pass --batch-size {fixed} (and --max-batches, to leave out a smaller last one), or export it "
+                "with dynamic_shapes",
+            )
+        return fixed is not None or (self.spec.objective is None and self.loss in WHOLE_BATCHES)
 
     @cached_property
     def terms(self) -> LossTerms:
         """The loss as a function of model and batch."""
         if self.spec.objective is not None:
             return objective_terms(self.spec.objective)
-        if self.spec.loss is None:
+        if self.loss is None:
             raise LossError(
                 "no loss is given",
                 "name it by --loss (cross_entropy, mse, …) or give an --objective file.py:function",
             )
-        return loss_terms(self.spec.loss, self.spec.loss_args)
+        return loss_terms(self.loss, self.spec.loss_args)
 
     @cached_property
     def objective(self) -> Objective:
@@ -182,6 +266,7 @@ class Target:
         """What is known of the target by now, without loading anything more."""
         known = self.__dict__
         objective: Objective | None = known.get("objective")
+        directory: Directory | None = known.get("directory")
         return {
             "checkpoint": self.spec.checkpoint,
             "checkpoint_sha256": known.get("checkpoint_sha256"),
@@ -190,7 +275,9 @@ class Target:
             "data_sha256": known.get("data_sha256"),
             "samples": objective.samples if objective else self._samples(),
             "loss_terms": objective.weight if objective else None,
-            "loss": self.spec.objective or self.spec.loss,
+            "loss": self.spec.objective
+            or self.spec.loss
+            or (directory.loss if directory else None),
             "mode": "train" if self.spec.train_mode else "eval",
             "dtype": str(self.dtype).removeprefix("torch.") if "model" in known else None,
             "device": str(known["device"]) if "device" in known else None,

@@ -122,8 +122,45 @@ def bce_with_logits(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     return total, float(outputs.numel())
 
 
+def token_cross_entropy(
+    outputs: Tensor, targets: Tensor, ignore_index: int = -100
+) -> tuple[Tensor, float]:
+    """`cross_entropy` of logits (N, L, C) and labels (N, L), also where the length L happens to be C."""
+    return cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index)
+
+
+def contrastive(outputs: Tensor, targets: Tensor, scale: float = 20.0) -> tuple[Tensor, float]:
+    """In-batch contrastive loss of embeddings (2P, D): -log softmax over the other pairs of scale · cosine.
+
+    The first of two samples with one label is the anchor, the second its positive (van den Oord et al. 2018). A batch
+    cannot be cut: every sample's loss depends on the others.
+    """
+    if len(outputs) % 2 or not bool((targets[0::2] == targets[1::2]).all()):
+        raise DataError(
+            "contrastive needs pairs: two samples in a row with the same label",
+            "give lines in pairs, an even number of them",
+        )
+    unit = F.normalize(outputs, dim=1)
+    scores = scale * unit[0::2] @ unit[1::2].T
+    pairs = torch.arange(len(scores), device=scores.device)
+    return F.cross_entropy(scores, pairs, reduction="sum"), float(len(scores))
+
+
+WHOLE_BATCHES = ("contrastive",)
+"""Losses of which a slice of a batch is another loss."""
+
 NAMED: dict[str, Callable[..., tuple[Tensor, float]]] = {
-    f.__name__: f for f in (cross_entropy, mse, l1, huber, bce_with_logits, nll)
+    f.__name__: f
+    for f in (
+        cross_entropy,
+        mse,
+        l1,
+        huber,
+        bce_with_logits,
+        nll,
+        token_cross_entropy,
+        contrastive,
+    )
 }
 LOSSES = (*NAMED, "output")
 

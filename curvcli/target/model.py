@@ -10,17 +10,30 @@ from torch import Tensor, nn
 
 from curvcli.errors import ModelError, nearest, some
 from curvcli.target.checkpoint import Checkpoint
+from curvcli.target.guess import build_auto
+from curvcli.target.library import build_from_library, is_library
 from curvcli.target.references import resolve
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
-def build_model(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_model(
+    reference: str, arguments: Mapping[str, Any], checkpoint: Checkpoint | None = None
+) -> nn.Module:
     """The network that ``module:attribute`` names: a factory, a class, or an instance (copied).
+
+    ``timm:NAME`` and ``torchvision:NAME`` are networks of these libraries, without their weights; ``auto`` is a plain
+    network that fits the checkpoint's shapes.
 
     Raises:
         ModelError: it cannot be imported or called, or is not a module.
     """
+    if reference == "auto":
+        if checkpoint is None:
+            raise ModelError("--model auto needs a checkpoint", "name one")
+        return build_auto(checkpoint, arguments)
+    if is_library(reference):
+        return build_from_library(reference, arguments)
     found = resolve(reference, "--model", ModelError)
     if isinstance(found, nn.Module):
         if arguments:

@@ -24,22 +24,41 @@ class TargetSpec(
 
     checkpoint: Annotated[str | None, Meta(description="File of weights.")] = None
     model: Annotated[
-        str | None, Meta(description="Network: module:attribute or file.py:attribute.")
+        str | None,
+        Meta(
+            description="Network: module:attribute, file.py:attribute, timm:NAME, torchvision:NAME, auto (a plain "
+            "one, from the shapes), or an adapter's base directory."
+        ),
     ] = None
     model_args: Annotated[
         dict[str, Any], Meta(description="Argument of the model factory, name=value; repeatable.")
     ] = {}
     data: Annotated[
-        str | None, Meta(description="Batches: .npz, .safetensors, .pt or module:attribute.")
+        str | None,
+        Meta(
+            description="Batches: .npz, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or "
+            "module:attribute."
+        ),
     ] = None
     input_key: Annotated[
         list[str], Meta(description="Name of an input in the data; repeatable, in order.")
     ] = []
     target_key: Annotated[str | None, Meta(description="Name of the targets in the data.")] = None
+    target_column: Annotated[
+        str | None, Meta(description="Column with the targets of a .csv or .parquet file.")
+    ] = None
+    text_key: Annotated[
+        str | None, Meta(description="Field with the text of a .jsonl file; default: text.")
+    ] = None
+    sequence_length: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Tokens of a sample; default: 128, or what the model can hold."),
+    ] = None
     loss: Annotated[
         str | None,
         Meta(
-            description="cross_entropy, mse, l1, huber, bce_with_logits, nll, output, or module:function."
+            description="cross_entropy, mse, l1, huber, bce_with_logits, nll, token_cross_entropy, contrastive, "
+            "output, or module:function."
         ),
     ] = None
     loss_args: Annotated[
@@ -81,6 +100,10 @@ class TargetSpec(
     unsafe_pickle: Annotated[
         bool,
         Meta(description="Run the code inside a pickled checkpoint. Only for files you trust."),
+    ] = False
+    trust_remote_code: Annotated[
+        bool,
+        Meta(description="Run Python code inside a model directory. Only for those you trust."),
     ] = False
 
     @property
@@ -240,4 +263,7 @@ def _anchor(value: Any, folder: Path) -> Any:
     return str(folder / value) if is_path else value
 
 
-_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".npz", ".json", ".ckpt"}
+_SUFFIXES = {
+    ".safetensors", ".pt", ".pth", ".bin", ".npz", ".json", ".ckpt", ".pt2", ".ts", ".csv", ".parquet",
+    ".txt", ".jsonl",
+}  # fmt: skip
