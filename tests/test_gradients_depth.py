@@ -32,6 +32,9 @@ def test_orthogonal_linear_network_has_chi_of_the_squared_gain(
         nn.init.orthogonal_(layer.weight, gain)
     result = run(model, torch.randn(16, 24), torch.randn(16, 24), make_objective)
     assert result.chi == pytest.approx(gain**2, rel=1e-4)
+    # The network is exactly geometric: 95 % intervals are as narrow as rounding, for signals both ways.
+    assert result.chi_interval == pytest.approx((gain**2, gain**2), rel=1e-3)
+    assert result.activation_gain_per_layer_interval == pytest.approx((gain, gain), rel=1e-3)
     assert result.gain_per_layer == pytest.approx(gain, rel=1e-4)
     assert result.depth_gain == pytest.approx(gain**14, rel=1e-4)
     assert result.activation_gain_per_layer == pytest.approx(gain, rel=1e-4)

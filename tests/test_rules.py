@@ -195,8 +195,9 @@ def test_fields_beside_a_number_tell_its_interval() -> None:
 
     result = GradientsResult(
         loss=1.0, layers=[], depth_gain=2.0, depth_gain_interval=(1.5, 3.0), gain_per_layer=None,
-        gain_per_layer_interval=None, chi=1.0, trend_layers=[], activation_gain_per_layer=None,
-        residual_growth=None, first_nonfinite=None, time=[], attention=[], noise=None, initialisations=[], rows=None,
+        gain_per_layer_interval=None, chi=1.0, chi_interval=None, trend_layers=[], activation_gain_per_layer=None,
+        activation_gain_per_layer_interval=None, residual_growth=None,
+        first_nonfinite=None, time=[], attention=[], noise=None, initialisations=[], rows=None,
     )  # fmt: skip
     (figure,) = figures(
         result, leaf(GradientsResult, ("depth_gain",), "gradients"), "gradients", Precision()

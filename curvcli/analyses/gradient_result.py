@@ -190,10 +190,12 @@ class GradientsResult(Struct, frozen=True, kw_only=True):
     chi: Annotated[
         Number, Meta(description="mean squared singular value of a layer: gain_per_layer²")
     ]
+    chi_interval: Interval
     trend_layers: Annotated[list[str], Meta(description="the points of the fit")]
     activation_gain_per_layer: Annotated[
         Number, Meta(description="factor of ‖h‖ for each layer further on")
     ]
+    activation_gain_per_layer_interval: Interval
     residual_growth: Annotated[
         Number, Meta(description="RMS of the last over the first tensor of the residual stream")
     ]

@@ -124,9 +124,13 @@ def _answer(
         gain_per_layer=finite(per_layer[0]) if per_layer else None,
         gain_per_layer_interval=_finite_pair(per_layer[1]) if per_layer else None,
         chi=finite(per_layer[0] ** 2) if per_layer else None,
+        chi_interval=_finite_pair(_squared(per_layer[1])) if per_layer else None,
         trend_layers=[s.name for s in trend.points],
         activation_gain_per_layer=(
             finite(power(trend.activation.slope)) if trend.activation else None
+        ),
+        activation_gain_per_layer_interval=_finite_pair(
+            _powers(trend.activation.interval if trend.activation else None)
         ),
         residual_growth=_growth(layers),
         first_nonfinite=next((s.name for s in layers if s.nonfinite), None),
@@ -146,6 +150,17 @@ def _growth(layers: list[LayerSignal]) -> float | None:
 
 def _finite_pair(pair: tuple[float, float] | None) -> tuple[float, float] | None:
     return pair if pair is not None and all(map(math.isfinite, pair)) else None
+
+
+def _squared(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    return (pair[0] ** 2, pair[1] ** 2) if pair is not None else None
+
+
+def _powers(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The interval of a factor, from that of its logarithm."""
+    from curvcli.operators.depth_trend import power
+
+    return (power(pair[0]), power(pair[1])) if pair is not None else None
 
 
 def _schemes(text: str | None) -> list[str]:
