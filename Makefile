@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format samples clean readme picture fuzz
+.PHONY: help demo test lint format samples clean readme picture fuzz bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -49,6 +49,13 @@ clean:  ## remove the virtual environment and caches
 
 readme: $(VENV)/.test  ## write the generated parts of the README again
 	$(BIN)/cog -r README.md
+
+bench:  ## install the peers into .venv-bench and measure curvcli beside them (an hour)
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	.venv-bench/bin/pip uninstall --quiet --yes torchvision  # a peer's dependency that does not import beside a CPU build
+	.venv-bench/bin/python benchmarks/run.py
+	.venv-bench/bin/python benchmarks/memory.py
 
 picture: $(VENV)/.test  ## draw the README's picture again
 	$(BIN)/python docs/picture.py

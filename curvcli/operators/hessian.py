@@ -64,7 +64,8 @@ class Hessian(Curvature[FirstOrderGraph]):
         exact_N = self.matvec(v_N) if exact_N is None else exact_N
         scale = float(euclidean_norm(exact_N))
         curvature = scale / float(euclidean_norm(v_N))
-        length = self._difference_length()
+        # Products that are differences themselves are held against those of another length.
+        length = self._difference_length() * (0.5 if self.finite_differences else 1.0)
         if curvature > 0 and self.objective.loss != 0:
             length = min(length, 1e-2 * math.sqrt(2 * abs(self.objective.loss) / curvature))
         theta = float(euclidean_norm(self.objective.flat()))
