@@ -1,7 +1,7 @@
 """Folders of images, and pixels in ``.npz`` files -> what the model takes, by its own preprocessing."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from curvcli.errors import CurvError, DataError, UsageError
 from curvcli.target.huggingface import Directory
 from curvcli.target.library import (
     RAW,
+    LibraryTransform,
     Preprocessing,
     is_library,
-    library_preprocessing,
+    library_transform,
     normalise,
 )
 
@@ -26,19 +27,24 @@ PIXELS = 100_000_000
 BATCH = 32
 
 
-def preprocessing(model: str | None, directory: Directory | None) -> Preprocessing:
+def preprocessing(
+    model: str | None, arguments: Mapping[str, Any], directory: Directory | None
+) -> Preprocessing | LibraryTransform:
     """How the model wants its images; unknown for a model of the user's own."""
     if directory is not None:
         return _from_processor(directory.image_processor())
     if model is not None and is_library(model):
-        return library_preprocessing(model)
+        return library_transform(model, arguments)
     return RAW
 
 
 def image_batches(
-    folder: Path, how: Preprocessing, batch_size: int | None, notes: list[str]
+    folder: Path,
+    how: Preprocessing | LibraryTransform,
+    batch_size: int | None,
+    notes: list[str],
 ) -> Iterator[dict[str, Any]]:
-    """Batches with ``x`` (N, 3, H, W) and the number of the class as ``y``.
+    """Batches with ``x`` (N, C, H, W) and the number of the class as ``y``.
 
     Args:
         folder: one subfolder of images for each class; classes are numbered in alphabetical order.
@@ -72,27 +78,72 @@ def image_batches(
         if len(sizes) > 1:
             raise DataError(
                 f"the images have different sizes, and nothing says which the model wants: {sorted(sizes)[:3]}",
-                "use timm:NAME, torchvision:NAME or a Hugging Face directory, or make them of one size",
+                "use a classifier of timm:NAME or torchvision:NAME or a Hugging Face directory, or make them of "
+                "one size",
             )
         yield {
-            "x": normalise(torch.stack(pixels), how),
+            "x": normalise(torch.stack(pixels), how)
+            if isinstance(how, Preprocessing)
+            else torch.stack(pixels),
             "y": torch.tensor([number for _, number in chunk]),
         }
 
 
 def prepare_pixels(
-    tensors: dict[str, Any], model: str | None, directory: Directory | None, notes: list[str]
+    tensors: dict[str, Any],
+    model: str | None,
+    arguments: Mapping[str, Any],
+    directory: Directory | None,
+    targets: Collection[str],
+    notes: list[str],
 ) -> dict[str, Any]:
-    """Pixels (uint8; N, H, W, C or N, C, H, W) become inputs, where the model's preprocessing is known."""
+    """Pixels (uint8; N, H, W or N, H, W, C or N, C, H, W) become inputs, where the preprocessing is known.
+
+    Args:
+        tensors: the data's, by name.
+        model: ``--model``.
+        arguments: its ``--model-arg``.
+        directory: the Hugging Face directory, if there is one.
+        targets: names that are not inputs (a map of classes has the type and shape of a grey image).
+        notes: told what was prepared.
+    """
     own = directory is not None and directory.task == "images"
     if not own and not (model is not None and is_library(model)):
         return tensors
-    found = {n: t for n, t in tensors.items() if t.dtype == torch.uint8 and t.dim() == 4}
+    found = {n: t for n, t in tensors.items() if n not in targets and _is_pixels(t)}
     if not found:
         return tensors
-    how = preprocessing(model, directory)
+    how = preprocessing(model, arguments, directory)
     notes.append(f"{', '.join(found)}: pixels, prepared as the model's own preprocessing does")
-    return {n: _tensor(t, how) if n in found else t for n, t in tensors.items()}
+    return {n: _prepare(t, how) if n in found else t for n, t in tensors.items()}
+
+
+def _is_pixels(x: Any) -> bool:
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
+        return False
+    return x.dim() == 3 or (x.dim() == 4 and (x.shape[-1] in (1, 3) or x.shape[1] in (1, 3)))
+
+
+def _prepare(pixels: Tensor, how: Preprocessing | LibraryTransform) -> Tensor:
+    pixels = pixels.unsqueeze(-1) if pixels.dim() == 3 else pixels
+    if isinstance(how, Preprocessing):
+        return _tensor(pixels, how)
+    Image = _pillow()
+    last = pixels if pixels.shape[-1] in (1, 3) else pixels.movedim(1, -1)
+    pictures = [
+        Image.fromarray(p.squeeze(-1).numpy() if p.shape[-1] == 1 else p.numpy()) for p in last
+    ]
+    return torch.stack([_transform(picture, how) for picture in pictures])
+
+
+def _transform(picture: Any, how: LibraryTransform) -> Tensor:
+    modes = {1: "L", 3: "RGB"}
+    if how.channels not in modes:
+        raise DataError(
+            f"the model takes {how.channels} channels, and images have 1 or 3",
+            "give inputs by --data FILE.npz (floats)",
+        )
+    return how.apply(picture.convert(modes[how.channels]))
 
 
 def _tensor(pixels: Tensor, how: Preprocessing) -> Tensor:
@@ -106,12 +157,17 @@ def _tensor(pixels: Tensor, how: Preprocessing) -> Tensor:
     return normalise(x, how)
 
 
-def _open(path: Path, how: Preprocessing) -> Tensor:
-    """An image as (3, H, W) from 0 to 1, resized and cut."""
+def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
         raise UsageError("images need Pillow", "pip install 'curvcli[vision]'") from None
+    return Image
+
+
+def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
+    """An image as (C, H, W): prepared by the library, or from 0 to 1, resized and cut."""
+    Image = _pillow()
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -119,6 +175,8 @@ def _open(path: Path, how: Preprocessing) -> Tensor:
                 raise DataError(
                     f"{path.name} has {width * height} pixels, more than {PIXELS}", "scale it down"
                 )
+            if isinstance(how, LibraryTransform):
+                return _transform(image, how)
             picture = image.convert("RGB")
         if how.size is not None:
             picture = _fit(picture, how)

@@ -1,14 +1,14 @@
 """``timm:NAME`` and ``torchvision:NAME``: networks of these libraries, and how they want their images."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from curvcli.errors import ModelError, UsageError, did_you_mean
+from curvcli.errors import DataError, ModelError, UsageError, did_you_mean
 
 _LIBRARIES = ("timm", "torchvision")
 _WITH_BACKBONE = (
@@ -25,6 +25,14 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
+
+
+class LibraryTransform(NamedTuple):
+    """The library's own preprocessing of one image, as it evaluates the network."""
+
+    apply: Callable[[Any], Tensor]
+    """A Pillow image -> (C, H, W)."""
+    channels: int = 3
 
 
 RAW = Preprocessing(None, None, (0.0,), (1.0,))
@@ -46,6 +54,8 @@ def build_from_library(reference: str, arguments: Mapping[str, Any]) -> nn.Modul
     place, _, name = reference.partition(":")
     library = _import(place if place == "timm" else "torchvision.models")
     known = list(library.list_models())
+    if place == "timm" and "." in name:  # NAME.TAG: one of the trainings of that network
+        known = list(library.list_pretrained())
     if name not in known:
         raise ModelError(
             f"{place} has no network {name!r}.{did_you_mean(name, known)}",
@@ -66,30 +76,75 @@ def build_from_library(reference: str, arguments: Mapping[str, Any]) -> nn.Modul
     return model
 
 
-def library_preprocessing(reference: str) -> Preprocessing:
-    """What the library's own weights of that network were evaluated with."""
+def library_transform(reference: str, arguments: Mapping[str, Any]) -> LibraryTransform:
+    """How the library evaluates that network, with its first (timm: the tag's or default) weights.
+
+    Args:
+        reference: ``timm:NAME`` or ``torchvision:NAME``.
+        arguments: of the network; ``in_chans`` and ``img_size`` (timm) and ``image_size`` (torchvision's vision
+            transformers) change what it takes.
+
+    Raises:
+        UsageError: the library is not installed, or cannot be imported.
+        ModelError: it has no such network.
+        DataError: the network does not take images.
+    """
     place, _, name = reference.partition(":")
     if place == "timm":
-        config = _import("timm").get_pretrained_cfg(name)
-        _, height, width = config.input_size
-        return Preprocessing(
-            (height, width),
-            round(min(height, width) / config.crop_pct),
-            tuple(config.mean),
-            tuple(config.std),
-            config.interpolation,
-        )
+        return _timm_transform(name, arguments)
+    return LibraryTransform(_torchvision_transform(name, arguments))
+
+
+def _timm_transform(name: str, arguments: Mapping[str, Any]) -> LibraryTransform:
+    timm = _import("timm")
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise ModelError(f"timm has no network {name!r}.", "check its name and tag")
+    wanted = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
+    channels, height, width = wanted["input_size"]
+    size = arguments.get("img_size") or (height, width)
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    asked = int(arguments.get("in_chans", channels))
+    if asked == 1 and len(wanted["mean"]) > 1:
+        # Only the statistics of colours are known: a grey image has their average.
+        wanted.update({k: (sum(wanted[k]) / len(wanted[k]),) for k in ("mean", "std")})
+    wanted["input_size"] = (asked, height, width)
+    return LibraryTransform(timm.data.create_transform(**wanted), asked)
+
+
+def _torchvision_transform(name: str, arguments: Mapping[str, Any]) -> Callable[[Any], Tensor]:
     models = _import("torchvision.models")
-    weights = models.get_model_weights(name)
-    usual = next(iter(weights)).transforms()
-    crop = usual.crop_size[0]
-    return Preprocessing(
-        (crop, crop),
-        usual.resize_size[0],
-        tuple(usual.mean),
-        tuple(usual.std),
-        usual.interpolation.value,
-    )
+    try:
+        presets = [weights.transforms() for weights in models.get_model_weights(name)]
+    except ValueError:
+        known = models.list_models()
+        raise ModelError(
+            f"torchvision has no network {name!r}.{did_you_mean(name, known)}", "check its name"
+        ) from None
+    kind = type(presets[0]).__name__
+    if kind in ("VideoClassification", "OpticalFlow"):
+        raise DataError(
+            f"torchvision:{name} takes videos or pairs of images, not single images",
+            "give its inputs by --data FILE.npz (floats) or module:attribute",
+        )
+    chosen: Callable[[Any], Tensor] = presets[0]
+    if name.startswith("vit_"):
+        # The only networks here of one fixed size; it is an argument, whatever size the weights had.
+        size = int(arguments.get("image_size", 224))
+        first = presets[0]
+        same = [p for p in presets if p.crop_size == [size]]
+        chosen = (
+            same[0]
+            if same
+            else type(first)(
+                crop_size=size,
+                resize_size=round(size * first.resize_size[0] / first.crop_size[0]),
+                interpolation=first.interpolation,
+                mean=first.mean,
+                std=first.std,
+            )
+        )
+    return chosen
 
 
 def _import(name: str) -> ModuleType:

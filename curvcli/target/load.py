@@ -12,7 +12,14 @@ from torch import nn
 from curvcli.device import resolve_device, set_precision, supports
 from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
 from curvcli.objective import Batch, LossTerms, Objective, move
-from curvcli.target.batches import Readers, arrange, as_batch, fingerprint, read_batches
+from curvcli.target.batches import (
+    TARGET_NAMES,
+    Readers,
+    arrange,
+    as_batch,
+    fingerprint,
+    read_batches,
+)
 from curvcli.target.checkpoint import Checkpoint, open_checkpoint
 from curvcli.target.huggingface import Directory, is_directory
 from curvcli.target.images import image_batches, prepare_pixels, preprocessing
@@ -159,12 +166,19 @@ class Target:
             )
 
         def images(path: Path) -> Iterable[Any]:
-            return image_batches(
-                path, preprocessing(spec.model, self.directory), spec.batch_size, self.notes
-            )
+            how = preprocessing(spec.model, spec.model_args, self.directory)
+            return image_batches(path, how, spec.batch_size, self.notes)
 
         def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
-            return prepare_pixels(tensors, spec.model, self.directory, self.notes)
+            usual = set(TARGET_NAMES) - set(spec.input_key)
+            return prepare_pixels(
+                tensors,
+                spec.model,
+                spec.model_args,
+                self.directory,
+                {spec.target_key} if spec.target_key else usual,
+                self.notes,
+            )
 
         return Readers(text=text, table=table, images=images, prepare=prepare)
 
