@@ -384,6 +384,9 @@ def test_operation_without_second_derivative_falls_back_to_differences() -> None
     expected = run(truth, top=2, bottom=1)
     assert result.products == "finite-difference"
     assert any("central differences" in note for note in tried.notes)
+    # Held against another step: the same one would agree to the last digit and say nothing.
+    assert result.hvp_check is not None
+    assert 0 < result.hvp_check < 1e-6
     for a, b in zip([*result.top, *result.bottom], [*expected.top, *expected.bottom], strict=True):
         assert a.value == pytest.approx(b.value, abs=1e-7)
 
