@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from curvcli.analyses.context import Context, resolve_target
 from curvcli.analyses.jacobian import jacobian
 from curvcli.errors import CurvError, MemoryLimitError, ModelError, NonFiniteError, UsageError
-from tests.jacobian_tools import EXACT, context_for, leading, run
+from tests.jacobian_tools import EXACT, context_for, leading, reference, run
 from tests.oracles import random_network
 
 
@@ -192,3 +192,20 @@ def test_rounding_of_a_chaotic_network_is_said(samples: Path) -> None:
     context = Context(spec)
     jacobian(context)
     assert "jacobian.rounding" in [f.rule for f in context.findings]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("exact", [64, 2])
+def test_fixed_batch_statistics(affine: bool, exact: int) -> None:
+    """In evaluation mode batch normalisation is a multiply-add here: the same Jacobian as torch's own."""
+    norm = nn.BatchNorm1d(6, affine=affine).double()
+    model = nn.Sequential(nn.Linear(4, 6).double(), norm, nn.Tanh(), nn.Linear(6, 3).double())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for t in (norm.running_mean, norm.running_var, *norm.parameters()):
+            assert t is not None
+            t.copy_(torch.rand(6, generator=generator) + 0.5)
+    x = torch.randn(5, 4, generator=generator).double()
+    result = run(model, x, exact=exact, tol=1e-9)
+    values = torch.linalg.svdvals(reference(model.eval(), x))
+    assert agrees(leading(result), values)

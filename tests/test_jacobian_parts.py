@@ -164,11 +164,39 @@ def test_tangent_kernel_with_batch_statistics() -> None:
     assert found[0] == pytest.approx(float(values[0]), rel=EXACT)
 
 
-def test_tangent_kernel_of_several_batches_is_refused() -> None:
-    """It belongs to one batch."""
-    model, x = nn.Linear(3, 2), torch.randn(4, 3)
-    with pytest.raises(UsageError, match="one batch"):
+@pytest.mark.parametrize("method", ["auto", "golub-kahan"])
+def test_tangent_kernel_of_several_batches(method: str) -> None:
+    """Batches of any sizes are one: the kernel and the Gauss-Newton spectrum are those of all samples."""
+    model = random_network(2, [4, 6, 3], "tanh").double()
+    x, y = torch.randn(7, 4, dtype=torch.float64), torch.randint(0, 3, (7,))
+    batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+    options: dict[str, Any] = {"wrt": "parameters", "method": method, "top": 3}
+    found = jacobian(context_for(model, *batches, loss="cross_entropy"), **options).ntk
+    assert found is not None
+    assert found.samples == 7
+    values = torch.linalg.svdvals(dense_parameter_jacobian(model, x)).square()
+    for pair, true in zip(found.eigenvalues, values.tolist(), strict=False):
+        assert pair.value is not None
+        assert pair.residual is not None
+        assert abs(pair.value - true) <= pair.residual + EXACT * float(values[0])
+    if method == "auto":
+        whole = jacobian(context_for(model, (x, y), loss="cross_entropy"), **options).ntk
+        assert whole is not None
+        assert whole.gauss_newton is not None
+        assert found.gauss_newton is not None
+        for pair, other in zip(found.gauss_newton, whole.gauss_newton, strict=True):
+            assert pair.value == pytest.approx(other.value, abs=EXACT * float(values[0]))
+
+
+def test_tangent_kernel_of_batches_that_do_not_fit_together_is_refused() -> None:
+    """Samples of other batches with statistics of their own, or of other shapes: said, with what to do."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    x = torch.randn(4, 3)
+    with pytest.raises(UsageError, match="depend on each other"):
         run(model, x, x, wrt="parameters")
+    anywhere = nn.Sequential(nn.Conv1d(1, 2, 3), nn.AdaptiveAvgPool1d(1))
+    with pytest.raises(UsageError, match="different shapes"):
+        run(anywhere, torch.randn(2, 1, 8), torch.randn(2, 1, 9), wrt="parameters")
 
 
 class Recurrent(nn.Module):

@@ -105,14 +105,9 @@ def parameters(
     from curvcli.errors import UsageError
     from curvcli.objective import choose_parameters
     from curvcli.operators.kernels import Kernels
-    from curvcli.operators.ntk import GRAM_ROWS, ParameterJacobian
+    from curvcli.operators.ntk import GRAM_ROWS, ParameterJacobian, join
 
-    if len(batches) > 1:
-        raise UsageError(
-            f"--wrt parameters takes one batch, the data has {len(batches)}",
-            "choose samples by --sample of one batch, or pass --max-batches 1",
-        )
-    (batch,) = batches
+    batch = batches[0]
     model = context.target.model
     names, chosen, notes = choose_parameters(model, context.spec.params)
     context.notes.extend(notes)
@@ -123,7 +118,21 @@ def parameters(
         context.notes.append(
             "the samples depend on each other (batch statistics): the kernel is that of the batch as it is"
         )
-    jacobian = replace(jacobian, coupled=coupled)
+    if len(batches) > 1:
+        joined = None if coupled else join(batches)
+        if joined is None:
+            why = (
+                "samples depend on each other"
+                if coupled
+                else "their tensors have different shapes or no sample axis"
+            )
+            raise UsageError(
+                f"--wrt parameters takes the kernel of all samples at once, and the {len(batches)} batches cannot "
+                f"be joined: {why}",
+                "pass --max-batches 1, with a larger --batch-size where more samples are wanted",
+            )
+        batch = joined
+    jacobian = replace(jacobian, batch=batch, coupled=coupled)
     y = jacobian.outputs(batch)
     per_sample, rows, device = y.shape[1], y.numel(), y.device
     del y

@@ -93,6 +93,10 @@ class Jacobian:
 
     def vjp(self, u_SM: Tensor) -> Tensor:
         """J_iᵀ u_i for all samples, shape ``(S, n)``; zero for samples with a non-finite Jacobian."""
+        return self._finite(self._vjp(u_SM))
+
+    def _vjp(self, u_SM: Tensor) -> Tensor:
+        """The same, whatever is not finite."""
         self.products += 1
         with self._kernels.active():
             parts = torch.autograd.grad(
@@ -103,7 +107,7 @@ class Jacobian:
                 allow_unused=True,
                 materialize_grads=True,
             )
-        return self._finite(self._columns_of(parts))
+        return self._columns_of(parts)
 
     def jvp(self, v_SN: Tensor) -> Tensor:
         """J_i v_i for all samples, shape ``(S, m)``; zero for samples with a non-finite Jacobian."""
@@ -126,21 +130,25 @@ class Jacobian:
         return self._finite(self._row_axes.major(out).reshape(self.count, self.rows))
 
     def dense(self) -> Tensor:
-        """The matrices, shape ``(S, m, n)``: one product for each row or column, whichever are fewer."""
+        """The matrices, shape ``(S, m, n)``: one product for each row or column, whichever are fewer.
+
+        Zero for samples with a non-finite Jacobian.
+        """
         by_rows = self.rows <= self.columns
         length = self.rows if by_rows else self.columns
-        multiply = self.vjp if by_rows else self.jvp
+        multiply = self._vjp if by_rows else self.jvp
         shape = (self.count, self.rows, self.columns)
         out_SMN = torch.empty(shape, dtype=self.dtype, device=self.device)
         unit_SL = torch.zeros(self.count, length, dtype=self.dtype, device=self.device)
+        vectors_LSK = out_SMN.movedim(1 if by_rows else 2, 0)
         for k in range(length):
             unit_SL[:, k] = 1
-            product = multiply(unit_SL)
-            if by_rows:
-                out_SMN[:, k] = product
-            else:
-                out_SMN[:, :, k] = product
+            vectors_LSK[k] = multiply(unit_SL)
             unit_SL[:, k] = 0
+        # Once for all rows: on small networks this costs as much as a product.
+        self.finite_S &= torch.isfinite(out_SMN.flatten(1)).all(1)
+        if not bool(self.finite_S.all()):
+            out_SMN[~self.finite_S] = 0
         return out_SMN
 
     def missing(self) -> str | None:

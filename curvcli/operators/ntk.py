@@ -211,6 +211,43 @@ class ParameterJacobian:
         return kernel, op.products, notes
 
 
+def join(batches: Sequence[Batch]) -> Batch | None:
+    """All samples as one batch; None where tensors of the batches do not fit together.
+
+    Right only where no sample depends on another.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    if not all(batch.splittable for batch in batches):
+        return None
+    try:
+        data = _join([batch.data for batch in batches])
+    except (ValueError, RuntimeError):
+        return None
+    return Batch(data, sum(batch.size for batch in batches))
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    """The same containers with tensors one after the other.
+
+    Raises:
+        RuntimeError: shapes differ.
+        ValueError: containers differ.
+    """
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, dict):
+        if any(part.keys() != first.keys() for part in parts):
+            raise ValueError("keys differ")
+        return {key: _join([part[key] for part in parts]) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(_join(values) for values in zip(*parts, strict=True))
+    if any(part != first for part in parts):
+        raise ValueError("values differ")
+    return first
+
+
 def output_hessians(terms: LossTerms, outputs: Tensor, batch: Batch) -> Tensor:
     """∂²(Σ ℓ)/∂y² of each sample, divided by the loss terms W, shape ``(S, m, m)``.
 
