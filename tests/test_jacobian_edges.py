@@ -1,5 +1,7 @@
 """`jacobian` where something is missing, broken or limited: derivatives, numbers, memory, products, input."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,40 @@ def test_memory_bounds_the_pieces() -> None:
     assert torch.allclose(found, whole[0].spectra.frobenius_S, rtol=1e-5)
     with pytest.raises(MemoryLimitError):
         Chunks(passage, [batch], structure, Settings(), memory=1)
+
+
+_PEAK = """
+import resource, sys
+import torch
+from torch import nn
+from tests.jacobian_tools import context_for
+from curvcli.analyses.jacobian import jacobian
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.Tanh(),
+    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4),
+)
+def run(samples, **memory):
+    context = context_for(model, torch.randn(samples, 1, 32, 32), **memory)
+    return jacobian(context, method=sys.argv[1], top=1, max_matvecs=12)
+run(2)
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+limit = peak() + 50_000_000
+result = run(96, memory=f"{limit}B")
+print(result.micro_batch, peak(), limit)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the process' peak is counted as Linux does")
+@pytest.mark.parametrize("method", ["dense", "golub-kahan"])
+def test_the_process_stays_within_its_memory(method: str) -> None:
+    """The peak of the whole process, as the system sees it, not only of its tensors."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, method], capture_output=True, text=True, check=True
+    )
+    micro, peak, limit = map(int, done.stdout.split())
+    assert micro < 96
+    assert peak <= limit
 
 
 @pytest.mark.parametrize(
