@@ -1,5 +1,7 @@
 """`jacobian` where something is missing, broken or limited: derivatives, numbers, memory, products, input."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +92,9 @@ def test_one_sample_not_finite(method: str) -> None:
     assert [f.rule for f in context.findings][:1] == ["jacobian.nonfinite"]
 
 
-def test_memory_bounds_the_pieces() -> None:
+def test_memory_bounds_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small --memory cuts the batch into pieces; the answer stays the same, too small a one is an error."""
-    from curvcli.device import used_memory
+    from curvcli.operators import chunks as module
     from curvcli.operators.chunks import Chunks
     from curvcli.operators.jacobian import explore
     from curvcli.operators.memory import MemoryMeter
@@ -106,9 +108,9 @@ def test_memory_bounds_the_pieces() -> None:
     structure, _ = explore(passage, batch)
     room = 2_000_000
     whole = list(Chunks(passage, [batch], structure, Settings()))
-    chunks = Chunks(
-        passage, [batch], structure, Settings(), memory=used_memory(torch.device("cpu")) + room
-    )
+    # The size of the process itself comes and goes by more than the room.
+    monkeypatch.setattr(module, "used_memory", lambda _: 0)
+    chunks = Chunks(passage, [batch], structure, Settings(), memory=room)
     assert chunks.micro_batch < 512
     with MemoryMeter() as meter:
         pieces = list(chunks)
@@ -119,6 +121,43 @@ def test_memory_bounds_the_pieces() -> None:
     assert torch.allclose(found, whole[0].spectra.frobenius_S, rtol=1e-5)
     with pytest.raises(MemoryLimitError):
         Chunks(passage, [batch], structure, Settings(), memory=1)
+
+
+_PEAK = """
+import sys
+import torch
+from torch import nn
+from tests.jacobian_tools import context_for
+from curvcli.analyses.jacobian import jacobian
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.Tanh(),
+    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4),
+)
+def run(samples, **memory):
+    context = context_for(model, torch.randn(samples, 1, 32, 32), **memory)
+    return jacobian(context, method=sys.argv[1], top=1, max_matvecs=12)
+run(2)
+def peak():
+    # ru_maxrss would begin at the size of the process that started this one.
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+limit = peak() + 50_000_000
+result = run(96, memory=f"{limit}B")
+print(result.micro_batch, peak(), limit)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the process' peak is read from /proc")
+@pytest.mark.parametrize("method", ["dense", "golub-kahan"])
+def test_the_process_stays_within_its_memory(method: str) -> None:
+    """The peak of the whole process, as the system sees it, not only of its tensors."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, method], capture_output=True, text=True, check=True
+    )
+    micro, peak, limit = map(int, done.stdout.split())
+    assert micro < 96
+    assert peak <= limit
 
 
 @pytest.mark.parametrize(

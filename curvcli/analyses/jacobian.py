@@ -37,7 +37,7 @@ def jacobian(
     of: Annotated[str | None, "Output of this MODULE; default: the model's output."] = None,
     output_key: Annotated[
         str | None,
-        "Which of several outputs: names and indices joined by dots, e.g. 1.0 or logits.",
+        "Which of several outputs (-o is the file): names and indices joined by dots, e.g. 1.0 or logits.",
     ] = None,
     top: Annotated[int, Meta(ge=1, description="Leading singular values to find.")] = 5,
     exact: Annotated[
