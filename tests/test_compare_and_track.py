@@ -359,3 +359,14 @@ def test_a_checkpoint_that_changes_after_it_was_opened_is_never_half_read(
     path.write_bytes((samples / "digits_mlp.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match="changed while it was read"):
         _ = context.target.model
+
+
+def test_only_layers_that_moved_are_listed(tmp_path: Path) -> None:
+    weights = load_file(ROOT / "sample_models" / "digits_mlp.safetensors")
+    weights["out.bias"] = weights["out.bias"] + 0.01
+    save_file(weights, tmp_path / "b.safetensors")
+    answered = run("compare", MLP, str(tmp_path / "b.safetensors")).stdout
+    shown = answered.split("Layers that moved")[1]
+    assert "out.bias" in shown
+    assert "fc1" not in shown
+    assert "5 parameters did not move." in " ".join(shown.split())

@@ -113,7 +113,15 @@ def _line(result: CompareResult) -> list[Block]:
 
 
 def _layers(result: CompareResult) -> Table:
-    shown = result.layers[:_LAYERS]
+    moved = [m for m in result.layers if m.distance != 0]
+    shown = moved[:_LAYERS]
+    still = len(result.layers) - len(moved)
+    rest = f" {still} parameters did not move." if still else ""
+    rest += (
+        f" {len(moved) - len(shown)} more that moved are in the JSON answer."
+        if len(moved) > len(shown)
+        else ""
+    )
     return Table(
         "Layers that moved",
         (
@@ -125,5 +133,5 @@ def _layers(result: CompareResult) -> Table:
             Column("", numeric=False),
         ),
         [(m.name, m.distance, m.relative, m.cosine, m.share, Bar(m.share)) for m in shown],
-        f"‖B − A‖ = {number(result.distance)} in all; share: of its square.",
+        f"‖B − A‖ = {number(result.distance)} in all; share: of its square.{rest}",
     )
