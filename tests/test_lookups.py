@@ -85,22 +85,29 @@ def test_untouched_rows_are_left_out_without_changing_the_spectrum(batches: int)
     assert result.reach.upper >= truth[-1] - 1e-12
 
 
-def test_exact_zeros_take_their_places_among_the_smallest() -> None:
+def test_exact_zeros_take_their_places_and_fill_up_what_was_asked_for() -> None:
+    """More eigenvalues than touched entries are asked for, at both ends, against the dense block."""
     model = Reader().double()
-    with torch.no_grad():
-        model.embedding.weight.zero_()
-    model.embedding.weight.requires_grad_(True)
-    model.layer.weight.requires_grad_(False)
-    subject = objective(model, select=["embedding.weight", "layer.bias"])
-    result = curvcli.analyse("hessian", curvcli.Context(objective=subject), top=1, bottom=4)
-    assert any(p.value == 0.0 and p.residual == 0.0 for p in result.bottom) or all(
-        p.value < 0 for p in result.bottom
+    block = VOCABULARY * WIDTH
+    truth = torch.linalg.eigvalsh(dense(model)[:block, :block])
+    subject = objective(model, select=["embedding.weight"])
+    assert subject.n == 5 * WIDTH
+    result = curvcli.analyse(
+        "hessian", curvcli.Context(objective=subject), top=20, bottom=18, tol=1e-8
     )
+    assert (len(result.top), len(result.bottom)) == (20, 18)
+    for pairs, values in ((result.top, truth.flip(0)), (result.bottom, truth)):
+        for pair, value in zip(pairs, values, strict=False):
+            assert abs(pair.value - value) <= pair.residual + 1e-12  # rounding of float64
+    assert any(p.value == p.residual == 0.0 for p in result.top)
 
 
-def test_a_minimum_with_untouched_rows_is_flat() -> None:
-    result = curvcli.analyse("saddle", curvcli.Context(objective=objective(Reader())))
-    assert result.reach.lower <= 0.0
+def test_the_reach_speaks_of_the_whole_hessian() -> None:
+    model = Reader().double()
+    truth = torch.linalg.eigvalsh(dense(model))
+    result = curvcli.analyse("saddle", curvcli.Context(objective=objective(model)))
+    assert result.reach.lower <= min(0.0, float(truth[0]) + 1e-12)  # rounding of float64
+    assert result.reach.upper >= float(truth[-1]) - 1e-12
 
 
 @pytest.mark.parametrize("other", ["tied", "penalty"])

@@ -156,7 +156,7 @@ def hessian(
     )
     if path is not None:
         save_state(path, run, fingerprint)
-    return _answer(context, operator, run, found, tol, probability, order, spread)
+    return _answer(context, operator, run, found, tol, probability, order, spread, (top, bottom))
 
 
 def _answer(
@@ -168,6 +168,7 @@ def _answer(
     probability: float,
     order: Literal["value", "magnitude"],
     spread: int,
+    asked: tuple[int, int],
 ) -> HessianResult:
     import torch
 
@@ -195,8 +196,8 @@ def _answer(
     zeros = objective.untouched
     reach = [found.lower - rounding, found.upper + rounding, *([0.0] if zeros else [])]
     result = HessianResult(
-        top=_with_zeros(pairs[: found.top], zeros, order),
-        bottom=_with_zeros(pairs[found.top :], zeros, "smallest"),
+        top=_with_zeros(pairs[: found.top], zeros, order, asked[0]),
+        bottom=_with_zeros(pairs[found.top :], zeros, "smallest", asked[1]),
         reach=Reach(min(reach), max(reach), probability),
         status=found.status,
         loss=objective.loss,
@@ -220,15 +221,18 @@ def _with_zeros(
     pairs: list[Eigenpair],
     zeros: int,
     order: Literal["value", "magnitude", "smallest"],
+    asked: int,
 ) -> list[Eigenpair]:
-    """The pairs, with ``zeros`` eigenvalues that are exactly zero taking the places that are theirs."""
+    """The ``asked`` first of the pairs and of ``zeros`` eigenvalues that are exactly zero."""
+    if not zeros:
+        return pairs
     keys = {
         "value": lambda p: -p.value,
         "magnitude": lambda p: -abs(p.value),
         "smallest": lambda p: p.value,
     }
-    exact = [Eigenpair(0.0, 0.0, True, 0.0)] * min(zeros, len(pairs))
-    return sorted([*pairs, *exact], key=keys[order])[: len(pairs)] if exact else pairs
+    exact = [Eigenpair(0.0, 0.0, True, 0.0)] * min(zeros, asked)
+    return sorted([*pairs, *exact], key=keys[order])[:asked]
 
 
 def _expected(progress: "Progress", recheck: int) -> int:
