@@ -1,6 +1,6 @@
 """Eigenpairs that a run has found, made fit to be shown: residuals, spread, rounding, check of a product."""
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from curvcli.linalg.certify import Certificate
     from curvcli.linalg.lanczos import LanczosResult
-    from curvcli.operators.hessian import Hessian
+    from curvcli.operators.curvature import Curvature
 
 # A product that differs more than this from the finite difference of the gradient is suspect. Smooth
 # networks in float32 come to 1e-5 … 1e-3, kinks (ReLU) within a step to some percent.
@@ -49,7 +49,11 @@ class Certified(NamedTuple):
 
 
 def certified_pairs(
-    context: Context, operator: "Hessian", found: "LanczosResult", tol: float, groups: int = 0
+    context: Context,
+    operator: "Curvature[Any]",
+    found: "LanczosResult",
+    tol: float,
+    groups: int = 0,
 ) -> Certified:
     """Residuals, spread over the data and rounding of what a run has found.
 
@@ -118,7 +122,7 @@ def _limits(
 
 
 def _rounding(
-    context: Context, operator: "Hessian", found: "LanczosResult", measured: float | None
+    context: Context, operator: "Curvature[Any]", found: "LanczosResult", measured: float | None
 ) -> float:
     """The rounding that all products share, as measured in float64; said where it matters."""
     if measured is None:
@@ -138,13 +142,13 @@ def _rounding(
     return measured or 0.0
 
 
-def dtype_name(operator: "Hessian") -> str:
+def dtype_name(operator: "Curvature[Any]") -> str:
     """``float32``, say."""
     return str(operator.dtype).removeprefix("torch.")
 
 
 def check_products(
-    context: Context, operator: "Hessian", vector_N: "Tensor", product_N: "Tensor"
+    context: Context, operator: "Curvature[Any]", vector_N: "Tensor", product_N: "Tensor"
 ) -> float | None:
     """One product against finite differences; a large difference is attributed and reported."""
     from curvcli.operators.double import error_in_double

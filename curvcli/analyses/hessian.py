@@ -1,19 +1,29 @@
-"""`curvcli hessian`: the ends of the Hessian's spectrum, each eigenvalue with its error."""
+"""`curvcli hessian`: the ends of a curvature matrix's spectrum, each eigenvalue with its error."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
 from curvcli.analyses.eigenpairs import Eigenpair, certified_pairs, check_products
-from curvcli.report.data import Block, Column, Facts, Measured, Number, Sentence, Table
+from curvcli.analyses.matrices import (
+    TITLES,
+    Chosen,
+    DrawsOption,
+    ExactOption,
+    Matrix,
+    MatrixOption,
+    OptimizerOption,
+    PreconditionerInfo,
+)
+from curvcli.report.data import Block, Cell, Column, Facts, Measured, Number, Sentence, Table
 from curvcli.report.numbers import number
 
 if TYPE_CHECKING:
-    from curvcli.linalg.lanczos import LanczosResult, LanczosState, Progress
-    from curvcli.operators.hessian import Hessian
+    from curvcli.linalg.lanczos import LanczosResult, Progress, Wanted
+    from curvcli.operators.curvature import Curvature
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 
@@ -28,8 +38,21 @@ class Reach(Struct, frozen=True):
     probability: Annotated[float, Meta(description="with which both hold")]
 
 
+class Sampled(Struct, frozen=True):
+    """vᵀFv of a Fisher matrix's eigenvector, as far as drawing targets moves it."""
+
+    expected: Annotated[float, Meta(description="over all targets, exactly")]
+    monte_carlo_standard_error: Annotated[
+        float,
+        Meta(
+            description="of vᵀF̂v over the draws, for a fixed v; the eigenvector of the drawn matrix is chosen for "
+            "its value, so that the eigenvalue lies above vᵀFv"
+        ),
+    ]
+
+
 class HessianResult(Struct, frozen=True):
-    """The ends of the spectrum of ∇²L(θ)."""
+    """The ends of the spectrum of ∇²L(θ), or of another curvature matrix."""
 
     top: Annotated[list[Eigenpair], Meta(description="largest first")]
     bottom: Annotated[list[Eigenpair], Meta(description="smallest first")]
@@ -44,11 +67,12 @@ class HessianResult(Struct, frozen=True):
             description="of these, entries of embeddings that no sample looks up: exactly zero rows of H"
         ),
     ]
-    matrix: Literal["hessian"]
+    matrix: Matrix
     hvp_check: Annotated[
         Number,
         Meta(
-            description="relative difference of one product to the finite difference of gradients"
+            description="relative difference of one product to finite differences of gradients (of outputs for ggn "
+            "and Fisher matrices)"
         ),
     ]
     order: Annotated[
@@ -65,11 +89,21 @@ class HessianResult(Struct, frozen=True):
     copies_found: Annotated[
         int, Meta(description="eigenvalues that only the look for copies found")
     ]
+    method: Annotated[
+        Literal["lanczos", "gram"],
+        Meta(description="gram: the whole spectrum, from the Gram matrix of the rows"),
+    ]
+    preconditioner: PreconditionerInfo | None = None
+    sampled: Annotated[
+        list[Sampled] | None,
+        Meta(description="of the top and then the bottom pairs; for the Fisher matrix only"),
+    ] = None
 
 
 def hessian(
     context: Context,
     *,
+    matrix: MatrixOption = "hessian",
     top: Annotated[int, Meta(ge=0, description="Largest eigenvalues to find.")] = 10,
     bottom: Annotated[int, Meta(ge=0, description="Smallest eigenvalues to find.")] = 3,
     order: Annotated[
@@ -98,11 +132,14 @@ def hessian(
     state: Annotated[
         str | None, "Save the run in this file, and go on from it if it exists."
     ] = None,
+    optimizer: OptimizerOption = None,
+    draws: DrawsOption = 1,
+    exact_rows: ExactOption = 256,
 ) -> HessianResult:
     """Leading Hessian eigenvalues, with residuals and the reach of the rest.
 
-    Thick-restart Lanczos on products with the Hessian of the loss at the checkpoint's weights. Every
-    eigenvalue comes with a residual: some eigenvalue of the Hessian lies within value ± residual. The
+    Thick-restart Lanczos on products with the Hessian of the loss at the checkpoint's weights, or with another
+    curvature matrix. Every eigenvalue comes with a residual: some eigenvalue lies within value ± residual. The
     reach says how far the spectrum can extend beyond what was seen, with its probability.
 
     Args:
@@ -114,7 +151,6 @@ def hessian(
     from curvcli.errors import UsageError
     from curvcli.linalg.lanczos import Wanted, lanczos, start
     from curvcli.linalg.state import load_state, save_state
-    from curvcli.operators.hessian import Hessian
 
     if top + bottom == 0:
         raise UsageError("no eigenvalue is asked for", "pass --top or --bottom")
@@ -123,13 +159,12 @@ def hessian(
     objective = context.objective
     context.progress(Stage("planning", 0, None))
     wanted = Wanted(min(top, objective.n), min(bottom, objective.n), order)
-    operator = Hessian(
-        objective,
-        memory=context.spec.memory_bytes,
-        wanted=wanted.count,
-        preferred_capacity=CAPACITY,
-    )
-    fingerprint = context.fingerprint() if state else ""
+    chosen = Chosen(matrix, draws, optimizer)
+    operator, info = chosen.operator(context, wanted=wanted.count, preferred_capacity=CAPACITY)
+    question = _Question(chosen, info, tol, probability, order, spread, top, bottom)
+    if not state and (whole := _whole(context, operator, wanted, exact_rows)) is not None:
+        return _answer(context, operator, whole, question)
+    fingerprint = f"{context.fingerprint()} {chosen}" if state else ""
     path = Path(state) if state else None
     capacity = operator.plan.capacity
     if path is not None and path.exists():
@@ -156,26 +191,88 @@ def hessian(
     )
     if path is not None:
         save_state(path, run, fingerprint)
-    return _answer(context, operator, run, found, tol, probability, order, spread, (top, bottom))
+    run.basis.drop()
+    return _answer(context, operator, _Found(found), question)
+
+
+class _Question(NamedTuple):
+    """What was asked."""
+
+    chosen: Chosen
+    preconditioner: PreconditionerInfo | None
+    tol: float
+    probability: float
+    order: Literal["value", "magnitude"]
+    spread: int
+    top: int
+    bottom: int
+
+
+class _Found(NamedTuple):
+    """Pairs, and how many further eigenvalues are known exactly and alike."""
+
+    pairs: "LanczosResult"
+    others: int = 0
+    rest: float = 0.0
+    exact: bool = False
+    """Whether these are all eigenvalues."""
+
+
+def _whole(
+    context: Context, operator: "Curvature[Any]", wanted: "Wanted", rows: int
+) -> _Found | None:
+    """All eigenvalues, where the matrix has few rows."""
+    import numpy as np
+
+    from curvcli.linalg.lanczos import LanczosResult
+    from curvcli.operators.gauss_newton import GaussNewton
+    from curvcli.operators.gram import gram_spectrum
+
+    if rows == 0 or not isinstance(operator, GaussNewton):
+        return None
+    context.progress(Stage("rows", 0, None))
+    gram = gram_spectrum(operator, rows)
+    if gram is None:
+        return None
+    context.notes.append(
+        f"the whole spectrum was computed from the Gram matrix of {len(gram.values_R)} rows"
+    )
+    low = wanted.bottom if not gram.others else 0
+    values_K = np.concatenate([gram.values_R[: wanted.top], gram.values_R[::-1][:low]])
+    vectors_KN = gram.vectors(len(gram.values_R))
+    chosen = [*range(min(wanted.top, len(gram.values_R))), *(-1 - i for i in range(low))]
+    edges = [gram.values_R[-1], gram.values_R[0], *([gram.rest] if gram.others else [])]
+    pairs = LanczosResult(
+        values_K=values_K,
+        bounds_K=np.full(len(values_K), gram.error),
+        converged_K=(True,) * len(values_K),
+        top=min(wanted.top, len(gram.values_R)),
+        vectors_KN=vectors_KN[chosen],
+        status="converged",
+        matvecs=0,
+        restarts=0,
+        norm=float(gram.values_R[0]),
+        lower=float(min(edges)),
+        upper=float(max(edges)),
+        ritz_values_M=gram.values_R[::-1].copy(),
+        copies_found=0,
+        rechecked=0,
+        tails=(),
+    )
+    return _Found(pairs, gram.others, gram.rest, True)
 
 
 def _answer(
-    context: Context,
-    operator: "Hessian",
-    run: "LanczosState",
-    found: "LanczosResult",
-    tol: float,
-    probability: float,
-    order: Literal["value", "magnitude"],
-    spread: int,
-    asked: tuple[int, int],
+    context: Context, operator: "Curvature[Any]", whole: _Found, question: _Question
 ) -> HessianResult:
     import torch
 
     from curvcli.linalg.lanczos import ROUNDING
     from curvcli.linalg.vectors import euclidean_norm
+    from curvcli.operators.fisher import Fisher
 
     objective = operator.objective
+    found, order = whole.pairs, question.order
     context.vectors_KN = found.vectors_KN
     stopped = found.status in ("timeout", "interrupted")
     rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
@@ -189,22 +286,26 @@ def _answer(
         ]
         check = None
     else:
-        run.basis.drop()
-        certified = certified_pairs(context, operator, found, tol, spread)
+        certified = certified_pairs(context, operator, found, question.tol, question.spread)
         pairs, rounding = certified.pairs, certified.rounding
         check = check_products(context, operator, certified.vector_N, certified.product_N)
-    zeros = objective.untouched
-    reach = [found.lower - rounding, found.upper + rounding, *([0.0] if zeros else [])]
+    sampled = None
+    if isinstance(operator, Fisher):
+        sampled = [Sampled(*q) for q in operator.quadratic(found.vectors_KN)]
+    # Entries that no sample looks up: they are left out of vectors only where there is no weight decay.
+    known = whole.others + objective.untouched
+    exact = Eigenpair(whole.rest, 0.0, True, None if whole.rest else 0.0)
+    reach = [found.lower - rounding, found.upper + rounding, *([whole.rest] if known else [])]
     result = HessianResult(
-        top=_with_zeros(pairs[: found.top], zeros, order, asked[0]),
-        bottom=_with_zeros(pairs[found.top :], zeros, "smallest", asked[1]),
-        reach=Reach(min(reach), max(reach), probability),
+        top=_with_known(pairs[: found.top], exact, known, order, question.top),
+        bottom=_with_known(pairs[found.top :], exact, known, "smallest", question.bottom),
+        reach=Reach(min(reach), max(reach), 1.0 if whole.exact else question.probability),
         status=found.status,
         loss=objective.loss,
         gradient_norm=float(euclidean_norm(operator.gradient)),
         parameters=objective.dimension,
         untouched=objective.untouched,
-        matrix="hessian",
+        matrix=question.chosen.matrix,
         hvp_check=check,
         order=order,
         products=operator.strategy,
@@ -212,27 +313,30 @@ def _answer(
         basis=operator.plan.capacity,
         restarts=found.restarts,
         copies_found=found.copies_found,
+        method="gram" if whole.exact else "lanczos",
+        preconditioner=question.preconditioner,
+        sampled=sampled,
     )
-    _findings(context, result, tol)
+    _findings(context, result, question.tol)
     return result
 
 
-def _with_zeros(
+def _with_known(
     pairs: list[Eigenpair],
-    zeros: int,
+    exact: Eigenpair,
+    known: int,
     order: Literal["value", "magnitude", "smallest"],
     asked: int,
 ) -> list[Eigenpair]:
-    """The ``asked`` first of the pairs and of ``zeros`` eigenvalues that are exactly zero."""
-    if not zeros:
+    """The ``asked`` first of the pairs and of ``known`` eigenvalues that are all ``exact``."""
+    if not known:
         return pairs
     keys = {
         "value": lambda p: -p.value,
         "magnitude": lambda p: -abs(p.value),
         "smallest": lambda p: p.value,
     }
-    exact = [Eigenpair(0.0, 0.0, True, 0.0)] * min(zeros, asked)
-    return sorted([*pairs, *exact], key=keys[order])[:asked]
+    return sorted([*pairs, *[exact] * min(known, asked)], key=keys[order])[:asked]
 
 
 def _expected(progress: "Progress", recheck: int) -> int:
@@ -275,9 +379,12 @@ def _findings(context: Context, result: HessianResult, tol: float) -> None:
 
 def view(result: HessianResult) -> list[Block]:
     """The pairs as a table, the reach, and what they mean."""
-    rows = [
+    sampled: list[tuple[Cell, ...]] = [
+        (Measured(s.expected, s.monte_carlo_standard_error),) for s in result.sampled or ()
+    ]
+    rows: list[tuple[Cell, ...]] = [
         (f"{'top' if i < len(result.top) else 'bottom'}", Measured(p.value, p.residual), p.converged,
-         p.batch_standard_error)
+         p.batch_standard_error, *(sampled[i] if i < len(sampled) else () if not sampled else (None,)))
         for i, p in enumerate([*result.top, *result.bottom])
     ]  # fmt: skip
     reach = result.reach
@@ -299,16 +406,21 @@ def view(result: HessianResult) -> list[Block]:
             ),
         ]
     )
+    title = TITLES[result.matrix]
+    caption = "Some eigenvalue lies within each λ ± residual. batch s.e.: how much λ varies with the data."
+    if sampled:
+        caption += " vᵀFv ± s.e.: over all targets, exactly, and how far drawn ones move it."
     table = Table(
-        "Hessian eigenvalues",
+        f"{title[0].upper()}{title[1:]} eigenvalues",
         (
             Column("end", numeric=False),
             Column("λ ± residual"),
             Column("converged", numeric=False),
             Column("batch s.e."),
+            *((Column("vᵀFv ± s.e."),) if sampled else ()),
         ),
         rows,
-        "Some eigenvalue lies within each λ ± residual. batch s.e.: how much λ varies with the data.",
+        caption,
     )
     return [facts, table, *_meaning(result)]
 
@@ -316,13 +428,9 @@ def view(result: HessianResult) -> list[Block]:
 def _meaning(result: HessianResult) -> list[Block]:
     sentences: list[Block] = []
     if result.top and result.top[0].value > 0 and result.order == "value":
-        sharpest = result.top[0]
-        sentences.append(
-            Sentence(
-                f"Sharpest direction: λ = {number(sharpest.value)}; gradient descent is stable there for "
-                f"learning rates below 2/λ = {number(2 / sharpest.value, 3)}."
-            )
-        )
+        sentences += _stability(result, result.top[0])
+    if result.matrix not in ("hessian", "preconditioned"):
+        return sentences
     lowest = min((p for p in [*result.top, *result.bottom]), key=lambda p: p.value)
     if lowest.value + lowest.residual < 0:
         sentences.append(
@@ -346,6 +454,29 @@ def _meaning(result: HessianResult) -> list[Block]:
             )
         )
     return sentences
+
+
+def _stability(result: HessianResult, sharpest: Eigenpair) -> list[Block]:
+    """What the largest eigenvalue means for the optimizer's steps."""
+    if result.matrix == "hessian":
+        return [
+            Sentence(
+                f"Sharpest direction: λ = {number(sharpest.value)}; gradient descent is stable there for "
+                f"learning rates below 2/λ = {number(2 / sharpest.value, 3)}."
+            )
+        ]
+    made = result.preconditioner
+    if made is None or made.stability_threshold is None:
+        return []
+    share = sharpest.value / made.stability_threshold
+    return [
+        Sentence(
+            f"{made.algorithm} with learning rate {number(made.learning_rate)} is stable below "
+            f"λ = {number(made.stability_threshold)}; the sharpest direction has {number(sharpest.value)}, "
+            f"{share:.0%} of that.",
+            "bad" if share > 1 else "plain",
+        )
+    ]
 
 
 ANALYSIS = Analysis(hessian, view)

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ class Curvature(ABC, Generic[G]):
         self._memory = memory
         if like is not None:
             self.kernels, self.finite_differences = like.kernels, like.finite_differences
-            self.plan, self._micro_batch = Plan(False, None, 0), None
+            self.plan, self._micro_batch = Plan(False, like.micro_batch, 0), like.micro_batch
             return
         self.kernels = Kernels()
         self.finite_differences = strategy == "finite-difference"
@@ -160,6 +160,29 @@ class Curvature(ABC, Generic[G]):
         """What one batch or piece adds to K products, without weight decay, shape (K, n)."""
         return self._part(batch, vectors_KN).products_KN
 
+    def decay_product(self, v_N: Tensor) -> Tensor:
+        """What the weight decay adds to a product, a new tensor."""
+        return self.objective.weight_decay * v_N
+
+    @abstractmethod
+    def check(
+        self, v_N: Tensor, exact_N: Tensor | None = None, length: float | None = None
+    ) -> float | None:
+        """Relative error of one product as seen by central finite differences.
+
+        Args:
+            v_N: the vector.
+            exact_N: A v, where it is known already.
+            length: of the step, in the units of the weights; None: chosen by curvature and dtype.
+
+        Returns:
+            None where the dtype cannot resolve such a step.
+        """
+
+    def twin(self, objective: Objective) -> Self:
+        """The same kind of matrix for another objective of the same model, in another dtype or on other data."""
+        return type(self)(objective, like=self)
+
     def room(self) -> int:
         """Bytes that may still be allocated."""
         if self._memory is None:
@@ -196,7 +219,7 @@ class Curvature(ABC, Generic[G]):
                 for piece in batch.pieces(self._micro_batch or batch.size):
                     out_N += self._multiply(self._graph(piece), views, retain=False)
         if objective.weight_decay:
-            out_N.add_(v_N, alpha=objective.weight_decay)
+            out_N.add_(self.decay_product(v_N))
         return out_N
 
     def _sum(self, products: list[Tensor]) -> Tensor:

@@ -1,14 +1,16 @@
 """The same products in float64 on a few samples: how much of a product is rounding, or a wrong derivative."""
 
 import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective import Batch, Objective, move
-from curvcli.operators.hessian import Hessian
+from curvcli.operators.curvature import Curvature
+
+C = TypeVar("C", bound=Curvature[Any])
 
 # A step relative to the one that changes the loss by 1: no kink lies within it.
 _STEP = 1e-7
@@ -18,26 +20,23 @@ _BYTES = 8 * 8
 _SOME_SAMPLES = 3
 
 
-def error_in_double(operator: Hessian, v_N: Tensor, samples: int = 16) -> float | None:
-    """Relative difference of H v to finite differences, in float64, over a tiny step on a few samples.
+def error_in_double(operator: Curvature[Any], v_N: Tensor, samples: int = 16) -> float | None:
+    """`Curvature.check` of a product in float64, over a tiny step on a few samples.
 
-    Kinks of the surface (ReLU) make both differ over any finite step that crosses one; a step of 1e-7
-    crosses none, so that what is left is an error of a second derivative.
+    Kinks of the surface (ReLU) make a derivative and a difference differ over any finite step that crosses one; a
+    step of 1e-7 crosses none, so that what is left is an error of a derivative.
 
     Returns:
         None where this cannot be tried (the model cannot be copied, or runs only in its own dtype).
     """
     try:
         twin, _ = _twin(operator, samples)
-        exact_N = twin.matvec(v_N.double())
-        other_N = twin.difference_product(v_N.double(), _STEP)
+        return twin.check(v_N.double(), length=_STEP)
     except _UNABLE:
         return None
-    scale = max(float(euclidean_norm(p)) for p in (exact_N, other_N))
-    return float(euclidean_norm(exact_N - other_N)) / scale if scale else 0.0
 
 
-def rounding_in_double(operator: Hessian, vectors_KN: Tensor) -> float | None:
+def rounding_in_double(operator: Curvature[Any], vectors_KN: Tensor) -> float | None:
     """How far the Rayleigh quotients may be off because of an error that all products share.
 
     Such an error E = H̃ − H of the computed matrix (a cancellation in σ(1 − σ), say) is symmetric: it shows in no
@@ -68,7 +67,7 @@ def rounding_in_double(operator: Hessian, vectors_KN: Tensor) -> float | None:
 _UNABLE = (CurvError, RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError)
 
 
-def _twin(operator: Hessian, samples: int) -> tuple[Hessian, Batch]:
+def _twin(operator: C, samples: int) -> tuple[C, Batch]:
     """The operator on a float64 copy of the model and samples from all over the first batch, and these.
 
     Raises:
@@ -89,4 +88,4 @@ def _twin(operator: Hessian, samples: int) -> tuple[Hessian, Batch]:
         train_mode=objective.train_mode,
     )
     twin.share_vectors(objective)
-    return Hessian(twin, like=operator), piece
+    return operator.twin(twin), piece

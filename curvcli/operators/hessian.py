@@ -37,6 +37,9 @@ class Hessian(Curvature[FirstOrderGraph]):
 
     def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
         """H v by central differences of the gradient over ± ``length`` in the direction of v."""
+        return self._central_difference(v_N, length)
+
+    def _central_difference(self, v_N: Tensor, length: float | None = None) -> Tensor:
         objective = self.objective
         norm = float(euclidean_norm(v_N))
         if norm == 0.0:
@@ -48,30 +51,26 @@ class Hessian(Curvature[FirstOrderGraph]):
                 sides.append(objective.gradient(self._micro_batch))
         return (sides[0] - sides[1]) / (2 * h)
 
-    def check(self, v_N: Tensor, exact_N: Tensor | None = None) -> float | None:
-        """Relative difference between H v and its central finite difference, for one v.
+    def check(
+        self, v_N: Tensor, exact_N: Tensor | None = None, length: float | None = None
+    ) -> float | None:
+        """Relative difference between H v and its central finite difference; see `Curvature.check`.
 
         The step changes the loss by about 1e-4 of itself, according to the curvature: small against
         the kinks and higher derivatives of the surface, whatever the scale of loss and parameters.
-
-        Args:
-            v_N: the vector.
-            exact_N: H v, where it is known already.
-
-        Returns:
-            None where the dtype cannot resolve such a step.
         """
         exact_N = self.matvec(v_N) if exact_N is None else exact_N
         scale = float(euclidean_norm(exact_N))
         curvature = scale / float(euclidean_norm(v_N))
-        # Products that are differences themselves are held against those of another length.
-        length = self._difference_length() * (0.5 if self.finite_differences else 1.0)
-        if curvature > 0 and self.objective.loss != 0:
-            length = min(length, 1e-2 * math.sqrt(2 * abs(self.objective.loss) / curvature))
+        if length is None:
+            # Products that are differences themselves are held against those of another length.
+            length = self._difference_length() * (0.5 if self.finite_differences else 1.0)
+            if curvature > 0 and self.objective.loss != 0:
+                length = min(length, 1e-2 * math.sqrt(2 * abs(self.objective.loss) / curvature))
         theta = float(euclidean_norm(self.objective.flat()))
         if length < 3 * torch.finfo(self.dtype).eps * theta:
             return None
-        other_N = self.difference_product(v_N, length)
+        other_N = self._central_difference(v_N, length)
         scale = max(scale, float(euclidean_norm(other_N)))
         return float(euclidean_norm(exact_N - other_N)) / scale if scale else 0.0
 
@@ -85,7 +84,7 @@ class Hessian(Curvature[FirstOrderGraph]):
         whole, decay = self.objective.batches, self.objective.weight_decay
         try:
             self.objective.batches, self.objective.weight_decay = [batch], 0.0
-            return torch.stack([self.difference_product(v_N) for v_N in vectors_KN])
+            return torch.stack([self._central_difference(v_N) for v_N in vectors_KN])
         finally:
             self.objective.batches, self.objective.weight_decay = whole, decay
 

@@ -57,7 +57,7 @@ def spread(
         weights.append(share)
         quotients.append(torch.linalg.vecdot(vectors_KN, part.products_KN).double().cpu() / share)
     if products_KN is not None and objective.weight_decay:
-        products_KN += objective.weight_decay * vectors_KN
+        products_KN += operator.decay_product(vectors_KN)
     return Spread(_standard_errors(weights, torch.stack(quotients)), products_KN)
 
 
