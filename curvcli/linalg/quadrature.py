@@ -1,7 +1,9 @@
 """Stochastic Lanczos quadrature: integrals of the spectral density from a few random vectors.
 
-∫ f dφ ≈ n · mean over probes of Σ_k w_k f(θ_k), with the Ritz values θ_k and weights w_k = (first entries of the
+∫ f dφ ≈ mean over probes of Σ_k w_k f(θ_k), with the Ritz values θ_k and weights w_k = (first entries of the
 eigenvectors of T)² (Golub & Welsch 1969; Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38, 2017).
+
+Shapes: ``N`` length of a vector, ``M`` nodes, ``K`` vectors.
 """
 
 import math
@@ -10,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, random_unit_vector
+from curvcli.linalg.vectors import euclidean_norm
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,40 @@ class Estimate:
     """None with fewer than two probes."""
 
 
+@dataclass(frozen=True)
+class Rules:
+    """The Gauss rules of one vector after all steps, and after half of them."""
+
+    nodes: Nodes
+    half: Nodes
+    first_N: Tensor
+    """A q of the first step, with q the unit vector started from."""
+    matvecs: int
+
+
 def gauss_rule(op: SymmetricOperator, steps: int, generator: torch.Generator) -> Nodes:
     """The Gauss rule of ``steps`` Lanczos steps from one random vector, fully reorthogonalised."""
+    return gauss_rules(op, random_unit_vector(op, generator), steps).nodes
+
+
+def gauss_rules(op: SymmetricOperator, q_N: Tensor, steps: int) -> Rules:
+    """The Gauss rules of qᵀ f(A) q from ``steps`` Lanczos steps, fully reorthogonalised.
+
+    Args:
+        op: A.
+        q_N: a unit vector.
+        steps: products at most; fewer where the Krylov space ends.
+    """
     steps = min(steps, op.n)
     basis = Basis(op.n, steps, op.dtype, op.device)
-    basis.append(random_unit_vector(op, generator))
+    basis.append(q_N)
     alphas: list[float] = []
     betas: list[float] = []
+    first_N = q_N
     for j in range(steps):
         w_N = op.matvec(basis[j])
+        if j == 0:
+            first_N = w_N.clone()
         h_M, norm = basis.project_out(w_N)
         alphas.append(float(h_M[j]))
         beta = float(norm)
@@ -49,15 +78,40 @@ def gauss_rule(op: SymmetricOperator, steps: int, generator: torch.Generator) ->
             break
         betas.append(beta)
         basis.append(w_N.div_(beta))
+    middle = (len(alphas) + 1) // 2
+    return Rules(
+        _rule(alphas, betas),
+        _rule(alphas[:middle], betas[: middle - 1]),
+        first_N,
+        len(alphas),
+    )
+
+
+def _rule(alphas: list[float], betas: list[float]) -> Nodes:
     theta_M, s_MM = eigh(np.diag(alphas) + np.diag(betas, 1) + np.diag(betas, -1))
     return Nodes(theta_M, s_MM[0] ** 2)
+
+
+def random_complement(
+    op: SymmetricOperator, vectors_KN: Tensor, generator: torch.Generator
+) -> Tensor:
+    """A unit vector, uniform on the sphere of the complement of orthonormal vectors."""
+    z_N = random_unit_vector(op, generator)
+    for _ in range(2):  # the second pass is needed where few dimensions are left
+        z_N = z_N - vectors_KN.T @ (vectors_KN @ z_N)
+        z_N = z_N / euclidean_norm(z_N)
+    return z_N
 
 
 def integrate(
     rules: list[Nodes], function: Callable[[Float64Array], Float64Array], n: int
 ) -> Estimate:
     """n ∫ f dφ, the sum of f over the eigenvalues, from several probes."""
-    values = [n * float(rule.weights_M @ function(rule.theta_M)) for rule in rules]
+    return mean_of([n * float(rule.weights_M @ function(rule.theta_M)) for rule in rules])
+
+
+def mean_of(values: list[float]) -> Estimate:
+    """The mean of independent values with its standard error."""
     mean = sum(values) / len(values)
     if len(values) < 2:
         return Estimate(mean, None)
