@@ -212,7 +212,7 @@ class Objective:
     def views(self, v_N: Tensor) -> list[Tensor]:
         """``v_N`` cut into tensors with the shapes of the parameters: views, or copies with untouched rows zero."""
         out = []
-        for i, (part, p) in enumerate(zip(v_N.split(self._sizes()), self.parameters, strict=True)):
+        for i, (part, p) in enumerate(zip(v_N.split(self.lengths), self.parameters, strict=True)):
             if i in self._rows:
                 rows_R = self._rows[i]
                 out.append(
@@ -234,7 +234,9 @@ class Objective:
         self._rows = {i: rows.to(self.device) for i, rows in other._rows.items()}
         self.n, self.untouched = other.n, other.untouched
 
-    def _sizes(self) -> list[int]:
+    @property
+    def lengths(self) -> list[int]:
+        """Entries of each parameter in a vector, in their order."""
         return [
             p.numel() * len(self._rows[i]) // len(p) if i in self._rows else p.numel()
             for i, p in enumerate(self.parameters)
@@ -256,7 +258,7 @@ class Objective:
             if mask is not None:
                 self._rows[i] = (~mask).nonzero()[:, 0]
         self.untouched = sum(entries)
-        self.n = sum(self._sizes())
+        self.n = sum(self.lengths)
         self.notes.append(
             f"{self.untouched:,} entries of {some(self.names[i] for i in self._rows)} are looked up by no sample: "
             "gradient and curvature are exactly zero there, and they are left out of all vectors"

@@ -6,7 +6,8 @@ Which interval belongs to a number is told by the names beside it, for every ana
 beside a field ``x``                      interval
 ========================================  =====================================================
 ``x_residual`` (``residual`` of a value)  x ± residual: certain
-``x_standard_error``, ``x_error``         x ± z · error, z of the confidence asked for
+``x_standard_error``, ``x_error``         x ± z · error, z of the confidence asked for (Student's t where the
+                                          struct has ``degrees_of_freedom``)
 ``standard_error``, ``error`` of a value  the same; ``error`` of a struct belongs to all its numbers
 ``x_interval``                            the interval as given
 ``reach`` beside extreme eigenvalues      λ_max up to ``reach.upper``, λ_min down to ``reach.lower``
@@ -27,6 +28,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from curvcli.errors import UsageError, did_you_mean
+from curvcli.linalg.student import quantile
 from curvcli.report.data import Number
 
 Step = str | int
@@ -77,10 +79,11 @@ class Precision:
     confidence: float = 0.999
     dtype: str | None = None
 
-    @property
-    def z(self) -> float:
-        """Standard errors on either side that hold the confidence."""
-        return NormalDist().inv_cdf(0.5 + self.confidence / 2)
+    def errors(self, degrees: int | None) -> float:
+        """Standard errors on either side that hold the confidence, with so many degrees of freedom or many."""
+        if degrees is None:
+            return NormalDist().inv_cdf(0.5 + self.confidence / 2)
+        return quantile(self.confidence, max(1, degrees))
 
     @property
     def relative(self) -> float:
@@ -235,12 +238,13 @@ def _by_names(
     parent: Struct, name: str, value: float, place: int | None, precision: Precision
 ) -> tuple[float, float, Basis]:
     fields = parent.__struct_fields__
+    z = precision.errors(getattr(parent, "degrees_of_freedom", None))
     prefixes = [f"{name}_", *([""] if name == "value" or place is not None else [])]
     for prefix in prefixes:
         for suffix, factor in (
             ("residual", 1.0),
-            ("standard_error", precision.z),
-            ("error", precision.z),
+            ("standard_error", z),
+            ("error", z),
         ):
             if prefix + suffix in fields and prefix + suffix != name:
                 error = getattr(parent, prefix + suffix)
@@ -262,7 +266,7 @@ def _by_names(
     for suffix in _OF_ALL:
         error = getattr(parent, suffix, None) if suffix != name else None
         if isinstance(error, float):
-            return value - precision.z * error, value + precision.z * error, "standard error"
+            return value - z * error, value + z * error, "standard error"
     return _rounded(value, precision)
 
 

@@ -92,7 +92,7 @@ class HessianResult(Struct, frozen=True):
     method: Annotated[
         Literal["lanczos", "gram"],
         Meta(description="gram: the whole spectrum, from the Gram matrix of the rows"),
-    ]
+    ] = "lanczos"
     preconditioner: PreconditionerInfo | None = None
     sampled: Annotated[
         list[Sampled] | None,

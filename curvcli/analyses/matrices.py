@@ -18,7 +18,7 @@ Matrix = Literal["hessian", "ggn", "fisher", "empirical-fisher", "preconditioned
 MatrixOption = Annotated[
     Matrix,
     "hessian: ∇²L; ggn: generalised Gauss-Newton; fisher: outer products of gradients at targets drawn from "
-    "the model; empirical-fisher: at those of the data; preconditioned: D^(-1/2) ∇²L D^(-1/2), with D from --optimizer.",
+    "the model; empirical-fisher: at those of the data; preconditioned: D^(-1/2) ∇²L D^(-1/2), D from --optimizer.",
 ]
 DrawsOption = Annotated[
     int, Meta(ge=1, description="Targets drawn for each datum, for the Fisher matrix.")

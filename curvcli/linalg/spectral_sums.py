@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.basis import Basis
+from curvcli.linalg.lanczos import Status
 from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, random_unit_vector
 from curvcli.linalg.quadrature import Rules, gauss_rules, random_complement
 from curvcli.linalg.student import quantile
@@ -80,7 +81,7 @@ def krylov(
     max_steps: int = 100,
     stop: Callable[[], object] = lambda: None,
 ) -> Krylov:
-    """``kept`` Krylov vectors, and as many more as Gauss rules of ``functions`` need; the whole space where it is small.
+    """``kept`` Krylov vectors, and as many more as Gauss rules of ``functions`` need.
 
     The rule of the start vector by s steps is held against those of s/2 and 3s/4 steps: s is enough when they differ by
     less than ``tol``. It is a random vector of the whole space, with the outliers that the probes do not see.
@@ -122,6 +123,9 @@ def krylov(
 
 # Of the tolerance, for the error of Gauss rules, which more probes do not make smaller.
 _SHARE = 0.25
+_LOOSER = 5
+# Probes with more than one product, at least.
+_RULES = 6
 # Fewer steps do not tell how a Gauss rule converges.
 _MIN_STEPS = 8
 
@@ -198,24 +202,20 @@ class Probes:
         values, halves = self._values(function)
         return abs(float(np.mean(np.subtract(values, halves)))) if values else 0.0
 
-    def ratio(self, top: Function, bottom: Function, power: float) -> SpectralSum:
-        """(Σ top(λ))^power / Σ bottom(λ) with a jackknife standard error."""
-        above, below = (np.array(self._values(f)[0]) for f in (top, bottom))
-        fixed = self.exact.trace_of(top), self.exact.trace_of(bottom)
-        p = len(above)
+    def participation_ratio(self) -> SpectralSum:
+        """(Σ λ)² / Σ λ² with a jackknife standard error."""
+        fixed = np.array([self.exact.trace_of(f) for f in (lambda x: x, np.square)])
+        samples_P2 = np.array([self.forms, self.squares]).T
+        p = len(samples_P2)
 
-        def value(chosen: Sequence[int] | slice) -> float:
-            parts = (
-                f + (float(x[chosen].mean()) if p else 0.0)
-                for f, x in zip(fixed, (above, below), strict=True)
-            )
-            a, b = parts
-            return a**power / b if b else 0.0
+        def value(chosen_P2: Float64Array) -> float:
+            total, squares = fixed + chosen_P2.mean(0) if len(chosen_P2) else fixed
+            return float(total**2 / squares) if squares else 0.0
 
-        whole = value(slice(None))
+        whole = value(samples_P2)
         if p < 2:
-            return SpectralSum(whole, 0.0 if not p else math.nan, max(0, p - 1))
-        left = np.array([value([j for j in range(p) if j != i]) for i in range(p)])
+            return SpectralSum(whole, math.nan if p else 0.0, 0)
+        left = np.array([value(np.delete(samples_P2, i, axis=0)) for i in range(p)])
         error = math.sqrt((p - 1) / p * float(((left - left.mean()) ** 2).sum()))
         return SpectralSum(whole, error, p - 1)
 
@@ -249,13 +249,13 @@ class Goal:
     """When there are enough probes."""
 
     tol: float
-    """Standard errors relative to Σ|λ| for the trace, and to the value of the others."""
+    """Standard error of the norm, and of the trace relative to the larger of it and the norm."""
     functions: tuple[Function, ...] = ()
-    """Whose sums are wanted too."""
+    """Whose sums are wanted too, to five times the tolerance: they take many products."""
     max_steps: int = 100
     """Products of a probe that functions of the spectrum are taken from, at most."""
     probes: int = 10
-    """At least: fewer do not tell their own spread."""
+    """At least: fewer do not tell their own spread. Of these, so many as `_RULES` tells take more than one product."""
     max_matvecs: int = 500
 
 
@@ -266,9 +266,9 @@ def estimate(
     generator: torch.Generator,
     *,
     blocks: BlockSums = lambda _: torch.zeros(0),
-    stop: Callable[[], str | None] = lambda: None,
+    stop: Callable[[], Status | None] = lambda: None,
     progress: Callable[[int], None] = lambda _: None,
-) -> tuple[Probes, str]:
+) -> tuple[Probes, Status]:
     """Probes until the standard errors are small enough.
 
     Args:
@@ -284,7 +284,13 @@ def estimate(
         The probes, and ``converged``, ``max_matvecs`` or the reason to stop.
     """
     exact = krylov(
-        op, kept, generator, functions=goal.functions, tol=_SHARE * goal.tol, max_steps=goal.max_steps, stop=stop
+        op,
+        kept,
+        generator,
+        functions=goal.functions,
+        tol=_SHARE * goal.tol,
+        max_steps=goal.max_steps,
+        stop=stop,
     )
     probes = Probes(op, exact, generator, blocks)
     spent = len(exact.vectors_LN)
@@ -308,19 +314,17 @@ def estimate(
 
 def _steps_wanted(probes: Probes, goal: Goal, most: int) -> int:
     """Products of the next probe: as many as functions need, one where the trace alone is open, 0 at the end."""
-    if goal.functions and len(probes.rules) < goal.probes:
+    if goal.functions and len(probes.rules) < min(_RULES, goal.probes):
         return most
     if len(probes.forms) < goal.probes:
         return 1
     for function in goal.functions:
         found = probes.sampled(function)
-        if found.standard_error > goal.tol * abs(found.value):
+        if found.standard_error > _LOOSER * goal.tol * abs(found.value):
             return most
-    scale = abs(probes.trace().value)
-    if goal.functions:
-        scale = max(scale, abs(probes.sum_of(np.abs).value))
-    squares = probes.square_sum()
-    open_ = probes.trace().standard_error > goal.tol * scale
+    trace, squares = probes.trace(), probes.square_sum()
+    scale = max(abs(trace.value), math.sqrt(max(0.0, squares.value)))
+    open_ = trace.standard_error > goal.tol * scale
     # The norm is the root: its relative error is half as large.
     open_ |= squares.standard_error > 2 * goal.tol * squares.value
     return int(open_)

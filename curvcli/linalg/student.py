@@ -1,6 +1,7 @@
 """Student's t distribution: quantiles for means of a few samples.
 
-Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4: a finite sum for whole degrees of freedom.
+Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4: a finite sum for whole degrees of
+freedom.
 """
 
 import math

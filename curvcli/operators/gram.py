@@ -8,6 +8,7 @@ Shapes: ``N`` parameters, ``R`` rows of B, ``S`` samples, ``M`` outputs of each,
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,14 @@ class GramSpectrum:
     """all of this value: the weight decay."""
     _rows_RN: Tensor
     _left_RR: Tensor
+
+    def all_values(self) -> Float64Array:
+        """All n eigenvalues, largest first."""
+        return np.concatenate([self.values_R, np.full(self.others, self.rest)])
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of the n × n matrix, float64."""
+        return self._rows_RN.double().square().sum(0) + self.rest
 
     def vectors(self, count: int) -> Tensor:
         """The first ``count`` eigenvectors, unit length, shape (K, n)."""

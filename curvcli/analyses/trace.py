@@ -1,0 +1,511 @@
+"""`curvcli trace`: sums over the whole spectrum, and the diagonal, each with its standard error."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.analysis import Analysis
+from curvcli.analyses.context import Context, Stage, parse_seconds
+from curvcli.analyses.matrices import (
+    TITLES,
+    Chosen,
+    DrawsOption,
+    ExactOption,
+    Matrix,
+    MatrixOption,
+    OptimizerOption,
+)
+from curvcli.report.data import Block, Column, Facts, Measured, Number, Sentence, Table
+from curvcli.report.numbers import number
+
+if TYPE_CHECKING:
+    import torch
+
+    from curvcli.linalg.operator import Float64Array
+    from curvcli.linalg.spectral_sums import Probes, SpectralSum
+    from curvcli.operators.curvature import Curvature
+
+Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
+
+# Damping where none is given, relative to the largest eigenvalue.
+_DAMPING = 1e-2
+# Rows of the table of tensors; the JSON holds all.
+_SHOWN = 24
+
+
+class Estimate(Struct, frozen=True):
+    """A sum over the spectrum."""
+
+    value: float
+    standard_error: Annotated[Number, Meta(description="0 where the sum is exact up to rounding")]
+    degrees_of_freedom: Annotated[
+        int,
+        Meta(description="of Student's t, for intervals: value ± t · standard_error"),
+    ]
+
+
+class TensorCurvature(Struct, frozen=True):
+    """The diagonal of the matrix over one tensor of parameters."""
+
+    name: str
+    parameters: int
+    trace: Estimate
+    mean_diagonal: Annotated[Estimate, Meta(description="trace / parameters")]
+
+
+class Split(Struct, frozen=True):
+    """∇²L = G + R: the Gauss-Newton matrix and the curvature of the network itself, weighted with residuals."""
+
+    gauss_newton_trace: Estimate
+    residual_trace: Estimate
+    residual_frobenius: Estimate
+    residual_share: Annotated[Estimate, Meta(description="‖R‖_F² / ‖∇²L‖_F²")]
+
+
+class TraceResult(Struct, frozen=True):
+    """Sums over the spectrum of a curvature matrix."""
+
+    matrix: Matrix
+    trace: Annotated[Estimate, Meta(description="Σ λ")]
+    frobenius: Annotated[Estimate, Meta(description="√(Σ λ²)")]
+    effective_dimension: Annotated[
+        Estimate,
+        Meta(
+            description="how many eigenvalues exceed the damping: Σ λ / (λ + damping) of a positive semi-definite "
+            "matrix, Σ λ² / (λ² + damping²) of an indefinite one; its error holds that of the quadrature too"
+        ),
+    ]
+    damping: float
+    participation_ratio: Annotated[
+        Estimate, Meta(description="(Σ λ)² / Σ λ²: how many eigenvalues share the curvature")
+    ]
+    mean_eigenvalue: Annotated[Estimate, Meta(description="trace / parameters")]
+    parameters: Annotated[int, Meta(description="n, the dimension of the matrix")]
+    probes: Annotated[int, Meta(description="random vectors")]
+    steps: Annotated[int, Meta(description="products of a probe for functions of the spectrum")]
+    deflated: Annotated[int, Meta(description="Krylov vectors on which the sums are exact")]
+    status: Annotated[Status, Meta(description="why the run ended")]
+    method: Annotated[
+        Literal["probes", "gram", "whole"],
+        Meta(
+            description="whole: all eigenvalues by n products; gram: all from the rows' Gram matrix"
+        ),
+    ]
+    tensors: list[TensorCurvature]
+    split: Split | None = None
+
+
+def trace(
+    context: Context,
+    *,
+    matrix: MatrixOption = "hessian",
+    tol: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Stop when standard errors are below tol · value (5 tol for the effective dimension).",
+        ),
+    ] = 0.02,
+    damping: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="For the effective dimension; default: the weight decay, or 1e-2 · the largest |λ|."
+        ),
+    ] = None,
+    split: Annotated[
+        bool,
+        "Split the Hessian into Gauss-Newton and residual curvature; takes three times the products.",
+    ] = False,
+    deflate: Annotated[
+        int, Meta(ge=1, description="Krylov vectors on which the sums are exact.")
+    ] = 16,
+    steps: Annotated[
+        int,
+        Meta(
+            ge=8,
+            description="Products of a random vector for the effective dimension, at most.",
+        ),
+    ] = 40,
+    probes: Annotated[int, Meta(ge=2, description="Random vectors at least.")] = 10,
+    max_matvecs: Annotated[int, Meta(ge=2, description="End after so many products.")] = 2000,
+    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
+    optimizer: OptimizerOption = None,
+    draws: DrawsOption = 1,
+    exact_rows: ExactOption = 256,
+) -> TraceResult:
+    """Trace, Frobenius norm, effective dimension and diagonal of the Hessian, with standard errors.
+
+    The sums are exact on a Krylov space, which holds the leading eigenvectors, and estimated with random vectors on the
+    rest, until the standard errors are small. Where the trace is smaller than the Frobenius norm, its tolerance is
+    that of the norm. Intervals of 95 % are Student's.
+
+    Args:
+        context: the target.
+
+    Raises:
+        CurvError: wrong input; see the subclasses.
+    """
+    import torch
+
+    from curvcli.errors import UsageError
+
+    if split and matrix != "hessian":
+        raise UsageError("--split is of the Hessian", "leave out --matrix")
+    context.limit_time(parse_seconds(timeout))
+    context.progress(Stage("loading", 0, None))
+    objective = context.objective
+    operator, _ = Chosen(matrix, draws, optimizer).operator(
+        context, wanted=deflate, preferred_capacity=2 * (deflate + steps)
+    )
+    plan = _Plan(tol, deflate, steps, probes, max_matvecs)
+    generator = torch.Generator().manual_seed(context.spec.seed)
+    sums, damping = _sums(context, operator, plan, damping, exact_rows, generator)
+    result = _result(operator, sums, damping, matrix)
+    if split:
+        result = _with_split(context, operator, plan, result, generator)
+    if result.status != "converged":
+        context.incomplete = True
+        context.find(
+            "trace.not-converged", "warning", "trace",
+            "the standard errors are above the tolerance: "
+            + ("raise --max-matvecs" if result.status == "max_matvecs" else "it ended early"),
+            value=result.trace.standard_error,
+            threshold=tol * max(abs(result.trace.value), result.frobenius.value),
+        )  # fmt: skip
+    if objective.untouched:
+        context.notes.append(
+            "parameters that no sample looks up count as eigenvalues that are zero"
+        )
+    return result
+
+
+class _Plan(NamedTuple):
+    tol: float
+    deflate: int
+    steps: int
+    probes: int
+    max_matvecs: int
+
+
+class _Sums(NamedTuple):
+    """What is known of the spectrum."""
+
+    trace: "SpectralSum"
+    squares: "SpectralSum"
+    effective: "SpectralSum"
+    participation: "SpectralSum"
+    blocks: "list[SpectralSum]"
+    probes: int
+    steps: int
+    deflated: int
+    status: Status
+    method: Literal["probes", "gram", "whole"]
+
+
+def _sums(
+    context: Context,
+    operator: "Curvature[Any]",
+    plan: _Plan,
+    damping: float | None,
+    rows: int,
+    generator: "torch.Generator",
+) -> tuple[_Sums, float]:
+    from curvcli.operators.gauss_newton import GaussNewton
+    from curvcli.operators.gram import gram_spectrum
+
+    if rows and isinstance(operator, GaussNewton):
+        gram = gram_spectrum(operator, rows)
+        if gram is not None:
+            context.notes.append(
+                f"the whole spectrum was computed from the Gram matrix of {len(gram.values_R)} rows"
+            )
+            damping = _damping(operator, float(gram.values_R[0]), damping)
+            diagonal_N = gram.diagonal()
+            blocks = _exact(_block_sums(operator)(diagonal_N).tolist())
+            return _all_known(gram.all_values(), damping, blocks, "gram"), damping
+    return _estimated(context, operator, plan, damping, generator)
+
+
+def _estimated(
+    context: Context,
+    operator: "Curvature[Any]",
+    plan: _Plan,
+    damping: float | None,
+    generator: "torch.Generator",
+) -> tuple[_Sums, float]:
+    """By Krylov space and probes; the damping is fixed by a few products where it is not given."""
+    import numpy as np
+
+    from curvcli.linalg.quadrature import gauss_rule
+    from curvcli.linalg.spectral_sums import Goal, estimate
+
+    if damping is None and not operator.objective.weight_decay:
+        largest = float(np.abs(gauss_rule(operator, _PILOT, generator).theta_M).max())
+        damping = _damping(operator, largest, None)
+    damping = _damping(operator, 0.0, damping)
+    effective = partial(_effective, damping=damping, indefinite=_indefinite(operator))
+    deflate = _deflated(operator, plan)
+    steps = max(1, min(plan.steps, operator.plan.capacity // 2 - deflate))
+    found, status = estimate(
+        operator,
+        deflate,
+        Goal(plan.tol, (effective,), steps, plan.probes, plan.max_matvecs),
+        generator,
+        blocks=_block_sums(operator),
+        stop=context.stop,
+        progress=lambda done: context.progress(Stage("products", done, None)),
+    )
+    steps = max((len(r.nodes.theta_M) for r in found.rules), default=0)
+    whole = found.exact.kept == operator.n
+    return _Sums(
+        found.trace(), found.square_sum(), found.sum_of(effective),
+        found.participation_ratio(), found.block_traces(), len(found.forms), steps,
+        found.exact.kept, status, "whole" if whole else "probes",
+    ), damping  # fmt: skip
+
+
+# Products that tell the scale of the spectrum.
+_PILOT = 12
+
+
+def _deflated(operator: "Curvature[Any]", plan: _Plan) -> int:
+    """Krylov vectors to be exact on: all, where they are so few that probes would cost more."""
+    capacity = operator.plan.capacity
+    if operator.n <= min(capacity, plan.deflate + plan.steps):
+        return operator.n
+    return min(plan.deflate, capacity // 4)
+
+
+def _damping(operator: "Curvature[Any]", largest: float, given: float | None) -> float:
+    if given is not None:
+        return given
+    return operator.objective.weight_decay or _DAMPING * largest or 1.0
+
+
+def _effective(x: "Float64Array", damping: float, indefinite: bool) -> "Float64Array":
+    import numpy as np
+
+    if indefinite:
+        return np.square(x) / (np.square(x) + damping**2)
+    positive = np.maximum(x, 0.0)  # below zero is rounding
+    return positive / (positive + damping)
+
+
+def _indefinite(operator: "Curvature[Any]") -> bool:
+    from curvcli.operators.hessian import Hessian
+
+    return isinstance(operator, Hessian)
+
+
+def _block_sums(operator: "Curvature[Any]") -> "Callable[[torch.Tensor], torch.Tensor]":
+    """Sums over the tensors of the parameters."""
+    import torch
+
+    lengths = operator.objective.lengths
+
+    def sums(v_N: torch.Tensor) -> torch.Tensor:
+        return torch.stack([part.double().sum() for part in v_N.split(lengths)])
+
+    return sums
+
+
+def _exact(values: "list[float]") -> "list[SpectralSum]":
+    from curvcli.linalg.spectral_sums import SpectralSum
+
+    return [SpectralSum(v, 0.0, 0) for v in values]
+
+
+def _all_known(
+    values: "Float64Array", damping: float, blocks: "list[SpectralSum]", method: Literal["gram"]
+) -> _Sums:
+    import numpy as np
+
+    total, square = float(values.sum()), float(np.square(values).sum())
+    effective = float(_effective(values, damping, indefinite=False).sum())
+    ratio = total**2 / square if square else 0.0
+    trace, squares, dimension, participation = _exact([total, square, effective, ratio])
+    return _Sums(
+        trace,
+        squares,
+        dimension,
+        participation,
+        blocks,
+        0,
+        0,
+        len(values),
+        "converged",
+        method,
+    )
+
+
+def _result(operator: "Curvature[Any]", sums: _Sums, damping: float, matrix: Matrix) -> TraceResult:
+    objective = operator.objective
+    n = objective.dimension
+    tensors = [
+        TensorCurvature(name, p.numel(), _shown(block), _shown(block, 1 / p.numel()))
+        for name, p, block in zip(objective.names, objective.parameters, sums.blocks, strict=True)
+    ]
+    return TraceResult(
+        matrix=matrix,
+        trace=_shown(sums.trace),
+        frobenius=_root(sums.squares),
+        effective_dimension=_shown(sums.effective),
+        damping=damping,
+        participation_ratio=_shown(sums.participation),
+        mean_eigenvalue=_shown(sums.trace, 1 / n),
+        parameters=n,
+        probes=sums.probes,
+        steps=sums.steps,
+        deflated=sums.deflated,
+        status=sums.status,
+        method=sums.method,
+        tensors=tensors,
+    )
+
+
+def _shown(found: "SpectralSum", factor: float = 1.0) -> Estimate:
+    return Estimate(found.value * factor, found.standard_error * factor, found.degrees)
+
+
+def _root(squares: "SpectralSum") -> Estimate:
+    """The root of a sum of squares; its error by the derivative."""
+    value = max(0.0, squares.value) ** 0.5
+    error = squares.standard_error / (2 * value) if value else squares.standard_error
+    return Estimate(value, error, squares.degrees)
+
+
+def _with_split(
+    context: Context,
+    operator: "Curvature[Any]",
+    plan: _Plan,
+    result: TraceResult,
+    generator: "torch.Generator",
+) -> TraceResult:
+    """G and R = H − G, each by probes of its own."""
+    import msgspec
+
+    from curvcli.linalg.spectral_sums import Goal, estimate
+    from curvcli.operators.difference import Difference
+    from curvcli.operators.gauss_newton import GaussNewton
+
+    gauss_newton = GaussNewton(operator.objective, memory=context.spec.memory_bytes)
+    found: list[Probes] = []
+    status = result.status
+    for what, op in (
+        ("Gauss-Newton", gauss_newton),
+        ("residual", Difference(operator, gauss_newton)),
+    ):
+        probes, ended = estimate(
+            op, _deflated(operator, plan), Goal(plan.tol, (), 1, plan.probes, plan.max_matvecs), generator,
+            stop=context.stop,
+            progress=partial(_tell, context, what),
+        )  # fmt: skip
+        found.append(probes)
+        status = ended if status == "converged" else status
+    squares = found[1].square_sum()
+    whole, whole_error = (
+        result.frobenius.value**2,
+        2 * result.frobenius.value * (result.frobenius.standard_error or 0.0),
+    )
+    share = squares.value / whole if whole else 0.0
+    # Two independent estimates: relative errors add in squares.
+    relative = [
+        squares.standard_error / squares.value if squares.value else 0.0,
+        whole_error / whole if whole else 0.0,
+    ]
+    error = share * (relative[0] ** 2 + relative[1] ** 2) ** 0.5
+    degrees = [d for d in (squares.degrees, result.frobenius.degrees_of_freedom) if d]
+    return msgspec.structs.replace(
+        result,
+        status=status,
+        split=Split(
+            _shown(found[0].trace()),
+            _shown(found[1].trace()),
+            _root(squares),
+            Estimate(share, error, min(degrees, default=0)),
+        ),
+    )
+
+
+def _tell(context: Context, what: str, done: int) -> None:
+    context.progress(Stage(what, done, None))
+
+
+def _cell(estimate: Estimate) -> Measured:
+    return Measured(estimate.value, estimate.standard_error)
+
+
+def view(result: TraceResult) -> list[Block]:
+    """The sums, the diagonal by tensor, the split."""
+    title = TITLES[result.matrix]
+    how = {
+        "whole": f"exact: all {result.parameters:,} eigenvalues by as many products",
+        "gram": "exact: all eigenvalues from the Gram matrix of the rows",
+        "probes": f"exact on {result.deflated} Krylov vectors, {result.probes} random vectors on the rest",
+    }[result.method]
+    blocks: list[Block] = [
+        Facts(
+            [
+                ("trace", _cell(result.trace)),
+                ("Frobenius norm", _cell(result.frobenius)),
+                ("effective dimension", _cell(result.effective_dimension)),
+                ("at damping", result.damping),
+                ("participation ratio", _cell(result.participation_ratio)),
+                ("mean eigenvalue", _cell(result.mean_eigenvalue)),
+                ("parameters", result.parameters),
+                ("method", how),
+            ],
+            f"{title[0].upper()}{title[1:]}: value ± standard error",
+        )
+    ]
+    if result.split is not None:
+        split = result.split
+        blocks.append(
+            Facts(
+                [
+                    ("trace of G", _cell(split.gauss_newton_trace)),
+                    ("trace of R", _cell(split.residual_trace)),
+                    ("Frobenius norm of R", _cell(split.residual_frobenius)),
+                    ("share of R in ‖∇²L‖²", _cell(split.residual_share)),
+                ],
+                "∇²L = G + R: Gauss-Newton and residual",
+            )
+        )
+    total = sum(abs(t.trace.value) for t in result.tensors)
+    shown = sorted(result.tensors, key=lambda t: -abs(t.trace.value))[:_SHOWN]
+    names = {t.name for t in shown}
+    rows = [
+        (t.name, t.parameters, _cell(t.trace), _cell(t.mean_diagonal),
+         f"{t.trace.value / total:.1%}" if total else None)
+        for t in result.tensors if t.name in names
+    ]  # fmt: skip
+    hidden = len(result.tensors) - len(rows)
+    blocks.append(
+        Table(
+            "Diagonal by tensor",
+            (
+                Column("tensor", numeric=False),
+                Column("parameters"),
+                Column("trace ± s.e."),
+                Column("mean diagonal ± s.e."),
+                Column("share"),
+            ),
+            rows,
+            f"{hidden} tensors with smaller traces are left out; the JSON holds all."
+            if hidden
+            else None,
+        )
+    )
+    blocks.append(
+        Sentence(
+            f"About {number(result.participation_ratio.value, 3)} of {result.parameters:,} directions share the "
+            f"curvature; {number(result.effective_dimension.value, 3)} are sharper than the damping "
+            f"{number(result.damping, 3)}."
+        )
+    )
+    return blocks
+
+
+ANALYSIS = Analysis(trace, view)
