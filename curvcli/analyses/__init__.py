@@ -10,6 +10,7 @@ from curvcli.analyses.analysis import Analysis
 
 MODULES = {
     "hessian": "curvcli.analyses.hessian",
+    "density": "curvcli.analyses.density",
     "trace": "curvcli.analyses.trace",
     "saddle": "curvcli.analyses.saddle",
     "taylor": "curvcli.analyses.taylor",

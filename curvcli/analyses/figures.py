@@ -9,7 +9,7 @@ beside a field ``x``                      interval
 ``x_standard_error``, ``x_error``         x ± z · error, z of the confidence asked for (Student's t where the
                                           struct has ``degrees_of_freedom``)
 ``standard_error``, ``error`` of a value  the same; ``error`` of a struct belongs to all its numbers
-``x_interval``                            the interval as given
+``x_interval``                            the interval as given, before an error
 ``reach`` beside extreme eigenvalues      λ_max up to ``reach.upper``, λ_min down to ``reach.lower``
 nothing, an integer, a text, a boolean    exact
 nothing, a float                          x ± 32 eps |x|: rounding
@@ -241,6 +241,11 @@ def _by_names(
     z = precision.errors(getattr(parent, "degrees_of_freedom", None))
     prefixes = [f"{name}_", *([""] if name == "value" or place is not None else [])]
     for prefix in prefixes:
+        if prefix + "interval" in fields:
+            interval = getattr(parent, prefix + "interval")
+            if interval is None:
+                return -math.inf, math.inf, "interval"
+            return min(value, *interval), max(value, *interval), "interval"
         for suffix, factor in (
             ("residual", 1.0),
             ("standard_error", z),
@@ -258,11 +263,6 @@ def _by_names(
                     return value - spread, value + spread, basis
                 if error is None:
                     return -math.inf, math.inf, basis
-        if prefix + "interval" in fields:
-            interval = getattr(parent, prefix + "interval")
-            if interval is None:
-                return -math.inf, math.inf, "interval"
-            return min(value, *interval), max(value, *interval), "interval"
     for suffix in _OF_ALL:
         error = getattr(parent, suffix, None) if suffix != name else None
         if isinstance(error, float):

@@ -18,12 +18,13 @@ _FOR_NOTHING = {"device"}
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 
 FORMATS = ("table", "json", "markdown", "html")
+PICTURES = ("png", "svg")
 CASE_FORMATS = ("junit", "github", "gitlab", "sarif")
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "format": (
         str,
         None,
-        "How the answer is written; default: table, or what -o's suffix says.",
+        "How the answer is written; default: table, or what -o's suffix says (.png and .svg: its charts).",
     ),
     "output": (str, None, "Write the answer to this file instead of stdout."),
     "strict": (bool, False, "Exit with 1 when there is a warning or an error among the findings."),

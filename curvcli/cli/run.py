@@ -15,7 +15,7 @@ from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, resolve_target
 from curvcli.analyses.targets import Named, resolve_targets
 from curvcli.cli.lines import Lines, append_summary
-from curvcli.cli.options import CASE_FORMATS, split
+from curvcli.cli.options import CASE_FORMATS, PICTURES, split
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
 from curvcli.errors import (
@@ -29,7 +29,14 @@ from curvcli.errors import (
 from curvcli.report.data import Envelope, ErrorInfo
 from curvcli.report.numbers import printable
 
-_SUFFIXES = {".json": "json", ".md": "markdown", ".html": "html", ".htm": "html"}
+_SUFFIXES = {
+    ".json": "json",
+    ".md": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".png": "png",
+    ".svg": "svg",
+}
 # Width of text that goes to a pipe or a file, where COLUMNS does not say otherwise.
 _PIPE_WIDTH = 100
 _ISSUE = "this is a defect of curvcli: please report it with the output of the same command with --verbose"
@@ -165,14 +172,24 @@ def emit(analysis: Analysis, envelope: "Envelope[Any]", kind: str, path: str | N
     if kind == "table" and path is None and sys.stdout.isatty():
         to_terminal(analysis, envelope)
         return
+    if kind in PICTURES:
+        from curvcli.report import figure
+
+        content = figure.render(_title(envelope), analysis.view(envelope.result), kind)
+        _write(path or "", content)
+        return
     text = render(analysis, envelope, kind)
     if path is None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
+    _write(path, text.encode())
+
+
+def _write(path: str, content: bytes) -> None:
     temporary = Path(path).with_name(Path(path).name + ".tmp")
     try:
-        temporary.write_text(text, "utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(
@@ -192,10 +209,7 @@ def render(analysis: Analysis, envelope: "Envelope[Any]", kind: str) -> str:
         renderer = importlib.import_module(f"curvcli.report.{kind}")
         return str(renderer.render(envelope, analysis.cases(envelope.result)))
     blocks = analysis.view(envelope.result)
-    title = f"curvcli {envelope.command}"
-    subject = envelope.target.checkpoint or envelope.target.model if envelope.target else None
-    if subject:
-        title += f": {Path(subject).name}"
+    title = _title(envelope)
     if kind == "markdown":
         from curvcli.report import markdown
 
@@ -214,6 +228,11 @@ def render(analysis: Analysis, envelope: "Envelope[Any]", kind: str) -> str:
     buffer = StringIO()
     terminal.render(Console(file=buffer, width=_width()), blocks, envelope.findings)
     return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
+
+
+def _title(envelope: "Envelope[Any]") -> str:
+    subject = envelope.target.checkpoint or envelope.target.model if envelope.target else None
+    return f"curvcli {envelope.command}" + (f": {Path(subject).name}" if subject else "")
 
 
 def to_terminal(analysis: Analysis, envelope: "Envelope[Any]") -> None:

@@ -29,6 +29,26 @@ class SymmetricOperator(Protocol):
         """The product with ``v_N``, as a new tensor of the same shape ``(n,)``."""
 
 
+class Deflated:
+    """A on the complement of some of its eigenvectors, P A P with P = I − VᵀV.
+
+    Rounding alone would bring their eigenvalues back into a Krylov space that began without them.
+
+    Args:
+        op: A.
+        vectors_KN: orthonormal rows V.
+    """
+
+    def __init__(self, op: SymmetricOperator, vectors_KN: Tensor) -> None:
+        self._op, self._vectors_KN = op, vectors_KN
+        self.n, self.dtype, self.device = op.n, op.dtype, op.device
+
+    def matvec(self, v_N: Tensor) -> Tensor:
+        """P A v, for a v of the complement."""
+        w_N = self._op.matvec(v_N)
+        return w_N.sub_(self._vectors_KN.T @ (self._vectors_KN @ w_N))
+
+
 def random_unit_vector(op: SymmetricOperator, generator: torch.Generator) -> Tensor:
     """A vector of shape ``(n,)``, uniform on the unit sphere.
 

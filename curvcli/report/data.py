@@ -153,6 +153,8 @@ class Series(Struct, frozen=True):
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    low: Annotated[Sequence[float] | None, Meta(description="lower edge of a band")] = None
+    high: Sequence[float] | None = None
 
 
 class Chart(Struct, frozen=True):
