@@ -93,7 +93,7 @@ class DensityResult(Struct, frozen=True):
     standard_error: list[float]
     kernel_width: Annotated[
         float,
-        Meta(description="median; each node is smoothed over half the distance of its neighbours"),
+        Meta(description="median; the mass of each node is spread between its neighbours"),
     ]
     log_axis: LogAxis
     moments: list[Moment]
@@ -414,8 +414,9 @@ def view(result: DensityResult) -> list[Block]:
         )
     blocks.append(
         Sentence(
-            f"About {at.value:.0%} of the eigenvalues are zero to within {number(result.zero, 3)} and {below.value:.0%} "
-            "are negative" + (f"; {len(result.outliers)} stand apart." if result.outliers else ".")
+            f"About {at.value:.0%} of the eigenvalues are zero to within {number(result.zero, 3)} and "
+            f"{below.value:.0%} are negative"
+            + (f"; {len(result.outliers)} stand apart." if result.outliers else ".")
         )
     )
     return blocks

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from curvcli.linalg.operator import Float64Array
 from curvcli.linalg.quadrature import Nodes
@@ -87,9 +86,9 @@ class Density:
         return self._mass(-x, x)
 
     def curve(self, low: float, high: float, points: int) -> Curve:
-        """Density of the rules' part over a linear grid, as mass per unit of λ; each node is as wide as its gap.
+        """Density of the rules' part over a linear grid, as mass per unit of λ.
 
-        The kernels are normal, their widths half the distance between a node's neighbours, and at least a cell.
+        The mass of each node is spread over a triangle between its neighbours, so that none leaves the spectrum.
         """
         edges = np.linspace(low, high, points + 1)
         return self._smoothed(edges, [(r.theta_M, r.weights_M) for r in self.rules])
@@ -106,8 +105,8 @@ class Density:
         return Curve(10**curve.grid_G, curve.density_G, curve.standard_error_G)
 
     def kernel_width(self) -> float:
-        """Median over the nodes of half the distance between their neighbours."""
-        widths = [_gaps(r.theta_M, 0.0) for r in self.rules]
+        """Median distance of neighbouring nodes."""
+        widths = [_gaps(r.theta_M, 0.0)[1] for r in self.rules]
         return float(np.median(np.concatenate(widths))) if widths else 0.0
 
     def _smoothed(
@@ -119,7 +118,7 @@ class Density:
         for curve, (theta_M, weights_M) in zip(curves, nodes, strict=False):
             if len(theta_M):
                 # Mass in each cell, so that none is lost between the points of the grid.
-                steps = _normal((edges[:, None] - theta_M) / _gaps(theta_M, cell)) @ weights_M
+                steps = _triangle(edges[:, None] - theta_M, *_gaps(theta_M, cell)) @ weights_M
                 curve[:] = self.share * np.diff(steps) / cell
         error = np.zeros_like(centres)
         if len(nodes) > 1:
@@ -168,23 +167,22 @@ def wasserstein(first: Nodes, second: Nodes) -> float:
     return float(np.abs(difference) @ np.diff(theta[order]))
 
 
-def _gaps(theta_M: Float64Array, least: float) -> Float64Array:
-    """Half the distance between the neighbours of each node; at the ends the distance to the one neighbour."""
+def _gaps(theta_M: Float64Array, least: float) -> tuple[Float64Array, Float64Array]:
+    """Distances of each node from the one before and the one after; at the ends as on the other side."""
     if len(theta_M) < 2:
-        return np.full(len(theta_M), max(least, np.finfo(float).tiny))
-    padded = np.concatenate(
-        [[2 * theta_M[0] - theta_M[1]], theta_M, [2 * theta_M[-1] - theta_M[-2]]]
-    )
-    gaps: Float64Array = np.maximum(
-        (padded[2:] - padded[:-2]) / 2, max(least, np.finfo(float).tiny)
-    )
-    return gaps
+        gap = np.full(len(theta_M), max(least, np.finfo(float).tiny))
+        return gap, gap
+    gaps = np.maximum(np.diff(theta_M), max(least, np.finfo(float).tiny))
+    return np.concatenate([gaps[:1], gaps]), np.concatenate([gaps, gaps[-1:]])
 
 
-def _normal(x: Float64Array) -> Float64Array:
-    """The normal distribution function."""
-    result: Float64Array = torch.special.ndtr(torch.from_numpy(x)).numpy()
-    return result
+def _triangle(x: Float64Array, left: Float64Array, right: Float64Array) -> Float64Array:
+    """Distribution function of a triangle from −left to right with its peak at zero."""
+    width = left + right
+    rising = np.square(np.clip(x + left, 0.0, left)) / (width * left)
+    falling = np.square(np.clip(right - x, 0.0, right)) / (width * right)
+    found: Float64Array = np.where(x < 0, rising, 1 - falling)
+    return found
 
 
 def _with_error(fixed: float, samples: list[float]) -> tuple[float, float]:
