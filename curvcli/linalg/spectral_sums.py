@@ -124,6 +124,8 @@ def krylov(
 # Of the tolerance, for the error of Gauss rules, which more probes do not make smaller.
 _SHARE = 0.25
 _LOOSER = 5
+# Further probes before the next look, relative to those there are.
+_MORE = 0.5
 # Probes with more than one product, at least.
 _RULES = 6
 # Fewer steps do not tell how a Gauss rule converges.
@@ -295,36 +297,37 @@ def estimate(
     probes = Probes(op, exact, generator, blocks)
     spent = len(exact.vectors_LN)
     most = max(1, spent - exact.kept)
-    while True:
-        progress(spent)
-        if exact.kept == op.n:
-            return probes, "converged"
-        steps = _steps_wanted(probes, goal, most)
-        if steps == 0:
-            return probes, "converged"
-        if (reason := stop()) is not None:
-            return probes, reason
-        if spent + steps > goal.max_matvecs:
-            if steps == 1 or spent + 1 > goal.max_matvecs:
+    if exact.kept == op.n:
+        return probes, "converged"
+    while wanted := _next_probes(probes, goal, most):
+        for steps in wanted:
+            progress(spent)
+            if (reason := stop()) is not None:
+                return probes, reason
+            if spent + 1 > goal.max_matvecs:
                 return probes, "max_matvecs"
-            steps = 1
-        probes.add(steps)
-        spent += len(probes.rules[-1].nodes.theta_M) if steps > 1 else 1
+            probes.add(steps if spent + steps <= goal.max_matvecs else 1)
+            spent += len(probes.rules[-1].nodes.theta_M) if probes.rules and steps > 1 else 1
+    return probes, "converged"
 
 
-def _steps_wanted(probes: Probes, goal: Goal, most: int) -> int:
-    """Products of the next probe: as many as functions need, one where the trace alone is open, 0 at the end."""
-    if goal.functions and len(probes.rules) < min(_RULES, goal.probes):
-        return most
-    if len(probes.forms) < goal.probes:
-        return 1
+def _next_probes(probes: Probes, goal: Goal, most: int) -> list[int]:
+    """Products of each of the next probes: ``most`` where functions need them, one for the trace; none at the end.
+
+    A look after every probe would stop where the spread happens to look small: at each look there are half as many
+    probes again.
+    """
+    if not probes.forms:
+        rules = min(_RULES, goal.probes) if goal.functions else 0
+        return [most] * rules + [1] * (goal.probes - rules)
+    more = math.ceil(_MORE * len(probes.forms))
     for function in goal.functions:
         found = probes.sampled(function)
         if found.standard_error > _LOOSER * goal.tol * abs(found.value):
-            return most
+            return [most] * more
     trace, squares = probes.trace(), probes.square_sum()
     scale = max(abs(trace.value), math.sqrt(max(0.0, squares.value)))
-    open_ = trace.standard_error > goal.tol * scale
+    if trace.standard_error > goal.tol * scale:
+        return [1] * more
     # The norm is the root: its relative error is half as large.
-    open_ |= squares.standard_error > 2 * goal.tol * squares.value
-    return int(open_)
+    return [1] * more if squares.standard_error > 2 * goal.tol * squares.value else []
