@@ -193,7 +193,10 @@ def test_preconditioned_hessian_against_the_dense_one(
 # the optimizer's state
 
 
-def trained(optimizer: type[torch.optim.Optimizer], named: bool = True, groups: int = 1) -> tuple[nn.Module, torch.optim.Optimizer, list[list[Tensor]]]:  # fmt: skip
+Trained = tuple[nn.Module, torch.optim.Optimizer, list[list[Tensor]]]
+
+
+def trained(optimizer: type[torch.optim.Optimizer], named: bool = True, groups: int = 1) -> Trained:
     """A network after three steps, its optimizer, and the gradients of the steps."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
