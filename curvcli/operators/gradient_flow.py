@@ -14,7 +14,7 @@ from curvcli.device import free_memory
 from curvcli.errors import MemoryLimitError
 from curvcli.objective import Batch, Objective
 from curvcli.operators.layers import is_leaf
-from curvcli.operators.reductions import square_sum, wide
+from curvcli.operators.reductions import square_sums, wide
 from curvcli.operators.signals import Recorder
 
 # Parts whose gradients are kept to measure the noise.
@@ -119,7 +119,7 @@ def flow(
     if objective.weight_decay:
         for g, p in zip(gradient, objective.parameters, strict=True):
             g.add_(p.detach(), alpha=objective.weight_decay)
-        squares = sum(float(square_sum(p)) for p in objective.parameters)
+        squares = sum(square_sums(objective.parameters))
         loss += 0.5 * objective.weight_decay * squares
     return Flow(recorder, loss, gradient, grams or None, part_samples, objective.samples, complete)
 
@@ -141,9 +141,11 @@ def _differentiate(
     recorder.begin(piece.size)
     try:
         with torch.enable_grad():
-            total = objective.sum_of(piece)
+            with recorder:
+                total = objective.sum_of(piece)
             recorder.find_trunk(total)
             if not total.requires_grad:
+                recorder.end()
                 return float(total), [torch.zeros_like(p) for p in objective.parameters]
             gradients = torch.autograd.grad(
                 total, objective.parameters, allow_unused=True, materialize_grads=True
@@ -155,7 +157,7 @@ def _differentiate(
         raise MemoryLimitError(
             f"out of memory with {piece.size} samples at a time", "pass a smaller --batch-size"
         ) from None
-    recorder.forget_graph()
+    recorder.end()
     return float(total.detach()), [g.detach() for g in gradients]
 
 
