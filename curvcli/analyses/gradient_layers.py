@@ -23,9 +23,12 @@ def layer_signals(objective: "Objective", flow: "Flow") -> list[LayerSignal]:
     samples = objective.samples
     activations = quantiles([s.activation for s in sources], 1.0)
     gradients = quantiles([s.gradient for s in sources], samples)
+    noises = weights.noises([s.module if s.leaf else None for s in shown])
     return [
-        _layer(signal, samples, weights, activation, gradient)
-        for signal, activation, gradient in zip(shown, activations, gradients, strict=True)
+        _layer(signal, samples, weights, activation, gradient, noise)
+        for signal, activation, gradient, noise in zip(
+            shown, activations, gradients, noises, strict=True
+        )
     ]
 
 
@@ -35,6 +38,7 @@ def _layer(
     weights: "_Weights",
     activation_samples: Quantiles | None,
     gradient_samples: Quantiles | None,
+    noise: "NoiseEstimate | None",
 ) -> LayerSignal:
     from curvcli.operators.depth_trend import gradient_norm
 
@@ -43,7 +47,6 @@ def _layer(
     role: Role = "sum" if not signal.leaf else "trunk" if source.on_trunk else "branch"
     role = role if gradient.reached else "unreached"
     weight, slope = weights.of(signal.module) if signal.leaf else (None, None)
-    noise = weights.noise_of(signal.module) if signal.leaf else None
     rms = finite(gradient.rms)
     gains = [float(g) for g in signal.norm_gains]
     return LayerSignal(
@@ -114,18 +117,34 @@ class _Weights:
         fan_in = weight.shape[1] * math.prod(weight.shape[2:])
         return finite(math.sqrt(fan_in) * float(weight.std()))
 
-    def noise_of(self, module: "nn.Module | None") -> "NoiseEstimate | None":
-        """Signal to noise of all parameters of a layer."""
+    def noises(self, modules: "list[nn.Module | None]") -> "list[NoiseEstimate | None]":
+        """Signal to noise of all parameters of each layer."""
+        import torch
+
         grams = self._flow.gram_TPP
-        if module is None or grams is None:
-            return None
-        chosen = [grams[self._index[id(p)]] for p in module.parameters() if id(p) in self._index]
-        return _estimate(chosen, self._flow)
+        found: list[NoiseEstimate | None] = [None] * len(modules)
+        if grams is None:
+            return found
+        chosen = [
+            [self._index[id(p)] for p in module.parameters() if id(p) in self._index]
+            if module is not None
+            else []
+            for module in modules
+        ]
+        rows = [i for i, indices in enumerate(chosen) if indices]
+        sums = [torch.stack([grams[k] for k in chosen[i]]).sum(0) for i in rows]
+        for i, noise in zip(rows, _estimates(sums, self._flow), strict=True):
+            found[i] = noise
+        return found
 
 
 def gradient_noise(flow: "Flow") -> Noise | None:
     """Signal and noise of the whole gradient; None where the data has only one part."""
-    found = _estimate(flow.gram_TPP or [], flow)
+    import torch
+
+    if flow.gram_TPP is None:
+        return None
+    (found,) = _estimates([torch.stack(flow.gram_TPP).sum(0)], flow)
     if found is None:
         return None
     square, critical = found.gradient_square, found.critical_batch
@@ -146,16 +165,15 @@ def gradient_noise(flow: "Flow") -> Noise | None:
     )
 
 
-def _estimate(grams_TPP: "list[Tensor]", flow: "Flow") -> "NoiseEstimate | None":
+def _estimates(grams_PP: "list[Tensor]", flow: "Flow") -> "list[NoiseEstimate | None]":
     import numpy as np
     import torch
 
-    from curvcli.linalg.gradient_noise import noise_estimate
+    from curvcli.linalg.gradient_noise import noise_estimates
 
-    if not grams_TPP:
-        return None
-    gram_PP = torch.stack(grams_TPP).sum(0).numpy()
-    return noise_estimate(gram_PP, np.array(flow.part_samples, np.float64))
+    if not grams_PP:
+        return []
+    return noise_estimates(torch.stack(grams_PP).numpy(), np.array(flow.part_samples, np.float64))
 
 
 def _value(estimate: "Estimate | None") -> float | None:

@@ -68,9 +68,7 @@ class Reducer:
         if entries == 0:
             return
         activation = "" if counts is None else counts.activation.name
-        key = _Key(
-            tensor.shape, tensor.dtype, samples, sequence, reduction.count_zeros, activation
-        )
+        key = _Key(tensor.shape, tensor.dtype, samples, sequence, reduction.count_zeros, activation)
         self._passed += entries
         values = tensor.detach()
         if entries > _SMALL:
@@ -106,9 +104,7 @@ class Reducer:
         known = [p for p in peak_K if p != 0]
         smallest, largest = (min(known), max(known)) if known else (1.0, 1.0)
         groups = shape[0] * shape[1] if by_position else samples if per_sample else 1
-        squares = row_square_sums(
-            flat_KE.reshape(k * groups, entries // groups), smallest, largest
-        )
+        squares = row_square_sums(flat_KE.reshape(k * groups, entries // groups), smallest, largest)
         total_K = squares.view(k, groups).sum(1).tolist()
         by_sample: list[Tensor] | list[None] = [None] * k
         along: list[Tensor] | list[None] = [None] * k
