@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from curvcli.target.loss import loss_terms
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent / "sample_models"
-SECONDS = 3.0
+SECONDS = 1.5
 MODULES = (1000, 3000, 10000)
 
 
@@ -146,7 +146,7 @@ def main() -> None:
     }
     made |= {name: lambda name=name: workload(WORKLOADS[name]()) for name in ("resnet20", "gpt")}  # type: ignore[misc]
     lines = [
-        f"Measured on {datetime.now(timezone.utc):%Y-%m-%d} with torch {torch.__version__}, one thread.\n",
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} with torch {torch.__version__}, one thread.\n",
         "| network | gradient | bare hooks | 1 part | 2 parts | 4 parts | whole analysis | peak | 1 part | whole |",
         "|:---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]

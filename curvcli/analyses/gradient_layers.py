@@ -66,6 +66,7 @@ def _layer(
         weight_scale=weights.scale_of(signal.module),
         zero_fraction=activation.zero_fraction,
         dead_fraction=counts.dead_fraction if counts else None,
+        units=counts.units if counts else None,
         saturated_fraction=counts.saturated_fraction if counts else None,
         flat_fraction=counts.flat_fraction if counts else None,
         norm_gain=finite(sum(gains) / len(gains)) if gains else None,

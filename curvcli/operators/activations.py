@@ -122,6 +122,11 @@ class ActivationCounts:
         self._flat += flat
 
     @property
+    def units(self) -> int | None:
+        """How many units `dead_fraction` is a share of."""
+        return None if self._highest_C is None else self._highest_C.numel()
+
+    @property
     def dead_fraction(self) -> float | None:
         """Share of units that never fire; None where the function has no such units."""
         if self._highest_C is None or self.activation.floor is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 # Entries converted to double precision at once: temporaries stay small beside the tensors themselves.
 _CHUNK = 1 << 20
 # Entries that stay in a core's cache, and how many are compared at once.
-_CACHED, _BLOCK = 1 << 19, 1 << 17
+_CACHED, _BLOCK = 1 << 19, 1 << 15
 # Rows that float32 sums exactly enough, and the sizes whose squares stay far from its ends.
 _SHORT, _USUAL = 1 << 16, (1e-10, 1e12)
 # Norms whose float32 value has lost nothing.
