@@ -77,8 +77,8 @@ def flow(
         MemoryLimitError: a piece does not fit.
     """
     pieces = cut(objective, parts)
-    room = _room(objective, memory)
-    groups = _group_sizes(len(pieces), min(parts, room))
+    parts = min(parts, len(pieces))
+    groups = _group_sizes(len(pieces), min(parts, _room(objective, memory)) if parts > 1 else 1)
     recorder = Recorder(
         objective, count_nonfinite=count_nonfinite, clone_views=clone_views, details=details
     )
