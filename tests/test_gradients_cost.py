@@ -25,7 +25,7 @@ def peak(work: Callable[[], object]) -> int:
     gc.collect()
     with MemoryMeter() as meter:
         work()
-    return meter.peak
+    return int(meter.peak)
 
 
 def plain(objective: Objective) -> None:
@@ -84,7 +84,7 @@ def calls(modules: int, make: MakeObjective) -> int:
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(modules)))
     objective = make(model, torch.randn(4, 2), torch.randn(4, 2), "mse")
-    count = 0
+    count: int = 0
 
     def note(_frame: object, event: str, _arg: object) -> None:
         nonlocal count

@@ -167,6 +167,36 @@ def test_nan_is_reported_at_its_layer_and_json_stays_valid(
     assert answer["result"]["loss"] is None
 
 
+def test_a_loss_that_overflows_is_named(make_objective: MakeObjective) -> None:
+    """Outputs of 1e30 are finite, the squares of their errors are not."""
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.fill_(1e30)
+    objective = make_objective(
+        model, torch.randn(8, 4), torch.randn(8, 2), "mse", accept_nonfinite=True
+    )
+    context = Context(objective=objective)
+    assert gradients(context).loss is None
+    assert ("gradients.nonfinite", "loss") in [(f.rule, f.subject) for f in context.findings]
+
+
+@pytest.mark.parametrize(
+    ("width", "dead", "ill"), [(16, 10, False), (16, 15, True), (128, 96, True)]
+)
+def test_half_of_the_units_may_be_dead_by_chance(
+    width: int, dead: int, ill: bool, make_objective: MakeObjective
+) -> None:
+    """10 of 16 is one standard deviation of a fair coin above one half, 15 are three and a half."""
+    model: Any = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+    with torch.no_grad():
+        model[0].bias.fill_(10.0)
+        model[0].bias[:dead] = -10.0
+    context = Context(objective=make_objective(model, torch.rand(8, 4), torch.randint(2, (8,))))
+    layer = gradients(context).layers[1]
+    assert (layer.dead_fraction, layer.units) == (dead / width, width)
+    assert ("gradients.dead-units" in [f.rule for f in context.findings]) == ill
+
+
 def test_nan_that_arises_on_the_way_back_is_named(make_objective: MakeObjective) -> None:
     class Root(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -63,6 +63,12 @@ class Judge:
                 f"({backward.kind}), on the way back; the activations are finite: look for a square root, norm "
                 "or logarithm at zero, or overflow",
             )  # fmt: skip
+        elif self.result.loss is None:
+            yield self._finding(
+                "nonfinite", "loss", None,
+                "the loss is NaN or Inf although every activation and gradient is finite: it overflows (look at the "
+                "size of the outputs, or try --dtype float64), or it takes a logarithm of zero",
+            )  # fmt: skip
 
     def _depth(self) -> Iterator[Finding]:
         result = self.result

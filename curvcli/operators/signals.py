@@ -25,9 +25,10 @@ from curvcli.operators.attention import (
     head_entropy,
 )
 from curvcli.operators.layers import has_weights, is_container, is_leaf, norm_gain, replaced
+from curvcli.operators.recurrent_cells import is_recurrent_cell
 from curvcli.operators.reducer import Reducer
 from curvcli.operators.reductions import Reduction
-from curvcli.operators.signal_records import AttentionCall, RecurrentCall, Signal
+from curvcli.operators.signal_records import AttentionCall, CellLoop, RecurrentCall, Signal
 from curvcli.operators.trunk import trunk
 
 # Samples of a recurrent layer's input that are kept for unrolling it.
@@ -80,6 +81,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.signals: dict[tuple[str, bool], Signal] = {}
         self.recurrent: list[RecurrentCall] = []
+        self.loops: list[CellLoop] = []
         self.attention: dict[str, AttentionCall] = {}
         self._objective = objective
         self._reducer = Reducer(count_nonfinite)
@@ -98,6 +100,7 @@ class Recorder(TorchFunctionMode):
         self._depth = 0
         self._channels_first = False
         self._by_node: dict[tuple[Any, int], Signal] = {}
+        self._loops: dict[str, CellLoop] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -127,6 +130,8 @@ class Recorder(TorchFunctionMode):
     def end(self) -> None:
         """The piece is done: its graph is let go of, and what waits is added up."""
         self._by_node = {}
+        for loop in self._loops.values():
+            loop.latest = ()
         self._reducer.flush()
 
     # What modules do
@@ -177,6 +182,8 @@ class Recorder(TorchFunctionMode):
         self._watch(signal, outputs, frame.outcome)
         if self._details and isinstance(module, nn.RNNBase) and inputs:
             self._keep_recurrent(module, inputs, keywords, output)
+        if self._details and is_recurrent_cell(module) and inputs:
+            self._keep_step(module, inputs, keywords, output)
         return output if copies else None
 
     def _watch_sum(self, frame: _Frame, outputs: list[Tensor]) -> None:
@@ -240,6 +247,22 @@ class Recorder(TorchFunctionMode):
         for index, state in enumerate(tensors_in(final)):
             if state.requires_grad:
                 state.register_hook(_keeper(call.final_gradients, index))
+
+    def _keep_step(
+        self, module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any
+    ) -> None:
+        """One call of a cell: a step of the loop that it is called in."""
+        name = self._names[id(module)]
+        x, hx = inputs[0], inputs[1] if len(inputs) > 1 else keywords.get("hx")
+        loop = self._loops.get(name)
+        if loop is None:
+            if self._recurrent_samples[name]:
+                return  # one piece of the data is enough
+            self._recurrent_samples[name] += self._samples
+            assert isinstance(module, nn.RNNCellBase)
+            loop = self._loops[name] = CellLoop(name, module)
+            self.loops.append(loop)
+        loop.step(x, hx, output)
 
     # What functions do
 
