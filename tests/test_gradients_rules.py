@@ -294,3 +294,13 @@ def curvcli(*arguments: str) -> "subprocess.CompletedProcess[str]":
         check=False,
         env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
     )
+
+
+@pytest.mark.parametrize("name", ["bytes_gpt", "digits_cnn", "long_lstm", "exploding"])
+def test_nothing_is_wider_than_a_terminal_of_80_columns(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = curvcli("gradients", str(SAMPLES / f"{name}.toml"))
+    assert "█" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
