@@ -286,21 +286,18 @@ def test_the_table_has_bars_on_a_log_scale_and_folds() -> None:
     assert max(steps) < 2 * min(steps)
 
 
-def curvcli(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def curvcli(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "curvcli", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", **environment},
     )
 
 
 @pytest.mark.parametrize("name", ["bytes_gpt", "digits_cnn", "long_lstm", "exploding"])
-def test_nothing_is_wider_than_a_terminal_of_80_columns(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    done = curvcli("gradients", str(SAMPLES / f"{name}.toml"))
+def test_nothing_is_wider_than_a_terminal_of_80_columns(name: str) -> None:
+    done = curvcli("gradients", str(SAMPLES / f"{name}.toml"), COLUMNS="80")
     assert "█" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
