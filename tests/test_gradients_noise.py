@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from curvcli.analyses.context import Context
 from curvcli.analyses.gradient_result import GradientsResult
 from curvcli.analyses.gradients import gradients
-from curvcli.linalg.gradient_noise import noise_estimate
+from curvcli.linalg.gradient_noise import noise_estimates
 from tests.conftest import MakeObjective
 
 
@@ -106,8 +106,8 @@ def test_one_part_has_no_noise_and_two_have_no_error(make_objective: MakeObjecti
     )
     assert gradients(context).noise is None
     assert any("noise" in note for note in context.notes)
-    two = noise_estimate(np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([4.0, 4.0]))
+    (two,) = noise_estimates(np.array([[[2.0, 1.0], [1.0, 3.0]]]), np.array([4.0, 4.0]))
     assert two is not None
     assert (two.gradient_square.value, two.gradient_square.standard_error) == (1.0, None)
-    assert noise_estimate(np.full((3, 3), np.nan), np.ones(3)) is None
-    assert noise_estimate(np.ones((1, 1)), np.ones(1)) is None
+    assert noise_estimates(np.full((1, 3, 3), np.nan), np.ones(3)) == [None]
+    assert noise_estimates(np.ones((1, 1, 1)), np.ones(1)) == [None]

@@ -167,6 +167,36 @@ def test_nan_is_reported_at_its_layer_and_json_stays_valid(
     assert answer["result"]["loss"] is None
 
 
+def test_a_loss_that_overflows_is_named(make_objective: MakeObjective) -> None:
+    """Outputs of 1e20 are finite, the squares of their errors are not."""
+    model: Any = nn.Sequential(nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(1e20)
+    objective = make_objective(
+        model, torch.randn(8, 4), torch.randn(8, 2), "mse", accept_nonfinite=True
+    )
+    context = Context(objective=objective)
+    assert gradients(context).loss is None
+    assert ("gradients.nonfinite", "loss") in [(f.rule, f.subject) for f in context.findings]
+
+
+@pytest.mark.parametrize(
+    ("width", "dead", "ill"), [(16, 10, False), (16, 15, True), (128, 96, True)]
+)
+def test_half_of_the_units_may_be_dead_by_chance(
+    width: int, dead: int, ill: bool, make_objective: MakeObjective
+) -> None:
+    """10 of 16 is one standard deviation of a fair coin above one half, 15 are three and a half."""
+    model: Any = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+    with torch.no_grad():
+        model[0].bias.fill_(10.0)
+        model[0].bias[:dead] = -10.0
+    context = Context(objective=make_objective(model, torch.rand(8, 4), torch.randint(2, (8,))))
+    layer = gradients(context).layers[1]
+    assert (layer.dead_fraction, layer.units) == (dead / width, width)
+    assert ("gradients.dead-units" in [f.rule for f in context.findings]) == ill
+
+
 def test_nan_that_arises_on_the_way_back_is_named(make_objective: MakeObjective) -> None:
     class Root(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -256,11 +286,18 @@ def test_the_table_has_bars_on_a_log_scale_and_folds() -> None:
     assert max(steps) < 2 * min(steps)
 
 
-def curvcli(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def curvcli(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "curvcli", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", **environment},
     )
+
+
+@pytest.mark.parametrize("name", ["bytes_gpt", "digits_cnn", "long_lstm", "exploding"])
+def test_nothing_is_wider_than_a_terminal_of_80_columns(name: str) -> None:
+    done = curvcli("gradients", str(SAMPLES / f"{name}.toml"), COLUMNS="80")
+    assert "█" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80

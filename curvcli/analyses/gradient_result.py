@@ -64,6 +64,7 @@ class LayerSignal(Struct, frozen=True, kw_only=True):
             description="units that fire for no sample; null where there is no activation function"
         ),
     ]
+    units: Annotated[int | None, Meta(description="that dead_fraction is a share of")]
     saturated_fraction: Annotated[
         Number, Meta(description="entries with an activation derivative below 10 % of its largest")
     ]

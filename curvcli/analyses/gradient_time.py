@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec.structs import replace
 
 from curvcli.analyses.gradient_layers import finite
 from curvcli.analyses.gradient_result import Gate, Head, TimeTrend
@@ -10,9 +12,10 @@ from curvcli.analyses.gradient_result import Gate, Head, TimeTrend
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from curvcli.operators.recurrent_time import LagNorms
     from curvcli.operators.signal_records import Signal
     from curvcli.operators.signals import Recorder
-    from curvcli.operators.time_signals import TimeSignal
+    from curvcli.operators.time_signals import GateStatistics, TimeSignal
 
 # An unrolled layer further than this from its own output was not unrolled as the layer works.
 OUTPUT_LIMIT = 1e-3
@@ -32,18 +35,15 @@ def time_trends(recorder: "Recorder", samples: int, seed: int, notes: list[str])
                 f"{signal.output_error:.1e}"
             )
     signals = list(recorder.signals.values())
-    return [*found, *_cells(signals, samples), *_positions(recorder, signals, samples)]
+    return [
+        *found,
+        *_cells(recorder, signals, samples, seed),
+        *_positions(recorder, signals, samples),
+    ]
 
 
 def _unrolled(signal: "TimeSignal", samples: int) -> TimeTrend:
-    from curvcli.linalg.trend import theil_sen
-    from curvcli.operators.depth_trend import power
-
     gain = _gain(signal.gradient_T)
-    lag = signal.lag.norms_T.cpu().tolist()
-    fit = theil_sen(range(len(lag)), [_log(v) for v in lag])
-    decay = power(fit.slope) if fit else None
-    interval = fit.interval if fit else None
     return TimeTrend(
         name=signal.name,
         kind=signal.kind,
@@ -52,32 +52,56 @@ def _unrolled(signal: "TimeSignal", samples: int) -> TimeTrend:
         gradient_gain=gain.whole,
         gain_per_step=gain.per_step,
         gain_per_step_interval=gain.interval,
-        lag=_listed(signal.lag.norms_T),
-        lag_error=_listed(signal.lag.errors_T),
-        cell_lag=_listed(signal.lag.cell_norms_T),
-        decay=decay,
-        decay_interval=interval and (power(interval[0]), power(interval[1])),
-        memory_horizon=-1 / math.log(decay) if decay is not None and 0 < decay < 1 else None,
-        gates={n: Gate(g.mean, g.saturated_fraction) for n, g in signal.gates.items()},
         output_error=signal.output_error,
         samples=signal.samples,
+        **_memory(signal.lag, signal.gates),
     )
 
 
-def _cells(signals: "Sequence[Signal]", samples: int) -> list[TimeTrend]:
+def _memory(lag: "LagNorms", gates: "dict[str, GateStatistics]") -> dict[str, Any]:
+    """What an unrolled recurrence tells: fields of a `TimeTrend`."""
+    from curvcli.linalg.trend import theil_sen
+    from curvcli.operators.depth_trend import power
+
+    norms = lag.norms_T.cpu().tolist()
+    fit = theil_sen(range(len(norms)), [_log(v) for v in norms])
+    decay = power(fit.slope) if fit else None
+    interval = fit.interval if fit else None
+    return {
+        "lag": _listed(lag.norms_T),
+        "lag_error": _listed(lag.errors_T),
+        "cell_lag": _listed(lag.cell_norms_T),
+        "decay": decay,
+        "decay_interval": interval and (power(interval[0]), power(interval[1])),
+        "memory_horizon": -1 / math.log(decay) if decay is not None and 0 < decay < 1 else None,
+        "gates": {n: Gate(g.mean, g.saturated_fraction) for n, g in gates.items()},
+    }
+
+
+def _cells(
+    recorder: "Recorder", signals: "Sequence[Signal]", samples: int, seed: int
+) -> list[TimeTrend]:
     """nn.LSTMCell and its like: their calls are the steps."""
     from curvcli.operators.depth_trend import gradient_norm
-    from curvcli.operators.time_signals import is_recurrent_cell
+    from curvcli.operators.recurrent_cells import is_recurrent_cell
+    from curvcli.operators.time_signals import loop_signals
 
     calls: dict[str, list[Signal]] = {}
     for signal in signals:
         if signal.leaf and is_recurrent_cell(signal.module):
             calls.setdefault(signal.name.partition("#")[0], []).append(signal)
-    return [
-        _plain(name, same[0].kind, [gradient_norm(s, samples) or 0.0 for s in same], samples)
-        for name, same in calls.items()
-        if len(same) > 1
-    ]
+    loops = loop_signals(recorder.loops, seed)
+    found = []
+    for name, same in calls.items():
+        if len(same) < 2:
+            continue
+        norms = [gradient_norm(s, samples) or 0.0 for s in same]
+        trend = _plain(name, same[0].kind, norms, samples)
+        loop = loops.get(name)
+        if loop is not None and loop.output_error <= OUTPUT_LIMIT:
+            trend = replace(trend, output_error=loop.output_error, **_memory(loop.lag, loop.gates))
+        found.append(trend)
+    return found
 
 
 def _positions(recorder: "Recorder", signals: "Sequence[Signal]", samples: int) -> list[TimeTrend]:

@@ -63,6 +63,12 @@ class Judge:
                 f"({backward.kind}), on the way back; the activations are finite: look for a square root, norm "
                 "or logarithm at zero, or overflow",
             )  # fmt: skip
+        elif self.result.loss is None:
+            yield self._finding(
+                "nonfinite", "loss", None,
+                "the loss is NaN or Inf although every activation and gradient is finite: it overflows (look at the "
+                "size of the outputs, or try --dtype float64), or it takes a logarithm of zero",
+            )  # fmt: skip
 
     def _depth(self) -> Iterator[Finding]:
         result = self.result
@@ -137,7 +143,7 @@ class Judge:
     def _activations(self) -> Iterator[Finding]:
         layers = self.result.layers
         yield from self._each(
-            "dead-units", layers, lambda s: s.dead_fraction,
+            "dead-units", layers, self._dead,
             lambda s, v: f"{v:.1%} of the units of {s.name} fire for no sample: use a smaller learning rate or "
             "LeakyReLU/GELU, and look at the biases before it",
         )  # fmt: skip
@@ -151,6 +157,18 @@ class Judge:
             lambda s, v: f"{v:.1%} of {s.name} has no derivative left (< 1e-7): use smaller initial weights "
             "(Xavier), or normalise its input",
         )  # fmt: skip
+
+    def _dead(self, s: LayerSignal) -> float | None:
+        """The share of dead units where chance does not explain it.
+
+        Deep layers of random weights see inputs that are nearly alike (Schoenholz et al. 2017): each unit is then
+        dead with probability one half, and every second layer has more than half. Three standard errors are allowed.
+        """
+        limit = self.limits["dead-units"]
+        if s.dead_fraction is None or s.units is None:
+            return None
+        deviation = math.sqrt(max(0.0, limit * (1 - limit)) / s.units)
+        return s.dead_fraction if s.dead_fraction > limit + 3 * deviation else None
 
     def _updates(self, rate: float) -> Iterator[Finding]:
         def value(s: LayerSignal) -> float | None:

@@ -18,7 +18,7 @@ def view(result: GradientsResult) -> list[Block]:
     """The layers, what happens along depth, time and attention, the noise, the verdict."""
     blocks: list[Block] = [_summary(result), _layers(result)]
     if result.time:
-        blocks.append(_time(result.time))
+        blocks += _time(result.time)
     if result.attention:
         blocks.append(_attention(result))
     if result.initialisations:
@@ -68,7 +68,7 @@ def _layers(result: GradientsResult) -> Table:
         ("zeros", lambda s: _percent(s.zero_fraction)),
         ("dead", lambda s: _percent(s.dead_fraction)),
         ("saturated", lambda s: _percent(s.saturated_fraction)),
-        ("norm gain", lambda s: _short(s.norm_gain)),
+        ("γ/σ", lambda s: _short(s.norm_gain)),
         ("NaN/Inf", lambda s: s.nonfinite + s.nonfinite_gradient or None),
     ]
     used = [(n, f) for n, f in optional if any(_tells(f(s)) for s in result.layers)]
@@ -92,6 +92,8 @@ def _layers(result: GradientsResult) -> Table:
     caption = f"RMS; bars: log scale from {10**bottom:.0e} to {10**top:.0e}"
     if any(s.role == "branch" for s in result.layers):
         caption += "; └ bypassed by a residual connection, + sum of a block"
+    if any(s.norm_gain is not None for s in result.layers):
+        caption += "; γ/σ the gradient gain of a normalisation"
     if hidden:
         caption += f"; the {len(shown)} that stand out most of {len(result.layers)} layers"
     return Table("Layers in execution order", columns, rows, caption)
@@ -136,42 +138,39 @@ def _tells(cell: Cell) -> bool:
     return cell is not None and cell != "0"
 
 
-def _time(trends: list[TimeTrend]) -> Table:
-    rows = []
+def _time(trends: list[TimeTrend]) -> list[Block]:
+    unrolled = any(t.lag for t in trends)
+    rows: list[tuple[Cell, ...]] = []
     for t in trends:
-        finite = [g for g in t.gradient if g is not None]
-        gates = ", ".join(
-            f"{n} {100 * g.saturated_fraction:.0f} % (mean {g.mean:.2f})"
-            for n, g in t.gates.items()
+        known = [g for g in t.gradient if g is not None]
+        row: tuple[Cell, ...] = (
+            t.name,
+            t.kind,
+            t.steps,
+            _short(known[0] if known else None),
+            _short(known[-1] if known else None),
+            _short(t.gain_per_step),
         )
-        rows.append(
-            (
-                t.name,
-                t.kind,
-                t.steps,
-                _short(finite[0] if finite else None),
-                _short(finite[-1] if finite else None),
-                _short(t.gain_per_step),
-                _short(t.decay),
-                _short(t.memory_horizon),
-                gates or None,
-            )
-        )
-    columns = (
-        Column("layer", numeric=False),
-        Column("kind", numeric=False),
-        Column("steps"),
-        Column("∂ℓ/∂h first"),
-        Column("last"),
-        Column("per step"),
-        Column("∂h_T/∂h_t"),
-        Column("horizon"),
-        Column("gates saturated", numeric=False),
-    )
-    caption = (
-        "per step: factor of the gradient one step further back; ∂h_T/∂h_t: factor per step of lag"
-    )
-    return Table("Along the sequence", columns, rows, caption)
+        rows.append((*row, _short(t.decay), _short(t.memory_horizon)) if unrolled else row)
+    columns = [Column("layer", numeric=False), Column("kind", numeric=False)]
+    columns += [Column(n) for n in ("steps", "first", "last", "gain")]
+    caption = "first, last: ‖∂ℓ/∂h‖ at these steps; gain: its factor for each step further back"
+    if unrolled:
+        columns += [Column("decay"), Column("horizon")]
+        caption += "; decay: factor of ‖∂h_T/∂h_t‖ for each step of lag; horizon: steps to 1/e"
+    blocks: list[Block] = [Table("Along the sequence", tuple(columns), rows, caption)]
+    gates = [
+        (t.name, name, _short(gate.mean), _percent(gate.saturated_fraction))
+        for t in trends
+        for name, gate in t.gates.items()
+    ]
+    if gates:
+        names = (Column("layer", numeric=False), Column("gate", numeric=False))
+        blocks.append(
+            Table("Gates", (*names, Column("mean"), Column("saturated")), gates,
+                  "saturated: σ' below 10 % of its largest")
+        )  # fmt: skip
+    return blocks
 
 
 def _attention(result: GradientsResult) -> Table:

@@ -3,9 +3,10 @@
 Part i, of b_i samples, has the mean gradient g_i = G + noise of covariance Σ/b_i. Only the inner products
 ⟨g_i, g_j⟩ are needed. Standard errors by the jackknife over the parts.
 
-Shapes: ``P`` parts.
+Shapes: ``P`` parts, ``L`` tensors (or groups of them).
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,46 +34,55 @@ class NoiseEstimate(NamedTuple):
     """|G| / √(tr Σ / N) for all N samples; 0 where |G|² is not positive."""
 
 
-def noise_estimate(gram_PP: Float64Array, samples_P: Float64Array) -> NoiseEstimate | None:
-    """|G|² from pairs of parts, tr Σ from the spread of the parts around their mean.
+def noise_estimates(gram_LPP: Float64Array, samples_P: Float64Array) -> list[NoiseEstimate | None]:
+    """|G|² from pairs of parts, tr Σ from the spread of the parts around their mean, for L tensors at once.
 
     Returns:
-        None with fewer than two parts, or inner products that are not finite.
+        None for a tensor whose inner products are not finite, and for all with fewer than two parts.
     """
+    found: list[NoiseEstimate | None] = [None] * len(gram_LPP)
     p = len(samples_P)
-    if p < 2 or not np.isfinite(gram_PP).all():
-        return None
-    whole = _estimates(gram_PP, samples_P, samples_P.sum())
-    if p < 3:
-        return _named(whole, np.full(4, np.nan))
-    # The data size stays N when a part is left out: it scales the noise, it is no estimate.
-    left = np.array(
-        [
-            _estimates(gram_PP[np.ix_(k, k)], samples_P[k], samples_P.sum())
-            for k in (np.delete(np.arange(p), i) for i in range(p))
+    known = np.flatnonzero(np.isfinite(gram_LPP).all((1, 2)))
+    if p < 2 or not len(known):
+        return found
+    gram_LPP = gram_LPP[known]
+    whole_L4 = _estimates(gram_LPP, samples_P, samples_P.sum())
+    errors_L4 = np.full_like(whole_L4, np.nan)
+    if p > 2:
+        # The data size stays N when a part is left out: it scales the noise, it is no estimate.
+        left_PL4 = np.stack(
+            [
+                _estimates(gram_LPP[:, k[:, None], k], samples_P[k], samples_P.sum())
+                for k in (np.delete(np.arange(p), i) for i in range(p))
+            ]
+        )
+        finite_L4 = np.isfinite(left_PL4).all(0)
+        kept_PL4 = np.where(finite_L4, left_PL4, 0.0)
+        squares_L4 = ((kept_PL4 - kept_PL4.mean(0)) ** 2).sum(0)
+        errors_L4 = np.where(finite_L4, np.sqrt((p - 1) / p * squares_L4), np.nan)
+    for i, whole_4, errors_4 in zip(
+        known.tolist(), whole_L4.tolist(), errors_L4.tolist(), strict=True
+    ):
+        each = [
+            Estimate(v, e if math.isfinite(e) else None)
+            for v, e in zip(whole_4, errors_4, strict=True)
         ]
-    )
-    finite = np.isfinite(left).all(0)
-    spread = np.where(finite, left - np.where(finite, left, 0.0).mean(0), np.nan)
-    return _named(whole, np.sqrt((p - 1) / p * (spread**2).sum(0)))
+        critical = each[2] if math.isfinite(each[2].value) else None
+        found[i] = NoiseEstimate(each[0], each[1], critical, each[3])
+    return found
 
 
-def _estimates(gram_PP: Float64Array, b_P: Float64Array, total: float) -> Float64Array:
-    """(|G|², tr Σ, tr Σ/|G|² or NaN, |G|/√(tr Σ/N))."""
-    weights = np.outer(b_P, b_P)
-    off = weights.sum() - (b_P**2).sum()
-    diagonal = np.diag(gram_PP)
-    square = ((weights * gram_PP).sum() - (b_P**2 * diagonal).sum()) / off
-    around_mean = (b_P * diagonal).sum() - (weights * gram_PP).sum() / b_P.sum()
-    trace = max(0.0, float(around_mean)) / (len(b_P) - 1)
-    critical = trace / square if square > 0 else np.nan
-    ratio = np.sqrt(max(square, 0.0) * total / trace) if trace > 0 else np.nan
-    return np.array([square, trace, critical, ratio])
-
-
-def _named(whole: Float64Array, errors: Float64Array) -> NoiseEstimate:
-    each = [
-        Estimate(float(v), float(e) if np.isfinite(e) else None)
-        for v, e in zip(whole, errors, strict=True)
-    ]
-    return NoiseEstimate(each[0], each[1], each[2] if np.isfinite(each[2].value) else None, each[3])
+def _estimates(gram_LPP: Float64Array, b_P: Float64Array, total: float) -> Float64Array:
+    """(|G|², tr Σ, tr Σ/|G|² or NaN, |G|/√(tr Σ/N)) of each, shape (L, 4)."""
+    weighted_L = (np.outer(b_P, b_P) * gram_LPP).sum((1, 2))
+    diagonal_LP = np.diagonal(gram_LPP, axis1=1, axis2=2)
+    off = b_P.sum() ** 2 - (b_P**2).sum()
+    square_L = (weighted_L - (b_P**2 * diagonal_LP).sum(1)) / off
+    around_mean_L = (b_P * diagonal_LP).sum(1) - weighted_L / b_P.sum()
+    trace_L = np.maximum(0.0, around_mean_L) / (len(b_P) - 1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        critical_L = np.where(square_L > 0, trace_L / square_L, np.nan)
+        ratio_L = np.where(
+            trace_L > 0, np.sqrt(np.maximum(square_L, 0.0) * total / trace_L), np.nan
+        )
+    return np.stack([square_L, trace_L, critical_L, ratio_L], 1)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from curvcli.operators.reductions import counted
+
 # |tanh| > 0.95: the derivative is below this share of the largest. The same share for all functions.
 SATURATED = 1 - 0.95**2
 # SageMaker Debugger's sign of a saturated unit: a derivative that float32 cannot tell from zero.
@@ -81,8 +83,8 @@ class ActivationCounts:
         self.activation = activation
         self._highest_C: Tensor | None = None
         self._entries = 0
-        self._saturated: Tensor | None = None
-        self._flat: Tensor | None = None
+        self._saturated = 0.0
+        self._flat = 0.0
 
     def before(self, x: Tensor, unit_axis: int) -> None:
         """Look at the input, before a function that may work in place."""
@@ -97,15 +99,32 @@ class ActivationCounts:
 
     def after(self, y: Tensor) -> None:
         """Look at the output."""
-        activation = self.activation
-        if activation.derivative is None:
+        if self.activation.derivative is None or y.numel() == 0:
             return
-        slope = activation.derivative(y.detach())
-        saturated = (slope < SATURATED * activation.largest).sum()
-        flat = (slope < FLAT).sum()
-        self._entries += y.numel()
-        self._saturated = saturated if self._saturated is None else self._saturated + saturated
-        self._flat = flat if self._flat is None else self._flat + flat
+        saturated, flat = self.slopes(y.detach().reshape(1, -1))
+        self.add(y.numel(), saturated[0], flat[0])
+
+    def slopes(self, outputs_KE: Tensor) -> tuple[list[float], list[float]]:
+        """How many entries of each row of outputs are saturated, and flat."""
+        derivative, largest = self.activation.derivative, self.activation.largest
+        if derivative is None:
+            return [0.0] * len(outputs_KE), [0.0] * len(outputs_KE)
+        slope_KE = derivative(outputs_KE)
+        saturated = counted(torch.lt, slope_KE, SATURATED * largest).tolist()
+        # No entry is flat where none is saturated.
+        flat = counted(torch.lt, slope_KE, FLAT).tolist() if any(saturated) else saturated
+        return saturated, flat
+
+    def add(self, entries: int, saturated: float, flat: float) -> None:
+        """Add what `slopes` found."""
+        self._entries += entries
+        self._saturated += saturated
+        self._flat += flat
+
+    @property
+    def units(self) -> int | None:
+        """How many units `dead_fraction` is a share of."""
+        return None if self._highest_C is None else self._highest_C.numel()
 
     @property
     def dead_fraction(self) -> float | None:
@@ -117,9 +136,9 @@ class ActivationCounts:
     @property
     def saturated_fraction(self) -> float | None:
         """Share of entries whose derivative is below 10 % of its largest (tanh: beyond ±0.95)."""
-        return None if self._saturated is None else float(self._saturated) / max(1, self._entries)
+        return self._saturated / self._entries if self._entries else None
 
     @property
     def flat_fraction(self) -> float | None:
         """Share of entries whose derivative is below 1e-7."""
-        return None if self._flat is None else float(self._flat) / max(1, self._entries)
+        return self._flat / self._entries if self._entries else None

@@ -52,6 +52,7 @@ def head_entropy(
         for sample in _spread(b):
             for first in range(0, queries, rows):
                 part = slice(first, min(first + rows, queries))
+                rows_L = torch.arange(part.start, part.stop, device=query.device)
                 scores_HLS = query_BHLE[sample, :, part] @ key_BHSE[sample].mT * factor
                 scores_HLS = scores_HLS.float()
                 if mask is not None:
@@ -61,10 +62,15 @@ def head_entropy(
                     else:
                         scores_HLS = scores_HLS + block
                 if is_causal:
-                    rows_L1 = torch.arange(part.start, part.stop, device=query.device)[:, None]
-                    later = torch.arange(keys, device=query.device) > rows_L1
+                    later = torch.arange(keys, device=query.device) > rows_L[:, None]
                     scores_HLS = scores_HLS.masked_fill(later, -torch.inf)
-                _accumulate(scores_HLS.log_softmax(-1), scores_HLS > _MASKED, sums_H, counts_H)
+                if mask is not None:
+                    seen_HL = (scores_HLS > _MASKED).sum(-1)
+                else:
+                    seen_HL = (rows_L + 1 if is_causal else rows_L.new_full((1,), keys)).clamp_max(
+                        keys
+                    )
+                _accumulate(scores_HLS.softmax(-1), seen_HL, sums_H, counts_H)
         share_H: Tensor = sums_H / counts_H
         return share_H
 
@@ -78,7 +84,8 @@ def entropy_of_scores(scores_BHLS: Tensor) -> Tensor:
         for sample in _spread(b):
             for block_HLS in scores_BHLS[sample].detach().split(rows, 1):
                 scores_HLS = block_HLS.float()
-                _accumulate(scores_HLS.log_softmax(-1), scores_HLS > _MASKED, sums_H, counts_H)
+                seen_HL = (scores_HLS > _MASKED).sum(-1)
+                _accumulate(scores_HLS.softmax(-1), seen_HL, sums_H, counts_H)
         share_H: Tensor = sums_H / counts_H
         return share_H
 
@@ -117,7 +124,7 @@ def entropy_of_multi_head(function: Any, args: tuple[Any, ...], kwargs: dict[str
             seen_BHLS[..., : padding.shape[-1]] &= shaped
         sums_H, counts_H = weights_BHLS.new_zeros(2, heads, dtype=torch.float32)
         for weights_HLS, seen_HLS in zip(weights_BHLS, seen_BHLS, strict=True):
-            _accumulate(weights_HLS.float().log(), seen_HLS, sums_H, counts_H)
+            _accumulate(weights_HLS.float(), seen_HLS.sum(-1), sums_H, counts_H)
         share_H: Tensor = sums_H / counts_H
         return share_H
 
@@ -129,12 +136,17 @@ def _allowed(mask: Any) -> Tensor | None:
     return ~mask if mask.dtype == torch.bool else mask > _MASKED
 
 
-def _accumulate(log_p_HLS: Tensor, seen_HLS: Tensor, sums_H: Tensor, counts_H: Tensor) -> None:
-    """Add the share of the largest possible entropy of every query that sees at least two keys."""
-    p = log_p_HLS.exp()
-    entropy_HL = -torch.where(p > 0, p * log_p_HLS, 0.0).sum(-1)
-    seen_HL = seen_HLS.sum(-1)
-    counted = seen_HL >= 2
+def _accumulate(p_HLS: Tensor, seen_HL: Tensor, sums_H: Tensor, counts_H: Tensor) -> None:
+    """Add the share of the largest possible entropy of every query that sees at least two keys.
+
+    Args:
+        p_HLS: the weights.
+        seen_HL: how many keys each query sees; may lack the axis of heads.
+        sums_H: of the shares.
+        counts_H: of the queries.
+    """
+    entropy_HL = torch.special.entr(p_HLS).sum(-1)
+    counted = (seen_HL >= 2).expand(entropy_HL.shape)
     share_HL = entropy_HL / seen_HL.clamp_min(2).log()
     sums_H += torch.where(counted, share_HL, 0.0).sum(-1)
     counts_H += counted.sum(-1)

@@ -14,7 +14,7 @@ from curvcli.device import free_memory
 from curvcli.errors import MemoryLimitError
 from curvcli.objective import Batch, Objective
 from curvcli.operators.layers import is_leaf
-from curvcli.operators.reductions import square_sum, wide
+from curvcli.operators.reductions import peaks, square_sums, wide
 from curvcli.operators.signals import Recorder
 
 # Parts whose gradients are kept to measure the noise.
@@ -23,6 +23,8 @@ PARTS = 4
 _LAYER_CALLS = 4096
 # Columns of the products that are added up in double precision.
 _BLOCK = 1 << 16
+# Tensors with at most so many entries are multiplied together with others of their size.
+_SMALL = 1 << 14
 # Share of the free memory (or of --memory) that the parts' gradients may take.
 _MEMORY_SHARE = 0.125
 
@@ -75,8 +77,8 @@ def flow(
         MemoryLimitError: a piece does not fit.
     """
     pieces = cut(objective, parts)
-    room = _room(objective, memory)
-    groups = _group_sizes(len(pieces), min(parts, room))
+    parts = min(parts, len(pieces))
+    groups = _group_sizes(len(pieces), min(parts, _room(objective, memory)) if parts > 1 else 1)
     recorder = Recorder(
         objective, count_nonfinite=count_nonfinite, clone_views=clone_views, details=details
     )
@@ -103,23 +105,23 @@ def flow(
                 complete = sum(part_samples) == objective.samples
                 break
     objective.cost.gradients += 1
-    grams: list[Tensor] = []
     gradient: list[Tensor] = []
     scales = [objective.samples / b for b in part_samples]
+    grams: list[Tensor] = []
+    if len(kept) > 1:
+        grams = _grams(kept, scales)
     for part in kept:
         part.reverse()
     for _ in range(len(objective.parameters)):
         # Taken out one by one: the parts and their sum never exist as a whole side by side.
         tensors = [part.pop() for part in kept]
-        if len(tensors) > 1:
-            grams.append(_gram(tensors, scales))
         for other in tensors[1:]:
             tensors[0].add_(other)
         gradient.append(tensors[0])
     if objective.weight_decay:
         for g, p in zip(gradient, objective.parameters, strict=True):
             g.add_(p.detach(), alpha=objective.weight_decay)
-        squares = sum(float(square_sum(p)) for p in objective.parameters)
+        squares = sum(square_sums(objective.parameters))
         loss += 0.5 * objective.weight_decay * squares
     return Flow(recorder, loss, gradient, grams or None, part_samples, objective.samples, complete)
 
@@ -141,9 +143,11 @@ def _differentiate(
     recorder.begin(piece.size)
     try:
         with torch.enable_grad():
-            total = objective.sum_of(piece)
+            with recorder:
+                total = objective.sum_of(piece)
             recorder.find_trunk(total)
             if not total.requires_grad:
+                recorder.end()
                 return float(total), [torch.zeros_like(p) for p in objective.parameters]
             gradients = torch.autograd.grad(
                 total, objective.parameters, allow_unused=True, materialize_grads=True
@@ -155,7 +159,7 @@ def _differentiate(
         raise MemoryLimitError(
             f"out of memory with {piece.size} samples at a time", "pass a smaller --batch-size"
         ) from None
-    recorder.forget_graph()
+    recorder.end()
     return float(total.detach()), [g.detach() for g in gradients]
 
 
@@ -180,22 +184,41 @@ def _group_sizes(pieces: int, groups: int) -> list[int]:
     return [pieces // groups + (i < pieces % groups) for i in range(groups)]
 
 
-def _gram(tensors: list[Tensor], scales: list[float]) -> Tensor:
-    """Inner products of the parts' mean gradients of one tensor, float64 on the CPU, shape (P, P).
+def _grams(kept: list[list[Tensor]], scales: list[float]) -> list[Tensor]:
+    """Inner products of the parts' mean gradients of each tensor, float64 on the CPU, shape (P, P).
+
+    Args:
+        kept: by part, the gradient of every parameter.
+        scales: by part, what makes a mean of the sum.
+    """
+    scale_P = torch.tensor(scales, dtype=torch.float64)
+    found: list[Tensor] = [scale_P] * len(kept[0])
+    groups: dict[int, list[int]] = {}
+    for i, tensor in enumerate(kept[0]):
+        # Large tensors one by one: the parts are never copied as a whole.
+        groups.setdefault(tensor.numel() if tensor.numel() <= _SMALL else -1 - i, []).append(i)
+    for same in groups.values():
+        flat = [torch.stack([part[i].reshape(-1) for i in same]) for part in kept]
+        gram_GPP = _gram(flat).cpu().double() * (scale_P[:, None] * scale_P)
+        for i, gram_PP in zip(same, gram_GPP, strict=True):
+            found[i] = gram_PP
+    return found
+
+
+def _gram(flat_GK: list[Tensor]) -> Tensor:
+    """Inner products over the last axis of the parts' tensors, in double precision, shape (G, P, P).
 
     Entries are divided by the largest first: squares of vanishing gradients underflow in float32. Blocks are
     multiplied in the gradients' own type and added up in double precision.
     """
-    p = len(tensors)
-    flat = [t.reshape(-1) for t in tensors]
-    peak = torch.stack(
-        [torch.linalg.vector_norm(torch.stack(torch.aminmax(f)), torch.inf) for f in flat]
-    ).max()
-    unit = torch.where(peak > 0, peak, 1.0)
-    single = flat[0].dtype if flat[0].dtype == torch.float64 else torch.float32
-    gram_PP = torch.zeros(p, p, dtype=wide(flat[0]), device=flat[0].device)
-    for first in range(0, flat[0].numel(), _BLOCK):
-        block = torch.stack([f[first : first + _BLOCK] for f in flat]).to(single).div_(unit)
-        gram_PP += block @ block.T
-    scale_P = torch.tensor(scales, dtype=torch.float64) * float(unit)
-    return gram_PP.cpu().double() * scale_P[:, None] * scale_P[None]
+    p, (g, k) = len(flat_GK), flat_GK[0].shape
+    peak_G = torch.stack([peaks(f) for f in flat_GK]).amax(0).to(wide(flat_GK[0]))
+    unit_G = torch.where(peak_G > 0, peak_G, 1.0)
+    single = flat_GK[0].dtype if flat_GK[0].dtype == torch.float64 else torch.float32
+    scale_G11 = unit_G.to(single)[:, None, None]
+    gram_GPP = torch.zeros(g, p, p, dtype=wide(flat_GK[0]), device=flat_GK[0].device)
+    for first in range(0, k, _BLOCK):
+        block = torch.stack([f[:, first : first + _BLOCK] for f in flat_GK], 1).to(single)
+        block.div_(scale_G11)
+        gram_GPP += block @ block.mT
+    return gram_GPP * unit_G.square()[:, None, None]

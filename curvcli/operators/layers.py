@@ -27,12 +27,14 @@ def is_container(module: nn.Module) -> bool:
 
 def norm_gain(module: nn.LayerNorm | nn.RMSNorm, x: Tensor) -> Tensor:
     """RMS(weight) times the mean of 1/σ: what the layer multiplies a gradient by, before projection."""
-    axes = tuple(range(-len(module.normalized_shape), 0))
     rows = x.detach().float()
-    centred = isinstance(module, nn.LayerNorm)
-    square = rows.var(axes, unbiased=False) if centred else rows.square().mean(axes)
     eps = module.eps if module.eps is not None else torch.finfo(x.dtype).eps
-    gain = (square + eps).rsqrt().mean()
+    if isinstance(module, nn.LayerNorm):
+        # The kernel of the layer itself hands out 1/σ in a fraction of the time that a variance takes.
+        gain = torch.native_layer_norm(rows, module.normalized_shape, None, None, eps)[2].mean()
+    else:
+        axes = tuple(range(-len(module.normalized_shape), 0))
+        gain = (rows.square().mean(axes) + eps).rsqrt().mean()
     weight = module.weight
     return gain if weight is None else gain * weight.detach().float().square().mean().sqrt()
 

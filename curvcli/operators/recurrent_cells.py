@@ -16,9 +16,14 @@ Cell = Callable[[Tensor, State], tuple[State, dict[str, Tensor]]]
 """(x of shape (B, I), state) -> (next state, gates by name, each of shape (B, units))."""
 
 
-def make_cell(module: nn.RNNBase, layer: int, reverse: bool, dtype: torch.dtype) -> Cell:
-    """One step of a layer as a pure function, with the module's weights as constants."""
-    suffix = f"_l{layer}{'_reverse' if reverse else ''}"
+def make_cell(module: nn.RNNBase | nn.RNNCellBase, dtype: torch.dtype, suffix: str = "") -> Cell:
+    """One step as a pure function, with the module's weights as constants.
+
+    Args:
+        module: a layer or a single cell.
+        dtype: to compute in.
+        suffix: of the names of the weights: ``_l0``, ``_l0_reverse``; empty for a cell.
+    """
 
     def weight(name: str) -> Tensor | None:
         value = getattr(module, name + suffix, None)
@@ -29,7 +34,14 @@ def make_cell(module: nn.RNNBase, layer: int, reverse: bool, dtype: torch.dtype)
     )
     assert w_ih is not None
     assert w_hh is not None
-    return _CELLS[module.mode](w_ih, w_hh, b_ih, b_hh, w_hr)
+    return _CELLS[_mode(module)](w_ih, w_hh, b_ih, b_hh, w_hr)
+
+
+def _mode(module: nn.RNNBase | nn.RNNCellBase) -> str:
+    if isinstance(module, nn.RNNCell):
+        return f"RNN_{module.nonlinearity.upper()}"
+    mode = getattr(module, "mode", None)
+    return mode if isinstance(mode, str) else type(module).__name__.removesuffix("Cell")
 
 
 def _rnn(activation: Callable[[Tensor], Tensor]) -> Callable[..., Cell]:
@@ -77,5 +89,10 @@ _CELLS: dict[str, Callable[..., Cell]] = {
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether `make_cell` knows the module's kind: RNN (tanh, relu), GRU or LSTM."""
+    """Whether `make_cell` knows the layer's kind: RNN (tanh, relu), GRU or LSTM."""
     return isinstance(module, nn.RNNBase) and module.mode in _CELLS
+
+
+def is_recurrent_cell(module: nn.Module | None) -> bool:
+    """Whether a module is one step of a recurrence, called in a loop."""
+    return isinstance(module, nn.RNNCell | nn.GRUCell | nn.LSTMCell)

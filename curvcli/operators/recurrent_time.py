@@ -265,10 +265,22 @@ def _run(
     start: State,
     lengths_B: Tensor,
 ) -> Recurrence:
-    cell = make_cell(module, layer, reverse, x_TBI.dtype)
+    cell = make_cell(module, x_TBI.dtype, f"_l{layer}{'_reverse' if reverse else ''}")
     valid_TB = _valid(lengths_B, len(x_TBI))
     if reverse:
         x_TBI, valid_TB = x_TBI.flip(0), valid_TB.flip(0)
+    return run_cell(cell, x_TBI, start, valid_TB, layer, reverse)
+
+
+def run_cell(
+    cell: Cell,
+    x_TBI: Tensor,
+    start: State,
+    valid_TB: Tensor,
+    layer: int = 0,
+    reverse: bool = False,
+) -> Recurrence:
+    """One cell over all steps, from the state ``start``."""
     whole = bool(valid_TB.all())
     # A leaf that asks for derivatives: every later state becomes a node, whatever the weights ask for.
     state: State = tuple(s.detach().requires_grad_() for s in start)

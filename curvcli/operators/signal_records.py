@@ -1,11 +1,13 @@
 """What a `signals.Recorder` keeps: one record for each call of a layer."""
 
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from curvcli.objective import tensors_in
 from curvcli.operators.activations import ActivationCounts
 from curvcli.operators.reductions import Reduction
 
@@ -44,6 +46,35 @@ class RecurrentCall:
     output: Tensor | PackedSequence
     output_gradient: Tensor | None = None
     final_gradients: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class CellLoop:
+    """The calls of one cell in a loop over the steps of a sequence, of one piece of the data."""
+
+    name: str
+    module: nn.RNNCellBase
+    start: tuple[Tensor, ...] = ()
+    """State given to the first call; empty: zeros."""
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    """h after each step."""
+    latest: tuple[Tensor, ...] = ()
+    """What the last call returned, in the graph: empty when the forward pass is over."""
+    chained: bool = True
+    """Whether every call was given exactly the state that the one before returned."""
+
+    def step(self, x: Tensor, hx: Any, output: Any) -> None:
+        """One call: its input, the state it was given, what it returned."""
+        given = tuple(tensors_in(hx))
+        if not self.inputs:
+            self.start = tuple(t.detach() for t in given)
+        elif len(given) != len(self.latest) or not all(map(is_, given, self.latest)):
+            self.chained = False
+        if self.chained:
+            self.latest = tuple(tensors_in(output))
+            self.inputs.append(x.detach().clone())
+            self.outputs.append(self.latest[0].detach())
 
 
 @dataclass(eq=False)

@@ -25,8 +25,10 @@ from curvcli.operators.attention import (
     head_entropy,
 )
 from curvcli.operators.layers import has_weights, is_container, is_leaf, norm_gain, replaced
+from curvcli.operators.recurrent_cells import is_recurrent_cell
+from curvcli.operators.reducer import Reducer
 from curvcli.operators.reductions import Reduction
-from curvcli.operators.signal_records import AttentionCall, RecurrentCall, Signal
+from curvcli.operators.signal_records import AttentionCall, CellLoop, RecurrentCall, Signal
 from curvcli.operators.trunk import trunk
 
 # Samples of a recurrent layer's input that are kept for unrolling it.
@@ -38,6 +40,9 @@ _CHANNELS_FIRST = (
 )  # fmt: skip
 _CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.RNNBase, nn.LayerNorm, nn.MultiheadAttention)
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+_LOOKED_AT = {
+    *FUNCTIONS, *_SOFTMAX, F.scaled_dot_product_attention, F.multi_head_attention_forward
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -48,10 +53,14 @@ class _Frame:
     module: nn.Module
     signal: Signal | None
     inner_calls: int = 0
+    outcome: ActivationCounts | None = None
+    """Where the module's output, that of an activation function, is still to be counted."""
 
 
 class Recorder(TorchFunctionMode):
     """Hooks on every module of an objective's model, and a look at every torch function it calls.
+
+    Hooks are there inside `watching`; functions are looked at while the recorder is entered as a context itself.
 
     Args:
         objective: whose model is watched.
@@ -72,9 +81,10 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.signals: dict[tuple[str, bool], Signal] = {}
         self.recurrent: list[RecurrentCall] = []
+        self.loops: list[CellLoop] = []
         self.attention: dict[str, AttentionCall] = {}
         self._objective = objective
-        self._count_nonfinite = count_nonfinite
+        self._reducer = Reducer(count_nonfinite)
         self._clone_views = clone_views
         self._details = details
         self._names = {id(m): n or type(m).__name__ for n, m in objective.model.named_modules()}
@@ -90,6 +100,7 @@ class Recorder(TorchFunctionMode):
         self._depth = 0
         self._channels_first = False
         self._by_node: dict[tuple[Any, int], Signal] = {}
+        self._loops: dict[str, CellLoop] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -102,8 +113,7 @@ class Recorder(TorchFunctionMode):
             handles.append(module.register_forward_pre_hook(self._enter))
             handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
         try:
-            with self:
-                yield
+            yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -117,13 +127,20 @@ class Recorder(TorchFunctionMode):
         for (node, _), signal in self._by_node.items():
             signal.on_trunk |= node in found
 
-    def forget_graph(self) -> None:
-        """Let go of the piece's graph."""
+    def end(self) -> None:
+        """The piece is done: its graph is let go of, and what waits is added up."""
         self._by_node = {}
+        for loop in self._loops.values():
+            loop.latest = ()
+        self._reducer.flush()
 
     # What modules do
 
     def _enter(self, module: nn.Module, _inputs: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            self._open(module)
+
+    def _open(self, module: nn.Module) -> None:
         if self._frames:
             self._frames[-1].inner_calls += 1
         name = self._names[id(module)]
@@ -162,9 +179,11 @@ class Recorder(TorchFunctionMode):
             copies = {id(t): t.clone() for t in outputs if t.requires_grad and t._is_view()}
             outputs = [copies.get(id(t), t) for t in outputs]
             output = replaced(output, copies)
-        self._watch(signal, outputs)
+        self._watch(signal, outputs, frame.outcome)
         if self._details and isinstance(module, nn.RNNBase) and inputs:
             self._keep_recurrent(module, inputs, keywords, output)
+        if self._details and is_recurrent_cell(module) and inputs:
+            self._keep_step(module, inputs, keywords, output)
         return output if copies else None
 
     def _watch_sum(self, frame: _Frame, outputs: list[Tensor]) -> None:
@@ -181,34 +200,29 @@ class Recorder(TorchFunctionMode):
         full = name if call == 1 else f"{name}#{call}"
         signal = self.signals.get((full, leaf))
         if signal is None:
-            count = self._count_nonfinite
             signal = Signal(
-                full,
-                kind,
-                module,
-                call,
-                leaf,
-                self._depth,
-                Reduction(count),
-                Reduction(count, count_zeros=False),
+                full, kind, module, call, leaf, self._depth, Reduction(), Reduction(False)
             )
             self.signals[full, leaf] = signal
         return signal
 
-    def _watch(self, signal: Signal, outputs: Sequence[Tensor]) -> None:
-        samples, sequence = self._samples, not self._channels_first
+    def _watch(
+        self, signal: Signal, outputs: Sequence[Tensor], counts: ActivationCounts | None = None
+    ) -> None:
+        samples, sequence, reducer = self._samples, not self._channels_first, self._reducer
 
         def backward(gradient: Tensor) -> None:
-            signal.gradient.add(gradient, samples, sequence)
+            reducer.add(signal.gradient, gradient, samples, sequence)
 
         for tensor in outputs:
-            key = (tensor.grad_fn, tensor.output_nr)
-            known = self._by_node.get(key) if tensor.grad_fn is not None else None
+            node = tensor.grad_fn
+            key = (node, tensor.output_nr)
+            known = self._by_node.get(key) if node is not None else None
             if known is not None and len(outputs) == 1:
                 signal.same_as = known
                 return
-            signal.activation.add(tensor, samples, sequence)
-            if tensor.grad_fn is not None:
+            reducer.add(signal.activation, tensor, samples, sequence, counts)
+            if node is not None:
                 self._by_node[key] = signal
                 tensor.register_hook(backward)
 
@@ -234,6 +248,22 @@ class Recorder(TorchFunctionMode):
             if state.requires_grad:
                 state.register_hook(_keeper(call.final_gradients, index))
 
+    def _keep_step(
+        self, module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any
+    ) -> None:
+        """One call of a cell: a step of the loop that it is called in."""
+        name = self._names[id(module)]
+        x, hx = inputs[0], inputs[1] if len(inputs) > 1 else keywords.get("hx")
+        loop = self._loops.get(name)
+        if loop is None:
+            if self._recurrent_samples[name]:
+                return  # one piece of the data is enough
+            self._recurrent_samples[name] += self._samples
+            assert isinstance(module, nn.RNNCellBase)
+            loop = self._loops[name] = CellLoop(name, module)
+            self.loops.append(loop)
+        loop.step(x, hx, output)
+
     # What functions do
 
     def __torch_function__(
@@ -245,6 +275,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Called for every torch function; the interesting ones are looked at."""
         kwargs = kwargs or {}
+        if func not in _LOOKED_AT:
+            return func(*args, **kwargs)
         activation = FUNCTIONS.get(func) if self._frames else None
         if activation is not None and args and isinstance(args[0], Tensor):
             return self._activate(func, args, kwargs)
@@ -275,10 +307,14 @@ class Recorder(TorchFunctionMode):
         if mine:
             signal.counts.before(x, 1 if self._channels_first and x.dim() > 2 else -1)
         y = func(*args, **kwargs)
-        if mine:
-            signal.counts.after(y)
+        flattens = activation.derivative is not None
         if not inside:
-            self._watch(signal, [y])
+            self._watch(signal, [y], signal.counts if mine and flattens else None)
+        elif mine and flattens:
+            if type(frame.module).__module__ == nn.Tanh.__module__:
+                frame.outcome = signal.counts
+            else:
+                signal.counts.after(y)
         return y
 
     def _attend(self, entropy: Callable[[], Tensor], fused: bool) -> None:

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.operators.activations import SATURATED
+from curvcli.operators.recurrent_cells import make_cell
 from curvcli.operators.recurrent_time import (
     LagNorms,
     Recurrence,
     Unrolled,
     gradients_of_states,
     lag_norms,
+    run_cell,
     time_first,
     unroll,
 )
 from curvcli.operators.reductions import wide
-from curvcli.operators.signal_records import RecurrentCall
+from curvcli.operators.signal_records import CellLoop, RecurrentCall
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,43 @@ def _gates(layers: list[Recurrence]) -> dict[str, GateStatistics]:
     return found
 
 
-def is_recurrent_cell(module: nn.Module | None) -> bool:
-    """Whether a module is one step of a recurrence, called in a loop."""
-    return isinstance(module, nn.RNNCellBase)
+@dataclass(frozen=True)
+class LoopSignal:
+    """What the unrolled loop over a cell shows."""
+
+    lag: LagNorms
+    gates: dict[str, GateStatistics]
+    output_error: float
+    samples: int
+
+
+def loop_signals(loops: Sequence[CellLoop], seed: int = 0) -> dict[str, LoopSignal]:
+    """By name, of the cells whose calls are a plain recurrence.
+
+    Left out: cells whose state is changed between two calls (dropout, masks, attention), whose ∂h_T/∂h_t runs
+    through code of the user's own, and batches that change their size on the way.
+    """
+    found: dict[str, LoopSignal] = {}
+    for loop in loops:
+        same_shape = len({x.shape for x in loop.inputs}) == 1
+        if loop.chained and same_shape and len(loop.inputs) > 1:
+            found[loop.name] = _of_loop(loop, seed)
+    return found
+
+
+def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
+    module, kind = loop.module, wide(loop.outputs[0])
+    x_TBI = torch.stack([torch.atleast_2d(x) for x in loop.inputs]).to(kind)
+    states = 2 if isinstance(module, nn.LSTMCell) else 1
+    shape = (x_TBI.shape[1], module.hidden_size)
+    start = (
+        tuple(torch.atleast_2d(s).to(kind) for s in loop.start)
+        if loop.start
+        else tuple(x_TBI.new_zeros(shape) for _ in range(states))
+    )
+    valid_TB = torch.ones(x_TBI.shape[:2], dtype=torch.bool, device=x_TBI.device)
+    run = run_cell(make_cell(module, kind), x_TBI, start, valid_TB)
+    own_TBH = torch.stack([torch.atleast_2d(h) for h in loop.outputs]).to(kind)
+    difference = (torch.stack([s[0].detach() for s in run.states]) - own_TBH).abs().max()
+    scale = own_TBH.abs().max().clamp_min(torch.finfo(kind).tiny)
+    return LoopSignal(lag_norms(run, seed), _gates([run]), float(difference / scale), shape[0])

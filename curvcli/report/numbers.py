@@ -4,6 +4,9 @@ import math
 
 from curvcli.report.data import Bar, Cell, Measured
 
+# Characters of a full bar where there is room.
+BAR = 20
+
 
 def number(value: float | None, digits: int = 4) -> str:
     """``value`` with ``digits`` significant digits; an exponent where it is very large or small."""
@@ -46,7 +49,7 @@ def text(cell: Cell) -> str:
     return printable(cell)
 
 
-def bar(share: float, width: int = 20) -> str:
+def bar(share: float, width: int = BAR) -> str:
     """A horizontal bar of ``share`` of ``width`` characters, in eighths of one."""
     eighths = round(min(1.0, max(0.0, share)) * width * 8)
     full, rest = divmod(eighths, 8)

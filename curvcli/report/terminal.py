@@ -8,12 +8,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from curvcli.report.chart import draw
-from curvcli.report.data import Bar, Block, Chart, Column, Facts, Finding, Sentence, Table
-from curvcli.report.numbers import printable, text
+from curvcli.report.data import Bar, Block, Cell, Chart, Column, Facts, Finding, Sentence, Table
+from curvcli.report.numbers import BAR, bar, printable, text
 
 _TONES = {"good": "green", "plain": "", "bad": "yellow"}
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _CURVES = ("green", "magenta", "yellow", "cyan", "blue")
+# Eight characters of eight eighths still tell sixty-four lengths apart.
+_SHORTEST_BAR = 8
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 
@@ -24,8 +26,9 @@ def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding
             console.print()
         # A table that cannot be narrower than the screen is left to the terminal to wrap: never cut.
         width = console.width
-        console.width = max(width, _least_width(block))
-        console.print(_block(block), highlight=False, crop=False)
+        bars = _bar_width(block, width)
+        console.width = max(width, _least_width(block, bars))
+        console.print(_block(block, bars), highlight=False, crop=False)
         console.width = width
     if findings:
         console.print()
@@ -38,14 +41,14 @@ def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding
         console.print(line, highlight=False)
 
 
-def _block(block: Block) -> RenderableType:
+def _block(block: Block, bars: int) -> RenderableType:
     if isinstance(block, Sentence):
         return Text(printable(block.text), style=_TONES[block.tone])
     if isinstance(block, Facts):
         return _facts(block)
     if isinstance(block, Chart):
         return _chart(block)
-    return _table(block)
+    return _table(block, bars)
 
 
 def _chart(block: Chart) -> RenderableType:
@@ -75,7 +78,7 @@ def _facts(block: Facts) -> RenderableType:
     return Group(Text(printable(block.title), style="bold"), grid) if block.title else grid
 
 
-def _table(block: Table) -> RenderableType:
+def _table(block: Table, bars: int) -> RenderableType:
     table = RichTable(
         title=Text(printable(block.title), style="bold"),
         title_justify="left",
@@ -90,19 +93,34 @@ def _table(block: Table) -> RenderableType:
             Text(printable(column.name)),
             justify="right" if column.numeric else "left",
             no_wrap=_rigid(block, index, column),
-            min_width=_needed(block, index, column),
+            min_width=_needed(block, index, column, bars),
             overflow="fold",
         )
     for row in block.rows:
-        table.add_row(*(Text(text(cell)) for cell in row))
+        table.add_row(*(Text(_text(cell, bars)) for cell in row))
     return table
 
 
-def _least_width(block: Block) -> int:
+def _text(cell: Cell, bars: int) -> str:
+    return bar(cell.share, bars) if isinstance(cell, Bar) else text(cell)
+
+
+def _bar_width(block: Block, width: int) -> int:
+    """Characters of a full bar: fewer where the table would be wider than the screen otherwise."""
+    if not isinstance(block, Table):
+        return BAR
+    columns = sum(
+        any(isinstance(row[i], Bar) for row in block.rows) for i in range(len(block.columns))
+    )
+    excess = _least_width(block, BAR) - width
+    return max(_SHORTEST_BAR, BAR - max(0, excess) // columns - (excess > 0)) if columns else BAR
+
+
+def _least_width(block: Block, bars: int) -> int:
     """Width below which a table would lose characters."""
     if not isinstance(block, Table):
         return 1
-    return sum(_needed(block, i, column) + 3 for i, column in enumerate(block.columns))
+    return sum(_needed(block, i, column, bars) + 3 for i, column in enumerate(block.columns))
 
 
 def _rigid(block: Table, index: int, column: Column) -> bool:
@@ -110,9 +128,9 @@ def _rigid(block: Table, index: int, column: Column) -> bool:
     return column.numeric or any(isinstance(row[index], Bar) for row in block.rows)
 
 
-def _needed(block: Table, index: int, column: Column) -> int:
+def _needed(block: Table, index: int, column: Column, bars: int) -> int:
     """Width at which nothing in the column is cut; names may be folded at 12 characters."""
-    longest = max((len(text(row[index])) for row in block.rows), default=1)
+    longest = max((len(_text(row[index], bars)) for row in block.rows), default=1)
     if not _rigid(block, index, column):
         return min(longest, 12)
     return max(longest, len(column.name))
