@@ -30,7 +30,9 @@ def measure(workload: Workload) -> dict[str, float]:
     """Median over the rounds of (time of a product) / (time of a gradient)."""
     batch = Batch(((workload.inputs,), {}, workload.targets), len(workload.inputs))
     objective = Objective(workload.model, [batch], loss_terms("cross_entropy", {}))
-    operators: dict[str, Curvature] = {m: curvature(objective, m, strategy="keep") for m in MATRICES}
+    operators: dict[str, Curvature] = {
+        m: curvature(objective, m, strategy="keep") for m in MATRICES
+    }
     v_N = torch.randn(objective.n, generator=torch.Generator().manual_seed(0))
     ratios: dict[str, list[float]] = {m: [] for m in MATRICES}
     for round_ in range(ROUNDS + 2):

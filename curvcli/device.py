@@ -1,13 +1,22 @@
-"""The one place that knows devices: choosing one, its free and peak memory, its precision switches."""
+"""The one place that knows devices: choosing one, its memory, free, peak and of single tensors, its precision."""
 
+import ctypes
 import resource
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvcli.errors import UsageError
 
+# glibc's name for the size from which a block is mapped by itself, and given back when it is freed.
+_M_MMAP_THRESHOLD = -3
+_MAPPED_FROM = 4 << 20
 # Left to the allocator, the other processes and what was not foreseen.
 _MARGIN = 0.85
 
@@ -96,6 +105,19 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def give_back_freed_memory() -> None:
+    """On Linux: large blocks that are freed go back to the system at once, so that a limit can be held.
+
+    Otherwise the C library keeps them, up to half as much again as is in use; new pages for each block take time,
+    so this is done only where a limit was asked for.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM)
+
+
 def _free_host_memory() -> int:
     """Available bytes, within the control group's limit where there is one (containers)."""
     candidates = []
@@ -108,3 +130,52 @@ def _free_host_memory() -> int:
     if limit.exists() and current.exists() and limit.read_text().strip().isdigit():
         candidates.append(int(limit.read_text()) - int(current.read_text()))
     return max(0, min(candidates)) if candidates else 4 << 30
+
+
+class MemoryMeter(TorchDispatchMode):
+    """Counts the bytes of tensors that are created while it is active, and their peak.
+
+    Works alike on every device, and for pieces far too small to be seen in the process' size.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count the storages that it made."""
+        result = func(*args, **(kwargs or {}))
+        inputs: set[int] | None = None
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            pointer = storage.data_ptr()
+            if pointer in self._known:
+                continue
+            if inputs is None:
+                found = (*_tensors(args), *_tensors(tuple((kwargs or {}).values())))
+                inputs = {t.untyped_storage().data_ptr() for t in found}
+            if pointer not in inputs:
+                self._add(storage)
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        pointer, size = storage.data_ptr(), storage.nbytes()
+        self._known.add(pointer)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, pointer, size)
+
+    def _remove(self, pointer: int, size: int) -> None:
+        self._known.discard(pointer)
+        self.live -= size
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Tensors among the arguments or results of an operation; `tree_leaves` takes several times as long."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from _tensors(value)

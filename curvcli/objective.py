@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from curvcli.device import MemoryMeter, used_memory
 from curvcli.errors import (
     DataError,
     LossError,
@@ -24,6 +25,8 @@ from curvcli.errors import (
 )
 from curvcli.lookups import Lookups, uses
 
+# Samples of a piece whose bytes are counted.
+_MEASURED = 2
 # Untouched entries below this share of all are not worth being left out.
 WORTHWHILE = 0.05
 
@@ -105,6 +108,7 @@ class Objective:
         weight_decay: wd of the quadratic term, over the selected parameters.
         train_mode: batch statistics instead of running ones. Dropout stays off, so that L is a function.
         accept_nonfinite: NaN and Inf in weights, data and loss are no error, for those who look for them.
+        memory: bytes that the process may use in all; None: as many as there are.
 
     Raises:
         ModelError: no parameter is left.
@@ -120,6 +124,7 @@ class Objective:
     weight_decay: float = 0.0
     train_mode: bool = False
     accept_nonfinite: bool = False
+    memory: int | None = None
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
@@ -293,13 +298,15 @@ class Objective:
         """Evaluate twice; the two must agree and be finite. Returns (L, W)."""
         sums, weight = [], 0.0
         lookups = Lookups(self.parameters)
+        together = self._evaluated_together()
         for _ in range(2):
             total, weight = 0.0, 0.0
             with torch.no_grad(), self.untouched_buffers(), lookups:
                 for batch in self.batches:
-                    part, count = self.terms(self.model, batch.data)
-                    total += float(part)
-                    weight += count
+                    for piece in batch.pieces(together or batch.size):
+                        part, count = self.terms(self.model, piece.data)
+                        total += float(part)
+                        weight += count
             sums.append(total)
         if weight <= 0:
             raise DataError(
@@ -329,6 +336,18 @@ class Objective:
                 "look for .detach(), torch.no_grad() or .item() in the model or the loss",
             )
         return first / weight + self._decay(), weight
+
+    def _evaluated_together(self) -> int | None:
+        """Samples whose loss is evaluated at a time within the memory; None: whole batches."""
+        if self.memory is None or not self.splittable:
+            return None
+        largest = max(self.batches, key=lambda b: b.size)
+        piece = next(largest.pieces(_MEASURED))
+        with torch.no_grad(), self.untouched_buffers(), MemoryMeter() as meter:
+            self.terms(self.model, piece.data)
+        # Half of what is free: the kernels' own buffers are not seen.
+        room = (self.memory - used_memory(self.device)) / 2
+        return max(1, int(room * piece.size / max(1, meter.peak)))
 
     def _why_not_finite(self, value: float) -> str:
         """Name the first module whose output is not finite."""

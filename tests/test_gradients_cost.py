@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from curvcli.analyses.context import Context
 from curvcli.analyses.gradient_view import view
 from curvcli.analyses.gradients import gradients
+from curvcli.device import MemoryMeter
 from curvcli.objective import Objective
 from curvcli.operators.gradient_flow import flow
-from curvcli.operators.memory import MemoryMeter
 from curvcli.operators.reducer import Reducer
 from curvcli.operators.reductions import Reduction
 from tests.conftest import MakeObjective

@@ -94,10 +94,10 @@ def test_one_sample_not_finite(method: str) -> None:
 
 def test_memory_bounds_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small --memory cuts the batch into pieces; the answer stays the same, too small a one is an error."""
+    from curvcli.device import MemoryMeter
     from curvcli.operators import chunks as module
     from curvcli.operators.chunks import Chunks
     from curvcli.operators.jacobian import explore
-    from curvcli.operators.memory import MemoryMeter
     from curvcli.operators.spectra import Settings
     from curvcli.operators.taps import Passage
     from tests.jacobian_tools import batch_of

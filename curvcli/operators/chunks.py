@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvcli.device import free_memory, used_memory
+from curvcli.device import MemoryMeter, free_memory, used_memory
 from curvcli.errors import MemoryLimitError
 from curvcli.linalg.bidiagonal import steps_that_fit
 from curvcli.objective import Batch
 from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
-from curvcli.operators.memory import MemoryMeter, Need, human, out_of_memory
+from curvcli.operators.memory import Need, human, out_of_memory
 from curvcli.operators.spectra import Settings, Spectra, spectra
 from curvcli.operators.taps import Passage
 

@@ -12,11 +12,11 @@ from typing import Generic, Literal, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from curvcli.device import free_memory, used_memory
+from curvcli.device import MemoryMeter, free_memory, used_memory
 from curvcli.errors import MemoryLimitError, NonFiniteError
 from curvcli.objective import Batch, Objective
 from curvcli.operators.kernels import Kernels, lacks_second_derivative
-from curvcli.operators.memory import MemoryMeter, Need, Plan, human, out_of_memory, plan
+from curvcli.operators.memory import Need, Plan, human, out_of_memory, plan
 
 Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
@@ -244,8 +244,12 @@ class Curvature(ABC, Generic[G]):
         return Part(self._terms_of(batch), out_KN)
 
     def _terms_of(self, batch: Batch) -> float:
-        with torch.no_grad(), self.objective.untouched_buffers(), self.kernels.active():
-            return self.objective.terms(self.objective.model, batch.data)[1]
+        objective = self.objective
+        with torch.no_grad(), objective.untouched_buffers(), self.kernels.active():
+            return sum(
+                objective.terms(objective.model, piece.data)[1]
+                for piece in batch.pieces(self._micro_batch or batch.size)
+            )
 
     def _parts(self, groups: int = PARTS, share: int = 1) -> Sequence[Batch]:
         objective = self.objective

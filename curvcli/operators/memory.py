@@ -1,13 +1,9 @@
 """How much memory a graph needs, and how to stay within a limit."""
 
-import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvcli.errors import MemoryLimitError
 
@@ -62,55 +58,6 @@ def out_of_memory(error: BaseException) -> bool:
             for s in ("not enough memory", "out of memory", "alloc_cpu", "bad_alloc")
         )
     )
-
-
-class MemoryMeter(TorchDispatchMode):
-    """Counts the bytes of tensors that are created while it is active, and their peak.
-
-    Works alike on every device, and for pieces far too small to be seen in the process' size.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and count the storages that it made."""
-        result = func(*args, **(kwargs or {}))
-        inputs: set[int] | None = None
-        for tensor in _tensors(result):
-            storage = tensor.untyped_storage()
-            pointer = storage.data_ptr()
-            if pointer in self._known:
-                continue
-            if inputs is None:
-                found = (*_tensors(args), *_tensors(tuple((kwargs or {}).values())))
-                inputs = {t.untyped_storage().data_ptr() for t in found}
-            if pointer not in inputs:
-                self._add(storage)
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        pointer, size = storage.data_ptr(), storage.nbytes()
-        self._known.add(pointer)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._remove, pointer, size)
-
-    def _remove(self, pointer: int, size: int) -> None:
-        self._known.discard(pointer)
-        self.live -= size
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    """Tensors among the arguments or results of an operation; `tree_leaves` takes several times as long."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _tensors(value)
 
 
 def plan(

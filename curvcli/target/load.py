@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvcli.device import resolve_device, set_precision, supports
+from curvcli.device import give_back_freed_memory, resolve_device, set_precision, supports
 from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
 from curvcli.objective import Batch, LossTerms, Objective, move
 from curvcli.target.batches import (
@@ -79,6 +79,8 @@ class Target:
     def device(self) -> torch.device:
         """Where everything is computed."""
         set_precision(self.spec.tf32)
+        if self.spec.memory is not None:
+            give_back_freed_memory()
         return resolve_device(self.spec.device)
 
     @cached_property
@@ -243,6 +245,7 @@ class Target:
             weight_decay=self.spec.weight_decay,
             train_mode=self.spec.train_mode,
             accept_nonfinite=self.accept_nonfinite,
+            memory=self.spec.memory_bytes,
             notes=self.notes,
         )
 
