@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
-from curvcli.analyses.eigenpairs import Eigenpair, certified_pairs, check_products
+from curvcli.analyses.eigenpairs import Eigenpair, Reach, certified_pairs, check_products
+from curvcli.analyses.hessian_layers import PerLayer
+from curvcli.analyses.layer_run import look_at_layers
+from curvcli.analyses.layer_view import layer_blocks
 from curvcli.report.data import Block, Column, Facts, Measured, Number, Sentence, Table
 from curvcli.report.numbers import number
 
@@ -18,14 +22,6 @@ if TYPE_CHECKING:
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 
 CAPACITY = 200
-
-
-class Reach(Struct, frozen=True):
-    """How far the spectrum can extend beyond what was seen."""
-
-    lower: Annotated[float, Meta(description="no eigenvalue is smaller")]
-    upper: Annotated[float, Meta(description="no eigenvalue is larger")]
-    probability: Annotated[float, Meta(description="with which both hold")]
 
 
 class HessianResult(Struct, frozen=True):
@@ -65,6 +61,9 @@ class HessianResult(Struct, frozen=True):
     copies_found: Annotated[
         int, Meta(description="eigenvalues that only the look for copies found")
     ]
+    per_layer: Annotated[
+        PerLayer | None, Meta(description="null: not asked for, or not begun in time")
+    ] = None
 
 
 def hessian(
@@ -98,6 +97,20 @@ def hessian(
     state: Annotated[
         str | None, "Save the run in this file, and go on from it if it exists."
     ] = None,
+    per_layer: Annotated[bool, "The curvature of every layer beside that of the whole."] = False,
+    per_block: Annotated[
+        bool, "The same for numbered blocks, such as blocks.0 of a transformer, as wholes."
+    ] = False,
+    layer_probes: Annotated[
+        int, Meta(ge=1, description="Random vectors for the traces and norms of layers.")
+    ] = 8,
+    layer_density: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Random vectors for the spectral densities of layers and their heterogeneity; 0: none.",
+        ),
+    ] = 0,
 ) -> HessianResult:
     """Leading Hessian eigenvalues, with residuals and the reach of the rest.
 
@@ -118,6 +131,8 @@ def hessian(
 
     if top + bottom == 0:
         raise UsageError("no eigenvalue is asked for", "pass --top or --bottom")
+    if per_layer and per_block:
+        raise UsageError("--per-layer and --per-block were both asked for", "choose one of them")
     context.limit_time(parse_seconds(timeout))
     context.progress(Stage("loading", 0, None))
     objective = context.objective
@@ -156,7 +171,24 @@ def hessian(
     )
     if path is not None:
         save_state(path, run, fingerprint)
-    return _answer(context, operator, run, found, tol, probability, order, spread, (top, bottom))
+    result, pairs = _answer(
+        context, operator, run, found, tol, probability, order, spread, (top, bottom)
+    )
+    if per_layer or per_block:
+        layers = look_at_layers(
+            context,
+            operator,
+            found,
+            pairs,
+            by="block" if per_block else "layer",
+            probes=layer_probes,
+            density_probes=layer_density,
+            tol=tol,
+            max_matvecs=max_matvecs,
+            probability=probability,
+        )
+        result = msgspec.structs.replace(result, per_layer=layers)
+    return result
 
 
 def _answer(
@@ -169,7 +201,8 @@ def _answer(
     order: Literal["value", "magnitude"],
     spread: int,
     asked: tuple[int, int],
-) -> HessianResult:
+) -> tuple[HessianResult, list[Eigenpair]]:
+    """The answer, and the pairs without exact zeros, as they belong to the vectors of ``found``."""
     import torch
 
     from curvcli.linalg.lanczos import ROUNDING
@@ -214,7 +247,7 @@ def _answer(
         copies_found=found.copies_found,
     )
     _findings(context, result, tol)
-    return result
+    return result, pairs
 
 
 def _with_zeros(
@@ -310,7 +343,7 @@ def view(result: HessianResult) -> list[Block]:
         rows,
         "Some eigenvalue lies within each λ ± residual. batch s.e.: how much λ varies with the data.",
     )
-    return [facts, table, *_meaning(result)]
+    return [facts, table, *layer_blocks(result.per_layer), *_meaning(result)]
 
 
 def _meaning(result: HessianResult) -> list[Block]:
