@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from curvcli.objective import Objective
 from curvcli.operators.curvature import Curvature
-from curvcli.operators.hessian import FirstOrderGraph, Hessian
+from curvcli.operators.hessian import Hessian
 
 # Weights that a parametrisation computes belong to the module that uses them.
 _PARAMETRISED = re.compile(r"\.?parametrizations\..*$")
@@ -172,31 +172,27 @@ class DiagonalBlocks:
         decay = objective.weight_decay
         out = [None if v_N is None else decay * v_N for v_N in vectors]
         for graph in self.operator.graphs():
-            for block, parts, out_N in zip(self.blocks, views, out, strict=True):
-                if out_N is not None:
-                    self._add_product(graph, block, parts, out_N)
+            gradients = dict(zip(graph.positions, graph.gradients, strict=True))
+            with self.operator.kernels.active():
+                for block, parts, out_N in zip(self.blocks, views, out, strict=True):
+                    if out_N is not None:
+                        self._add_product(gradients, block, parts, out_N)
         return out
 
     def _add_product(
-        self, graph: FirstOrderGraph, block: Block, views: list[Tensor], out_N: Tensor
+        self, gradients: dict[int, Tensor], block: Block, views: list[Tensor], out_N: Tensor
     ) -> None:
         """``out_N`` += the contribution of one piece of the data."""
         objective = self.operator.objective
-        place = dict(zip(block.positions, views, strict=True))
-        chosen = [
-            (g, place[i])
-            for g, i in zip(graph.gradients, graph.positions, strict=True)
-            if i in place
-        ]
+        chosen = [k for k, i in enumerate(block.positions) if i in gradients]
         if not chosen:
             return
-        with self.operator.kernels.active():
-            parts = torch.autograd.grad(
-                [g for g, _ in chosen],
-                [objective.parameters[i] for i in block.positions],
-                grad_outputs=[v for _, v in chosen],
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+        parts = torch.autograd.grad(
+            [gradients[block.positions[k]] for k in chosen],
+            [objective.parameters[i] for i in block.positions],
+            grad_outputs=[views[k] for k in chosen],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
         out_N.add_(objective.flatten(parts, block.positions))
