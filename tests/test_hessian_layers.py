@@ -19,6 +19,7 @@ from curvcli.analyses.hessian_layers import PerLayer
 from curvcli.cli.main import make_app
 from curvcli.linalg.alignment import space_error, vector_errors
 from curvcli.linalg.heterogeneity import densities, heterogeneity, js_distance, rule_of, with_zeros
+from curvcli.linalg.lanczos import Wanted, lanczos, start
 from curvcli.linalg.probes import Sums, ratio
 from curvcli.linalg.quadrature import Nodes
 from curvcli.objective import Batch, Objective
@@ -26,6 +27,7 @@ from curvcli.operators.curvature import Strategy
 from curvcli.operators.diagonal_blocks import DiagonalBlocks, blocks_of
 from curvcli.operators.gauss_newton import GaussNewton
 from curvcli.operators.hessian import Hessian
+from curvcli.operators.layer_spectra import block_ends, leading, sample_norms
 from curvcli.target.loss import loss_terms
 from tests.conftest import MakeObjective
 from tests.oracles import dense_hessian, dense_hessian_of, random_data, random_network
@@ -336,6 +338,38 @@ def test_intervals_of_trace_and_diagonal_share_cover_the_truth() -> None:
             assert found.standard_error is not None
             held[name] += abs(found.value - true) <= quantile * found.standard_error
     assert all(0.93 * 500 <= count <= 0.97 * 500 for count in held.values()), held
+
+
+def test_intervals_cover_the_truth_on_a_network(make_objective: MakeObjective) -> None:
+    """The same for a network by the program's own code: 500 seeds, everything else as it is run."""
+    h_NN = dense_hessian(network(), X, Y, "cross_entropy")
+    dense = list(cut(h_NN, network()).values())
+    objective = make_objective(network().double(), X.double(), Y)
+    blocks = DiagonalBlocks(Hessian(objective), blocks_of(objective, "layer"))
+    spectra = block_ends(
+        blocks, tol=1e-3, max_matvecs=100, capacity=100, seed=0, probability=1e-3,
+        stop=lambda: None, progress=lambda _: None,
+    )  # fmt: skip
+    state = start(blocks.operator, 100, 0)
+    lanczos(blocks.operator, Wanted(10, 3), state=state)
+    known = leading(state)
+    truth = float(sum(b.square().sum() for b in dense) / h_NN.square().sum())
+    quantile, share, traces = student.ppf(0.975, 7), 0, 0
+    for seed in range(500):
+        generator = torch.Generator().manual_seed(seed)
+        square = sample_norms(blocks, spectra, known, 8, generator, lambda: None, lambda _: None)
+        samples = [sum(s) for s in zip(*(b.square.samples_S for b in spectra), strict=True)]
+        found = ratio(Sums(sum(b.square.known for b in spectra), samples), square)
+        trace = spectra[seed % 3].trace.estimate()
+        assert found is not None
+        assert found.standard_error is not None
+        assert trace is not None
+        assert trace.standard_error is not None
+        share += abs(found.value - truth) <= quantile * found.standard_error
+        true_trace = float(dense[seed % 3].trace())
+        traces += abs(trace.value - true_trace) <= quantile * trace.standard_error
+    assert 0.93 * 500 <= share <= 0.97 * 500
+    assert 0.93 * 500 <= traces <= 0.97 * 500
 
 
 def test_intervals_of_the_heterogeneity_cover_the_truth() -> None:

@@ -171,15 +171,21 @@ def hessian(
     )
     if path is not None:
         save_state(path, run, fingerprint)
+    known = None
+    if per_layer or per_block:
+        from curvcli.operators.layer_spectra import leading
+
+        known = leading(run)
     result, pairs = _answer(
         context, operator, run, found, tol, probability, order, spread, (top, bottom)
     )
-    if per_layer or per_block:
+    if known is not None:
         layers = look_at_layers(
             context,
             operator,
             found,
             pairs,
+            known,
             by="block" if per_block else "layer",
             probes=layer_probes,
             density_probes=layer_density,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from curvcli.linalg.quadrature import Estimate, Nodes
     from curvcli.operators.diagonal_blocks import DiagonalBlocks
     from curvcli.operators.hessian import Hessian
-    from curvcli.operators.layer_spectra import BlockSpectrum
+    from curvcli.operators.layer_spectra import BlockSpectrum, Leading
 
 
 def look_at_layers(
@@ -32,6 +32,7 @@ def look_at_layers(
     operator: "Hessian",
     found: "LanczosResult",
     pairs: Sequence[Eigenpair],
+    known: "Leading",
     *,
     by: Literal["layer", "block"],
     probes: int,
@@ -47,6 +48,7 @@ def look_at_layers(
         operator: H.
         found: what a Lanczos run on H has found.
         pairs: the same eigenpairs with their residuals.
+        known: leading Ritz vectors of that run, which are taken out of H before its norm is sampled.
         by: see `blocks_of`.
         probes: random vectors for traces and norms.
         density_probes: random vectors for densities; 0: none.
@@ -79,7 +81,7 @@ def look_at_layers(
         progress=lambda i: context.progress(Stage("steps of all layers", i, None)),
     )  # fmt: skip
     square = sample_norms(
-        blocks, spectra, found, probes, torch.Generator().manual_seed(seed), context.stop,
+        blocks, spectra, known, probes, torch.Generator().manual_seed(seed), context.stop,
         lambda i: context.progress(Stage("traces of layers", i, probes)),
     )  # fmt: skip
     rules = block_rules(

@@ -6,8 +6,8 @@ Shapes: ``N`` parameters of the network or of one block, ``K`` vectors, ``S`` pr
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from curvcli.linalg.heterogeneity import rule_of, with_zeros
 from curvcli.linalg.lanczos import (
     ROUNDING,
     SMALL,
-    LanczosResult,
     LanczosState,
     Wanted,
     lanczos_by_request,
@@ -49,6 +48,16 @@ class End:
     converged: bool
 
 
+class Leading(NamedTuple):
+    """Orthonormal vectors V whose products with A are known."""
+
+    vectors_KN: Tensor
+    trace: float
+    """tr VᵀAV."""
+    square: float
+    """‖AV‖_F²."""
+
+
 @dataclass
 class BlockSpectrum:
     """What is known of one block."""
@@ -66,8 +75,6 @@ class BlockSpectrum:
     """‖H_ll‖_F²."""
     eigenvalues: Nodes | None = None
     """All of them, for a block that was computed whole."""
-    traces_S: list[float] = field(default_factory=list)
-    squares_S: list[float] = field(default_factory=list)
 
 
 def block_ends(
@@ -117,7 +124,7 @@ def block_ends(
 def sample_norms(
     blocks: DiagonalBlocks,
     spectra: Sequence[BlockSpectrum],
-    known: LanczosResult,
+    known: Leading,
     probes: int,
     generator: torch.Generator,
     stop: Callable[[], object],
@@ -128,7 +135,7 @@ def sample_norms(
     Args:
         blocks: the blocks.
         spectra: of the blocks; their traces and norms are filled in.
-        known: eigenpairs of H, which are taken out of it.
+        known: what is taken out of H.
         probes: products with H, and as many with each block that was not computed whole.
         generator: of the signs.
         stop: asked before each probe.
@@ -139,6 +146,8 @@ def sample_norms(
     """
     operator = blocks.operator
     squares_S: list[float] = []
+    traces: list[list[float]] = [[] for _ in spectra]
+    squares: list[list[float]] = [[] for _ in spectra]
     for probe in range(probes):
         if stop() is not None:
             break
@@ -150,19 +159,14 @@ def sample_norms(
         ]
         found = blocks.products(vectors) if any(v is not None for v in vectors) else vectors
         squares_S.append(_square(product_N))
-        for s, v_N, w_N in zip(spectra, vectors, found, strict=True):
-            if v_N is not None and w_N is not None:
-                s.traces_S.append(_dot(v_N, w_N))
-                s.squares_S.append(_square(w_N))
-            else:
-                s.traces_S.append(0.0)
-                s.squares_S.append(0.0)
+        for i, (v_N, w_N) in enumerate(zip(vectors, found, strict=True)):
+            traces[i].append(0.0 if v_N is None or w_N is None else _dot(v_N, w_N))
+            squares[i].append(0.0 if w_N is None else _square(w_N))
         progress(probe + 1)
-    for s in spectra:
-        s.trace = Sums(s.trace.known, s.traces_S)
-        s.square = Sums(s.square.known, s.squares_S)
-    # A v_i = θ_i v_i + r_i with r_i orthogonal to v_i.
-    return Sums(float((known.values_K**2 + known.bounds_K**2).sum()), squares_S)
+    for s, traces_S, of_block_S in zip(spectra, traces, squares, strict=True):
+        s.trace = Sums(s.trace.known, traces_S)
+        s.square = Sums(s.square.known, of_block_S)
+    return Sums(known.square, squares_S)
 
 
 def block_rules(
@@ -253,18 +257,17 @@ def _ends(
         zero = End(0.0, 0.0, True)
         ends = [max(ends[0], zero, key=_value), min(ends[-1], zero, key=_value)]
         lower, upper = min(lower, 0.0), max(upper, 0.0)
-    vectors_KN, trace, square = _leading(state)
-    return BlockSpectrum(
-        block, ends[0], ends[-1], lower, upper, vectors_KN, Sums(trace, []), Sums(square, [])
-    )
+    known = leading(state)
+    trace, square = Sums(known.trace, []), Sums(known.square, [])
+    return BlockSpectrum(block, ends[0], ends[-1], lower, upper, known.vectors_KN, trace, square)
 
 
 def _value(end: End) -> float:
     return end.value
 
 
-def _leading(state: LanczosState) -> tuple[Tensor, float, float]:
-    """Orthonormal V of the largest Ritz values, tr VᵀAV and ‖AV‖_F², without another product."""
+def leading(state: LanczosState) -> Leading:
+    """The vectors of the largest Ritz values by magnitude of a Lanczos run, without another product."""
     theta_M, s_MM = eigh(state.projected)
     chosen = np.argsort(-np.abs(theta_M), kind="stable")[:DEFLATED]
     s_MK, theta_K = np.ascontiguousarray(s_MM[:, chosen]), theta_M[chosen]
@@ -272,7 +275,8 @@ def _leading(state: LanczosState) -> tuple[Tensor, float, float]:
     tails = [*state.suspended, *([state.live] if state.live else [])]
     left = sum(float((tail.share(s_MK) ** 2).sum()) for tail in tails)
     vectors_KN, _ = torch.linalg.qr(state.basis.combine(s_MK).T)
-    return vectors_KN.T.contiguous(), float(theta_K.sum()), float((theta_K**2).sum()) + left
+    square = float((theta_K**2).sum()) + left
+    return Leading(vectors_KN.T.contiguous(), float(theta_K.sum()), square)
 
 
 def _rule(spectrum: BlockSpectrum, seed: int, stopped: Callable[[], bool]) -> Request[Nodes | None]:
