@@ -108,7 +108,8 @@ def _table(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:
 
 
 def _shares(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:
-    count = min(_VECTORS, len(shown[0].shares)) if shown else 0
+    # The top ones; those of the smallest eigenvalues where no others were asked for.
+    count = min(_VECTORS, found.gradient_overlap.vectors or len(shown[0].shares))
     rows: list[tuple[Cell, ...]] = [
         (
             layer.name,
@@ -118,15 +119,8 @@ def _shares(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:
         )
         for layer in shown
     ]
-    if shown:
-        rows.append(
-            (
-                "± at most",
-                None,
-                None,
-                *("open" if e is None else _percent(e) for e in shown[0].shares_residual[:count]),
-            )
-        )
+    errors = shown[0].shares_residual[:count]
+    rows.append(("± at most", None, None, *("open" if e is None else _percent(e) for e in errors)))
     columns = (
         Column(found.by, numeric=False),
         Column("parameters"),
