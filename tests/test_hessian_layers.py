@@ -446,3 +446,29 @@ def test_a_user_sees_the_layers_and_the_json_holds_them(samples: Path) -> None:
     both = CliRunner().invoke(make_app(), ["hessian", target, "--per-layer", "--per-block"])
     assert both.exit_code == 2
     assert "choose one of them" in both.output
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)), ["0", "1"]),
+        (nn.Sequential(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4)), nn.Linear(4, 3)), ["0", "1"]),
+        (
+            nn.Sequential(
+                nn.ModuleDict(
+                    {"word": nn.Linear(6, 6), "layer": nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 3)])}
+                )
+            ),
+            ["0.word", "0.layer.0", "0.layer.1"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_leading_number_is_a_block_only_in_a_plain_sequence(
+    model: nn.Module, expected: list[str]
+) -> None:
+    def value(m: nn.Module, data: Any) -> tuple[Tensor, float]:
+        x = sum((p.square().sum() for p in m.parameters()), torch.zeros(()))
+        return x, 1.0
+
+    objective = Objective(model, [Batch(None, 1, splittable=False)], value)
+    assert [b.name for b in blocks_of(objective, "block")] == expected

@@ -54,11 +54,13 @@ def blocks_of(objective: Objective, by: Literal["layer", "block"]) -> list[Block
             list, such as ``blocks.0`` of a transformer, together.
     """
     names: dict[str, list[int]] = {}
-    for i, name in enumerate(objective.names):
-        owner = (
-            _PARAMETRISED.sub("", name) if _PARAMETRISED.search(name) else name.rpartition(".")[0]
-        )
-        names.setdefault(_numbered(owner) if by == "block" else owner, []).append(i)
+    owners = [
+        _PARAMETRISED.sub("", name) if _PARAMETRISED.search(name) else name.rpartition(".")[0]
+        for name in objective.names
+    ]
+    numbered = _numbered(owners)
+    for i, owner in enumerate(owners):
+        names.setdefault(numbered[owner] if by == "block" else owner, []).append(i)
     sizes, order = objective.sizes(), _order(objective)
     whole = type(objective.model).__name__
     return [
@@ -74,11 +76,26 @@ def blocks_of(objective: Objective, by: Literal["layer", "block"]) -> list[Block
     ]
 
 
-def _numbered(name: str) -> str:
-    """``blocks.0`` of ``blocks.0.attention.qkv``; the whole name where no part of it is a number."""
-    parts = name.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-    return ".".join(parts[: first + 1])
+def _numbered(names: list[str]) -> dict[str, str]:
+    """``blocks.0`` for ``blocks.0.attention.qkv``, each name itself where no part of it is a number.
+
+    A number at the very beginning counts only where none follows a name: of ``0.encoder.layer.5.query`` it is
+    ``0.encoder.layer.5``, in a plain sequence ``0``.
+    """
+    inner = {
+        name: next((i for i, part in enumerate(parts) if i and part.isdigit() and not parts[i - 1].isdigit()), 0)
+        for name in names
+        for parts in [name.split(".")]
+    }  # fmt: skip
+    divided = {name.split(".")[0] for name in names if inner[name]}
+
+    def of(name: str) -> str:
+        parts = name.split(".")
+        if inner[name]:
+            return ".".join(parts[: inner[name] + 1])
+        return parts[0] if parts[0].isdigit() and parts[0] not in divided else name
+
+    return {name: of(name) for name in names}
 
 
 def _order(objective: Objective) -> Callable[[str], tuple[int, int]]:
