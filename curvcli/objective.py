@@ -205,19 +205,29 @@ class Objective:
         """θ as one vector of shape (n,), a copy."""
         return self.flatten([p.detach() for p in self.parameters])
 
-    def flatten(self, parts: Sequence[Tensor]) -> Tensor:
-        """Tensors with the shapes of the parameters as one vector of shape (n,)."""
+    def flatten(self, parts: Sequence[Tensor], positions: Sequence[int] | None = None) -> Tensor:
+        """Tensors with the shapes of the parameters as one vector of shape (n,).
+
+        With ``positions`` the tensors and the vector are those of these parameters only, in that order.
+        """
+        where = range(len(self.parameters)) if positions is None else positions
         return torch.cat(
             [
                 (part[self._rows[i]] if i in self._rows else part).reshape(-1)
-                for i, part in enumerate(parts)
+                for i, part in zip(where, parts, strict=True)
             ]
         )
 
-    def views(self, v_N: Tensor) -> list[Tensor]:
-        """``v_N`` cut into tensors with the shapes of the parameters: views, or copies with untouched rows zero."""
+    def views(self, v_N: Tensor, positions: Sequence[int] | None = None) -> list[Tensor]:
+        """``v_N`` cut into tensors with the shapes of the parameters: views, or copies with untouched rows zero.
+
+        With ``positions`` the vector and the tensors are those of these parameters only, in that order.
+        """
+        where = range(len(self.parameters)) if positions is None else positions
+        sizes = self.sizes()
         out = []
-        for i, (part, p) in enumerate(zip(v_N.split(self.lengths), self.parameters, strict=True)):
+        for i, part in zip(where, v_N.split([sizes[i] for i in where]), strict=True):
+            p = self.parameters[i]
             if i in self._rows:
                 rows_R = self._rows[i]
                 out.append(
@@ -239,9 +249,8 @@ class Objective:
         self._rows = {i: rows.to(self.device) for i, rows in other._rows.items()}
         self.n, self.untouched = other.n, other.untouched
 
-    @property
-    def lengths(self) -> list[int]:
-        """Entries of each parameter in a vector, in their order."""
+    def sizes(self) -> list[int]:
+        """Entries that each parameter has in a vector."""
         return [
             p.numel() * len(self._rows[i]) // len(p) if i in self._rows else p.numel()
             for i, p in enumerate(self.parameters)
@@ -263,7 +272,7 @@ class Objective:
             if mask is not None:
                 self._rows[i] = (~mask).nonzero()[:, 0]
         self.untouched = sum(entries)
-        self.n = sum(self.lengths)
+        self.n = sum(self.sizes())
         self.notes.append(
             f"{self.untouched:,} entries of {some(self.names[i] for i in self._rows)} are looked up by no sample: "
             "gradient and curvature are exactly zero there, and they are left out of all vectors"

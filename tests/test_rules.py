@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curvcli.analyses.eigenpairs import Eigenpair
+from curvcli.analyses.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.figures import Figure, Precision, figures, leaf
-from curvcli.analyses.hessian import HessianResult, Reach
+from curvcli.analyses.hessian import HessianResult
 from curvcli.analyses.saddle import Extreme
 from curvcli.errors import UsageError
 from curvcli.health.check import DEFAULT_RULES

@@ -36,6 +36,14 @@ class Eigenpair(Struct, frozen=True):
     ]
 
 
+class Reach(Struct, frozen=True):
+    """How far the spectrum can extend beyond what was seen."""
+
+    lower: Annotated[float, Meta(description="no eigenvalue is smaller")]
+    upper: Annotated[float, Meta(description="no eigenvalue is larger")]
+    probability: Annotated[float, Meta(description="with which both hold")]
+
+
 class Certified(NamedTuple):
     """Eigenpairs with their errors."""
 

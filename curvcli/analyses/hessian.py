@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import msgspec
 from msgspec import Meta, Struct
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
-from curvcli.analyses.eigenpairs import Eigenpair, certified_pairs, check_products
+from curvcli.analyses.eigenpairs import Eigenpair, Reach, certified_pairs, check_products
+from curvcli.analyses.hessian_layers import PerLayer
+from curvcli.analyses.layer_run import look_at_layers
+from curvcli.analyses.layer_view import layer_blocks
 from curvcli.analyses.matrices import (
     TITLES,
     Chosen,
@@ -28,14 +32,6 @@ if TYPE_CHECKING:
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 
 CAPACITY = 200
-
-
-class Reach(Struct, frozen=True):
-    """How far the spectrum can extend beyond what was seen."""
-
-    lower: Annotated[float, Meta(description="no eigenvalue is smaller")]
-    upper: Annotated[float, Meta(description="no eigenvalue is larger")]
-    probability: Annotated[float, Meta(description="with which both hold")]
 
 
 class Sampled(Struct, frozen=True):
@@ -59,7 +55,9 @@ class HessianResult(Struct, frozen=True):
     reach: Reach
     status: Annotated[Status, Meta(description="why the run ended")]
     loss: float
-    gradient_norm: float
+    gradient_norm: Annotated[
+        float, Meta(description="‖∇L‖; ‖D^(-1/2) ∇L‖ for the preconditioned Hessian")
+    ]
     parameters: Annotated[int, Meta(description="n, the dimension of the Hessian")]
     untouched: Annotated[
         int,
@@ -98,6 +96,9 @@ class HessianResult(Struct, frozen=True):
         list[Sampled] | None,
         Meta(description="of the top and then the bottom pairs; for the Fisher matrix only"),
     ] = None
+    per_layer: Annotated[
+        PerLayer | None, Meta(description="null: not asked for, or not begun in time")
+    ] = None
 
 
 def hessian(
@@ -135,6 +136,20 @@ def hessian(
     optimizer: OptimizerOption = None,
     draws: DrawsOption = 1,
     exact_rows: ExactOption = 256,
+    per_layer: Annotated[bool, "The curvature of every layer beside that of the whole."] = False,
+    per_block: Annotated[
+        bool, "The same for numbered blocks, such as blocks.0 of a transformer, as wholes."
+    ] = False,
+    layer_probes: Annotated[
+        int, Meta(ge=1, description="Random vectors for the traces and norms of layers.")
+    ] = 8,
+    layer_density: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Random vectors for the spectral densities of layers and their heterogeneity; 0: none.",
+        ),
+    ] = 0,
 ) -> HessianResult:
     """Leading Hessian eigenvalues, with residuals and the reach of the rest.
 
@@ -154,6 +169,8 @@ def hessian(
 
     if top + bottom == 0:
         raise UsageError("no eigenvalue is asked for", "pass --top or --bottom")
+    if per_layer and per_block:
+        raise UsageError("--per-layer and --per-block were both asked for", "choose one of them")
     context.limit_time(parse_seconds(timeout))
     context.progress(Stage("loading", 0, None))
     objective = context.objective
@@ -162,8 +179,10 @@ def hessian(
     chosen = Chosen(matrix, draws, optimizer)
     operator, info = chosen.operator(context, wanted=wanted.count, preferred_capacity=CAPACITY)
     question = _Question(chosen, info, tol, probability, order, spread, top, bottom)
-    if not state and (whole := _whole(context, operator, wanted, exact_rows)) is not None:
-        return _answer(context, operator, whole, question)
+    if not (state or per_layer or per_block):
+        whole = _whole(context, operator, wanted, exact_rows)
+        if whole is not None:
+            return _answer(context, operator, whole, question)[0]
     fingerprint = f"{context.fingerprint()} {chosen}" if state else ""
     path = Path(state) if state else None
     capacity = operator.plan.capacity
@@ -191,8 +210,29 @@ def hessian(
     )
     if path is not None:
         save_state(path, run, fingerprint)
+    known = None
+    if per_layer or per_block:
+        from curvcli.operators.layer_spectra import leading
+
+        known = leading(run)
     run.basis.drop()
-    return _answer(context, operator, _Found(found), question)
+    result, pairs = _answer(context, operator, _Found(found), question)
+    if known is not None:
+        layers = look_at_layers(
+            context,
+            operator,
+            found,
+            pairs,
+            known,
+            by="block" if per_block else "layer",
+            probes=layer_probes,
+            density_probes=layer_density,
+            tol=tol,
+            max_matvecs=max_matvecs,
+            probability=probability,
+        )
+        result = msgspec.structs.replace(result, per_layer=layers)
+    return result
 
 
 class _Question(NamedTuple):
@@ -264,7 +304,8 @@ def _whole(
 
 def _answer(
     context: Context, operator: "Curvature[Any]", whole: _Found, question: _Question
-) -> HessianResult:
+) -> tuple[HessianResult, list[Eigenpair]]:
+    """The answer, and the pairs without those known exactly, as they belong to the vectors of ``whole``."""
     import torch
 
     from curvcli.linalg.lanczos import ROUNDING
@@ -318,7 +359,7 @@ def _answer(
         sampled=sampled,
     )
     _findings(context, result, question.tol)
-    return result
+    return result, pairs
 
 
 def _with_known(
@@ -422,7 +463,7 @@ def view(result: HessianResult) -> list[Block]:
         rows,
         caption,
     )
-    return [facts, table, *_meaning(result)]
+    return [facts, table, *layer_blocks(result.per_layer), *_meaning(result)]
 
 
 def _meaning(result: HessianResult) -> list[Block]:

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
-from curvcli.analyses.hessian import Reach
+from curvcli.analyses.eigenpairs import Reach
 from curvcli.analyses.verdict import (
     Evidence,
     Region,

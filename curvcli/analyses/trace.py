@@ -303,7 +303,7 @@ def _block_sums(operator: "Curvature[Any]") -> "Callable[[torch.Tensor], torch.T
     """Sums over the tensors of the parameters."""
     import torch
 
-    lengths = operator.objective.lengths
+    lengths = operator.objective.sizes()
 
     def sums(v_N: torch.Tensor) -> torch.Tensor:
         return torch.stack([part.double().sum() for part in v_N.split(lengths)])

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from curvcli.analyses.hessian import Reach
+from curvcli.analyses.eigenpairs import Reach
 from curvcli.report.data import ErrorInfo, Number
 
 Edge = Literal["below", "at", "above"]

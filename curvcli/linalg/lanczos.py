@@ -19,8 +19,10 @@ from torch import Tensor
 
 from curvcli.errors import CurvError, NoAnswerError, NonFiniteError
 from curvcli.linalg.basis import Basis
+from curvcli.linalg.lockstep import Request, answered
 from curvcli.linalg.operator import (
     Float64Array,
+    Space,
     SymmetricOperator,
     eigh,
     random_unit_vector,
@@ -187,9 +189,7 @@ class _Spectrum:
         return [float(self.theta_M[i]) for i in self.wanted]
 
 
-def start(
-    op: SymmetricOperator, capacity: int, seed: int, guess_N: Tensor | None = None
-) -> LanczosState:
+def start(op: Space, capacity: int, seed: int, guess_N: Tensor | None = None) -> LanczosState:
     """A new run: room for ``capacity`` vectors, and a random start vector.
 
     Args:
@@ -242,7 +242,36 @@ def lanczos(
         NoAnswerError: stopped before the first product.
         CurvError: ``capacity`` is too small.
     """
-    state = state or start(op, capacity, seed)
+    request = lanczos_by_request(
+        op,
+        wanted,
+        tol=tol,
+        max_matvecs=max_matvecs,
+        probability=probability,
+        recheck=recheck,
+        state=state or start(op, capacity, seed),
+        stop=stop,
+        progress=progress,
+    )
+    return answered(request, op.matvec)
+
+
+def lanczos_by_request(
+    op: Space,
+    wanted: Wanted,
+    *,
+    state: LanczosState,
+    tol: float = 1e-3,
+    max_matvecs: int = 500,
+    probability: float = 1e-3,
+    recheck: int = 8,
+    stop: Callable[[], Status | None] = lambda: None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Request[LanczosResult]:
+    """`lanczos` by reverse communication: asks for each product of A with the vector that it yields.
+
+    So that several runs can share what their products have in common, see `linalg.lockstep`.
+    """
     needed = min(op.n, wanted.count + 3)
     if state.basis.capacity < needed:
         raise CurvError(
@@ -269,7 +298,7 @@ def lanczos(
         if status is None:
             if m == state.basis.capacity - 1 and state.basis.capacity < op.n:
                 _restart(state, _ritz(state, wanted, tol), wanted)
-            _step(op, state)
+            _step(op, state, (yield state.basis[state.processed]))
     if state.processed == 0:
         raise NoAnswerError(
             "stopped before the first product was done", "allow more time or products"
@@ -277,12 +306,11 @@ def lanczos(
     return _result(op, state, _ritz(state, wanted, tol), status, probability)
 
 
-def _step(op: SymmetricOperator, state: LanczosState) -> None:
-    """One product; its result, orthogonalised and normalised, becomes the pending vector."""
+def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
+    """The product ``w_N`` of the pending vector, orthogonalised and normalised, becomes the pending vector."""
     j = state.processed
     basis, t_MM = state.basis, state.t_MM
     q_N = basis[j]
-    w_N = op.matvec(q_N)
     state.matvecs += 1
     if state.rechecked is not None:
         state.rechecked += 1
@@ -324,7 +352,7 @@ def _step(op: SymmetricOperator, state: LanczosState) -> None:
             t_MM[j, m] = t_MM[m, j] = beta
 
 
-def _append_fresh(op: SymmetricOperator, state: LanczosState) -> None:
+def _append_fresh(op: Space, state: LanczosState) -> None:
     """Make a random vector orthogonal to the processed ones the pending vector."""
     state.first_cycle = False
     state.basis.size = state.processed
@@ -373,9 +401,7 @@ def _restart(state: LanczosState, spectrum: _Spectrum, wanted: Wanted) -> None:
     state.restarts += 1
 
 
-def _no_copies_left(
-    op: SymmetricOperator, state: LanczosState, spectrum: _Spectrum, recheck: int
-) -> bool:
+def _no_copies_left(op: Space, state: LanczosState, spectrum: _Spectrum, recheck: int) -> bool:
     """Whether the look for missed copies is over; starts it where it is due."""
     if recheck == 0:
         return True
@@ -448,7 +474,7 @@ def _follow_the_worst(state: LanczosState, spectrum: _Spectrum) -> None:
 
 
 def _result(
-    op: SymmetricOperator,
+    op: Space,
     state: LanczosState,
     spectrum: _Spectrum,
     status: Status,

@@ -10,12 +10,12 @@ from torch import Tensor
 Float64Array = npt.NDArray[np.float64]
 
 
-class SymmetricOperator(Protocol):
-    """A real symmetric linear map of ℝⁿ, known only by its products."""
+class Space(Protocol):
+    """ℝⁿ as it is stored."""
 
     @property
     def n(self) -> int:
-        """Number of rows and columns."""
+        """Its dimension."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -24,6 +24,10 @@ class SymmetricOperator(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the vectors live."""
+
+
+class SymmetricOperator(Space, Protocol):
+    """A real symmetric linear map of ℝⁿ, known only by its products."""
 
     def matvec(self, v_N: Tensor) -> Tensor:
         """The product with ``v_N``, as a new tensor of the same shape ``(n,)``."""
@@ -49,7 +53,7 @@ class Deflated:
         return w_N.sub_(self._vectors_KN.T @ (self._vectors_KN @ w_N))
 
 
-def random_unit_vector(op: SymmetricOperator, generator: torch.Generator) -> Tensor:
+def random_unit_vector(op: Space, generator: torch.Generator) -> Tensor:
     """A vector of shape ``(n,)``, uniform on the unit sphere.
 
     Drawn by a CPU generator and moved, so that one seed gives one vector on every device.

@@ -5,7 +5,7 @@ Shapes: ``N`` parameters, ``K`` vectors at once, ``B`` parts of the data.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Generic, Literal, NamedTuple, Self, TypeVar
 
@@ -28,6 +28,7 @@ _SMALL = 1_000_000
 _PROBE = 2
 
 G = TypeVar("G")
+R = TypeVar("R")
 
 
 class Part(NamedTuple):
@@ -182,6 +183,25 @@ class Curvature(ABC, Generic[G]):
     def twin(self, objective: Objective) -> Self:
         """The same kind of matrix for another objective of the same model, in another dtype or on other data."""
         return type(self)(objective, like=self)
+
+    def graphs(self) -> Iterator[G]:
+        """The graph of each piece of the data: all are kept, or each is built when it is its turn."""
+        if self.plan.keep_graph and self._graphs is None:
+            self._graphs = [self._graph(batch) for batch in self.objective.batches]
+        if self._graphs is not None:
+            yield from self._graphs
+            return
+        for batch in self.objective.batches:
+            for piece in batch.pieces(self._micro_batch or batch.size):
+                yield self._graph(piece)
+
+    def within_memory(self, compute: Callable[[], R]) -> R:
+        """The value of ``compute``, tried again with smaller pieces where memory runs out."""
+        while True:
+            try:
+                return compute()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                self._give_way(error)
 
     def room(self) -> int:
         """Bytes that may still be allocated."""

@@ -18,6 +18,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from curvcli.operators.convolution import convolution
+
 
 class _Pointwise(Function):
     """y = f(x), given (f', f'') as a function."""
@@ -244,6 +246,9 @@ _LAYERS: dict[Any, Callable[..., Any]] = {
     F.silu: _silu_layer,
     F.layer_norm: _layer_norm,
     F.batch_norm: _batch_norm,
+    torch.conv1d: convolution,
+    torch.conv2d: convolution,
+    torch.conv3d: convolution,
 }
 
 

@@ -6,6 +6,7 @@ the optimizer's steps are stable (Cohen et al., "Adaptive gradient methods at th
 Shapes: ``N`` parameters, ``K`` vectors at once.
 """
 
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -27,6 +28,11 @@ class PreconditionedHessian(Hessian):
     def __init__(self, objective: Objective, *, diagonal_N: Tensor, **options: Any) -> None:
         self._scale_N = diagonal_N.to(objective.device, torch.float64).rsqrt().to(objective.dtype)
         super().__init__(objective, **options)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """D^(-1/2) ∇L(θ), the gradient in these coordinates."""
+        return self._scale_N * super().gradient
 
     def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
         """A v by central differences of the gradient over ± ``length`` in the direction of D^(-1/2) v."""
