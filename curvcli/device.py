@@ -142,6 +142,8 @@ class MemoryMeter(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.peak = 0
+        self.total = 0
+        """Bytes of all tensors that were created, whether they are still there or not."""
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -164,6 +166,7 @@ class MemoryMeter(TorchDispatchMode):
         pointer, size = storage.data_ptr(), storage.nbytes()
         self._known.add(pointer)
         self.live += size
+        self.total += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._remove, pointer, size)
 

@@ -4,6 +4,7 @@ L(θ) = (Σ_b Σ_i ℓ_bi) / W + (wd/2) ‖θ‖², where W counts the *loss ter
 other batches gives the same L, gradient and Hessian.
 """
 
+import copy
 import fnmatch
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +146,8 @@ class Objective:
             check_weights(self.model)
         self.loss, self.weight = self._check_loss()
 
+    evaluated_bytes: int = field(init=False)
+    """Of all tensors that the loss of the largest batch made on its way, not counted again after they were freed."""
     n: int = field(init=False)
     """Length of the vectors: all entries of the parameters but the untouched ones."""
     untouched: int = field(init=False)
@@ -249,6 +252,21 @@ class Objective:
         self._rows = {i: rows.to(self.device) for i, rows in other._rows.items()}
         self.n, self.untouched = other.n, other.untouched
 
+    def twin(self, model: nn.Module, batches: Sequence[Batch]) -> "Objective":
+        """The same loss, without weight decay, of a copy of the model on other data; nothing is checked again."""
+        other = copy.copy(self)
+        named = dict(model.named_parameters())
+        other.model, other.batches, other.weight_decay = model, batches, 0.0
+        other.notes, other.cost = [], Cost()
+        other.parameters = [named[name] for name in self.names]
+        other.dtype, other.device = other.parameters[0].dtype, other.parameters[0].device
+        other.share_vectors(self)
+        with torch.no_grad(), other.untouched_buffers():
+            found = [self.terms(model, batch.data) for batch in batches]
+        other.weight = sum(count for _, count in found)
+        other.loss = sum(float(total) for total, _ in found) / other.weight
+        return other
+
     def sizes(self) -> list[int]:
         """Entries that each parameter has in a vector."""
         return [
@@ -308,14 +326,17 @@ class Objective:
         sums, weight = [], 0.0
         lookups = Lookups(self.parameters)
         together = self._evaluated_together()
+        self.evaluated_bytes = 0
         for _ in range(2):
             total, weight = 0.0, 0.0
             with torch.no_grad(), self.untouched_buffers(), lookups:
                 for batch in self.batches:
-                    for piece in batch.pieces(together or batch.size):
-                        part, count = self.terms(self.model, piece.data)
-                        total += float(part)
-                        weight += count
+                    with MemoryMeter() as meter:
+                        for piece in batch.pieces(together or batch.size):
+                            part, count = self.terms(self.model, piece.data)
+                            total += float(part)
+                            weight += count
+                    self.evaluated_bytes = max(self.evaluated_bytes, meter.total)
             sums.append(total)
         if weight <= 0:
             raise DataError(

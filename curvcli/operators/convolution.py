@@ -126,6 +126,9 @@ def convolution(
             else list(value) * (axes if len(value) == 1 else 1)
         )
 
+    if axes == 2 and x.device.type == "cpu" and x.dtype == torch.float32:
+        # What a kernel of the CPU reads and writes without reordering; what follows keeps it.
+        x = x.contiguous(memory_format=torch.channels_last)
     # A leaf would not tell whether it is wanted; a view of it does.
     w = w.view_as(w)
     geometry = Geometry(each(stride), each(padding), each(dilation), groups)

@@ -24,6 +24,9 @@ Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 PARTS = 8
 # Up to so many parameters several products at once are faster than one after the other.
 _SMALL = 1_000_000
+# More than a graph and a product with it keep, relative to all tensors that evaluating the loss makes: a kept graph has
+# those of the forward and of the backward pass, a product makes about twice as many again.
+_GENEROUS = 30
 # Samples of the smallest piece on which a derivative is tried.
 _PROBE = 2
 
@@ -341,6 +344,12 @@ class Curvature(ABC, Generic[G]):
             )
 
         largest = max(objective.batches, key=lambda b: b.size)
+        # Where even a generous multiple of what evaluating the loss takes would fit, nothing need be measured.
+        generous = Need(0.0, _GENEROUS * objective.evaluated_bytes / largest.size)
+        if generous.of(objective.samples) + best * self.n * 8 < room:
+            rough = planned((generous, generous))
+            if rough.keep_graph and rough.capacity == best:
+                return rough
         if not objective.splittable:
             return planned(_proportional(self._measure(largest), largest.size))
         small = next(iter(largest.pieces(_PROBE)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
-from curvcli.objective import Batch, Objective, move
+from curvcli.objective import Batch, move
 from curvcli.operators.curvature import Curvature
 
 C = TypeVar("C", bound=Curvature[Any])
@@ -20,7 +20,7 @@ _BYTES = 8 * 8
 _SOME_SAMPLES = 3
 
 
-def error_in_double(operator: Curvature[Any], v_N: Tensor, samples: int = 16) -> float | None:
+def error_in_double(operator: Curvature[Any], v_N: Tensor, samples: int = 4) -> float | None:
     """`Curvature.check` of a product in float64, over a tiny step on a few samples.
 
     Kinks of the surface (ReLU) make a derivative and a difference differ over any finite step that crosses one; a
@@ -82,12 +82,7 @@ def _twin(operator: C, samples: int) -> tuple[C, Batch]:
     if objective.splittable and piece.size > samples:
         piece = piece.take(range(0, piece.size, piece.size // samples)[:samples])
     data = move(piece.data, objective.device, torch.float64)
-    twin = Objective(
-        copy.deepcopy(objective.model).double(),
-        [Batch(data, piece.size, piece.splittable)],
-        objective.terms,
-        select=objective.names,
-        train_mode=objective.train_mode,
+    twin = objective.twin(
+        copy.deepcopy(objective.model).double(), [Batch(data, piece.size, piece.splittable)]
     )
-    twin.share_vectors(objective)
     return operator.twin(twin), piece
