@@ -353,12 +353,11 @@ def test_against_curvlinops(make_objective: MakeObjective) -> None:
     x, y = random_data(5, 10, 4, 3, "cross_entropy")
     x = x.double()
     objective = make_objective(model, x, y, "cross_entropy")
-    parameters = dict(model.named_parameters())
     data = [(x, y)]
     for ours, theirs in (
         (GaussNewton(objective), curvlinops.GGNLinearOperator),
         (EmpiricalFisher(objective), curvlinops.EFLinearOperator),
     ):
-        other = theirs(model, nn.CrossEntropyLoss(), parameters, data)
+        other = theirs(model, nn.CrossEntropyLoss(), list(model.parameters()), data)
         theirs_dense = torch.as_tensor(other @ torch.eye(objective.n, dtype=torch.float64))
         assert torch.allclose(dense(ours), theirs_dense, atol=EXACT)
