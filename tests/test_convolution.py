@@ -4,10 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from curvcli.operators.curvature import Strategy
 from curvcli.operators.fused import FusedLayers
+from curvcli.operators.hessian import Hessian
+from tests.conftest import MakeObjective
+from tests.oracles import dense_hessian
 
 CASES: list[tuple[type[nn.Module], dict[str, Any]]] = [
     (nn.Conv1d, {"kernel_size": 3}),
@@ -77,3 +82,41 @@ def test_a_block_costs_two_convolutions_for_each_layer_behind_it() -> None:
         with Counter() as counter:
             torch.autograd.grad(g, w, torch.ones_like(g), retain_graph=True)
         assert counter.count == 2 * (5 - i) + 2
+
+
+class _Views(nn.Module):
+    """What networks do to the output of a convolution: views, in-place activations, pooling, branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.tanh(self.first(x))
+        flat = y.view(len(x), 4, -1)  # fails on a layout with the channels last
+        z = self.norm(self.second(y)) + 0.1 * flat.view_as(y)
+        z = F.avg_pool2d(F.softplus(z), 2).view(x.size(0), -1)
+        out: Tensor = self.head(z)
+        return out
+
+
+@pytest.mark.parametrize("strategy", ["keep", "rebuild", "finite-difference"])
+def test_layouts_within_products_are_not_seen_by_the_network(
+    strategy: Strategy, make_objective: MakeObjective
+) -> None:
+    """Views of a convolution's output work, and products are those of a dense Hessian in float64."""
+    torch.manual_seed(0)
+    model = _Views().eval()
+    x, y = torch.randn(6, 2, 4, 4), torch.randint(0, 3, (6,))
+    objective = make_objective(model, x, y, "cross_entropy")
+    operator = Hessian(objective, strategy=strategy)
+    twin = _Views().eval()
+    twin.load_state_dict(model.state_dict())
+    dense = dense_hessian(twin.double(), x, y, "cross_entropy")
+    products = torch.stack([operator.matvec(e) for e in torch.eye(operator.n)])
+    # float32: eps times some hundred additions; differences of gradients lose half of the digits.
+    limit = 3e-2 if strategy == "finite-difference" else 2e-5
+    assert float((products - dense).norm() / dense.norm()) < limit
