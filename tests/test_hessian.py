@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +157,43 @@ def test_every_strategy_gives_the_same_products(
     assert [p.weight for p in parts] == [20, 30]
     summed = sum(p.products_KN for p in parts) + 0.1 * eye
     assert torch.allclose(torch.as_tensor(summed), h_NN, atol=tolerance)
+
+
+@pytest.mark.parametrize("micro", [None, 7])
+@pytest.mark.parametrize("strategy", ["keep", "rebuild", "finite-difference"])
+@pytest.mark.parametrize("options", [{}, {"recheck": 0, "spread": 0}, {"order": "magnitude"}])
+def test_eigenvalues_are_certified_with_every_strategy(
+    strategy: Strategy,
+    micro: int | None,
+    options: dict[str, Any],
+    make_objective: MakeObjective,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole analysis, in float64 against the dense spectrum."""
+    usual = Hessian.__init__
+
+    def forced(self: Hessian, objective: Objective, **settings: Any) -> None:
+        if "like" not in settings:
+            settings["strategy"] = strategy
+        usual(self, objective, **settings)
+        if "like" not in settings and micro is not None and strategy == "rebuild":
+            self._micro_batch = micro
+
+    monkeypatch.setattr(Hessian, "__init__", forced)
+    objective = make_objective(small().double(), X50.double(), Y50, splits=[20, 30])
+    values = torch.linalg.eigvalsh(dense_hessian(small(), X50, Y50, "cross_entropy")).numpy()
+    result = run(objective, top=4, bottom=2, **options)
+    assert result.products == strategy
+    truth = (
+        values[::-1] if options.get("order") != "magnitude" else values[np.argsort(-np.abs(values))]
+    )
+    for pair, expected in zip(result.top, truth, strict=False):
+        assert abs(pair.value - expected) <= pair.residual + 1e-3 * abs(expected)
+    for pair, expected in zip(result.bottom, values, strict=False):
+        assert np.abs(values - pair.value).min() <= pair.residual + 1e-12
+        assert abs(pair.value - expected) <= pair.residual + 1e-3 * max(
+            abs(expected), 0.01 * np.abs(values).max()
+        )
 
 
 def test_linear_regression_has_its_closed_form(make_objective: MakeObjective) -> None:
