@@ -489,7 +489,7 @@ def view(result: TraceResult) -> list[Block]:
                 Column("tensor", numeric=False),
                 Column("parameters"),
                 Column("trace ± s.e."),
-                Column("mean diagonal ± s.e."),
+                Column("mean ± s.e."),
                 Column("share"),
             ),
             rows,
