@@ -31,7 +31,8 @@ def point(width: int, samples: int, k: int) -> dict[str, float]:
     from torch import nn
 
     import curvcli
-    from curvcli.analyses.hessian import HessianResult, hessian
+    from curvcli.analyses.hessian import hessian
+    from curvcli.analyses.hessian_result import HessianResult
     from curvcli.device import MemoryMeter
     from curvcli.target.loss import loss_terms
 

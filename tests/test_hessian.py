@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from curvcli.analyses.context import Context, resolve_target
-from curvcli.analyses.hessian import HessianResult, hessian
+from curvcli.analyses.hessian import hessian
+from curvcli.analyses.hessian_result import HessianResult
 from curvcli.objective import Batch, Objective
 from curvcli.operators.curvature import Strategy
 from curvcli.operators.hessian import Hessian

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from curvcli.analyses.context import Context
-from curvcli.analyses.hessian import HessianResult, hessian
+from curvcli.analyses.hessian import hessian
 from curvcli.analyses.hessian_layers import PerLayer
+from curvcli.analyses.hessian_result import HessianResult
 from curvcli.cli.main import make_app
 from curvcli.linalg.alignment import space_error, vector_errors
 from curvcli.linalg.heterogeneity import densities, heterogeneity, js_distance, rule_of, with_zeros

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from curvcli.analyses.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.figures import Figure, Precision, figures, leaf
-from curvcli.analyses.hessian import HessianResult
+from curvcli.analyses.hessian_result import HessianResult
 from curvcli.analyses.saddle import Extreme
 from curvcli.errors import UsageError
 from curvcli.health.check import DEFAULT_RULES

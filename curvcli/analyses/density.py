@@ -2,13 +2,21 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
+from curvcli.analyses.density_result import (
+    DensityResult,
+    LogAxis,
+    Moment,
+    Outlier,
+    Share,
+    Status,
+)
+from curvcli.analyses.density_view import view
 from curvcli.analyses.eigenpairs import certified_pairs
 from curvcli.analyses.matrices import (
-    TITLES,
     Chosen,
     DrawsOption,
     ExactOption,
@@ -16,24 +24,10 @@ from curvcli.analyses.matrices import (
     MatrixOption,
     OptimizerOption,
 )
-from curvcli.report.data import (
-    Block,
-    Chart,
-    Column,
-    Facts,
-    Measured,
-    Number,
-    Sentence,
-    Series,
-    Table,
-)
-from curvcli.report.numbers import number
 
 if TYPE_CHECKING:
     from curvcli.linalg.density import Curve, Density, Mass
     from curvcli.operators.curvature import Curvature
-
-Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 
 # Eigenvalues up to this share of the norm count as zero, where nothing else is asked for.
 _ZERO = 1e-4
@@ -41,86 +35,6 @@ _POINTS = 240
 _LOG_POINTS = 120
 # Convergence of the outliers, relative.
 _TOL = 1e-2
-
-
-class Outlier(Struct, frozen=True):
-    """An eigenvalue that stands apart from the rest of the spectrum."""
-
-    value: float
-    residual: Annotated[float, Meta(description="some eigenvalue lies within value ± residual")]
-
-
-class Share(Struct, frozen=True):
-    """A share of all eigenvalues."""
-
-    value: float
-    standard_error: Annotated[Number, Meta(description="over the probes")]
-    degrees_of_freedom: int
-    interval: Annotated[
-        tuple[float, float],
-        Meta(
-            description="what every measure with the moments of the probes has (Chebyshev, Markov and Stieltjes), "
-            "widened by 95 % of the sampling error: a Gauss rule tells no more"
-        ),
-    ]
-
-
-class Moment(Struct, frozen=True):
-    """Σ λ^order / n."""
-
-    order: int
-    value: float
-    standard_error: Number
-    degrees_of_freedom: int
-
-
-class LogAxis(Struct, frozen=True):
-    """The bulk over |λ|, as mass per decade, apart for both signs."""
-
-    grid: list[float]
-    positive: list[float]
-    positive_standard_error: list[float]
-    negative: list[float]
-    negative_standard_error: list[float]
-
-
-class DensityResult(Struct, frozen=True):
-    """The spectral density of a curvature matrix."""
-
-    matrix: Matrix
-    grid: Annotated[list[float], Meta(description="λ, over the bulk: outliers are listed apart")]
-    density: Annotated[list[float], Meta(description="of the bulk: mass per unit of λ")]
-    standard_error: list[float]
-    kernel_width: Annotated[
-        float,
-        Meta(description="median; the mass of each node is spread between its neighbours"),
-    ]
-    log_axis: LogAxis
-    moments: list[Moment]
-    mass_at_zero: Annotated[Share, Meta(description="|λ| ≤ zero")]
-    mass_below_zero: Annotated[Share, Meta(description="λ < −zero")]
-    zero: Annotated[float, Meta(description="eigenvalues up to this magnitude count as zero")]
-    outliers: Annotated[list[Outlier], Meta(description="largest first; certified")]
-    more_outliers: Annotated[
-        bool, Meta(description="whether the list may go on: all that were asked for stand apart")
-    ]
-    wasserstein: Annotated[
-        Number,
-        Meta(
-            description="error of the bulk: mean distance of a probe from all, over √(probes − 1)"
-        ),
-    ]
-    scale: Annotated[float, Meta(description="mean |λ| of the bulk, which the tolerance is of")]
-    parameters: Annotated[int, Meta(description="n, the dimension of the matrix")]
-    probes: int
-    steps: Annotated[int, Meta(description="Lanczos steps of a probe")]
-    status: Annotated[Status, Meta(description="why the run ended")]
-    method: Annotated[
-        Literal["probes", "gram", "whole"],
-        Meta(
-            description="whole: all eigenvalues by n products; gram: all from the rows' Gram matrix"
-        ),
-    ]
 
 
 def density(
@@ -348,102 +262,6 @@ def _share(mass: "Mass", degrees: int) -> Share:
     margin = quantile(0.95, degrees) * mass.standard_error if degrees else 0.0
     interval = max(0.0, mass.low - margin), min(1.0, mass.high + margin)
     return Share(mass.value, mass.standard_error, degrees, interval)
-
-
-def view(result: DensityResult) -> list[Block]:
-    """Both charts, the masses, the moments and the outliers."""
-    title = TITLES[result.matrix]
-    at, below = result.mass_at_zero, result.mass_below_zero
-    how = {
-        "whole": f"all {result.parameters:,} eigenvalues by as many products",
-        "gram": "all eigenvalues from the Gram matrix of the rows",
-        "probes": f"{result.probes} random vectors of {result.steps} Lanczos steps",
-    }[result.method]
-    log = result.log_axis
-    # A curve ends where less than a hundredth of an eigenvalue is in a cell.
-    least = 0.01 / result.parameters
-    decade = (_LOG_POINTS - 1) / max(1e-9, _decades(log.grid))
-    cell = result.grid[1] - result.grid[0]
-    blocks: list[Block] = [
-        Chart(
-            f"{title[0].upper()}{title[1:]}: density by magnitude, mass per decade",
-            "|λ|",
-            [
-                _series("λ > 0", log.grid, log.positive, log.positive_standard_error, least * decade),
-                *(
-                    [_series("λ < 0", log.grid, log.negative, log.negative_standard_error, least * decade)]
-                    if max(log.negative) > least * decade
-                    else []
-                ),
-            ],
-            log_x=True,
-            log_y=True,
-        ),
-        Chart(
-            "Density of the bulk, mass per unit",
-            "λ",
-            [_series("density", result.grid, result.density, result.standard_error, least / cell)],
-            log_y=True,
-        ),
-        Facts(
-            [
-                (f"mass at zero (|λ| ≤ {number(result.zero, 3)})", _about(at)),
-                ("mass below zero", _about(below)),
-                *(
-                    (f"mean λ{_POWERS[m.order]}", Measured(m.value, m.standard_error))
-                    for m in result.moments
-                ),
-                ("kernel width", result.kernel_width),
-                ("Wasserstein error", result.wasserstein),
-                ("mean |λ| of the bulk", result.scale),
-                ("parameters", result.parameters),
-                ("method", how),
-            ],
-            "Value ± standard error",
-        ),
-    ]  # fmt: skip
-    if result.outliers:
-        blocks.append(
-            Table(
-                "Outliers",
-                (Column("number"), Column("λ ± residual")),
-                [(i + 1, Measured(o.value, o.residual)) for i, o in enumerate(result.outliers)],
-                "They stand apart from the bulk, each of mass 1/n."
-                + (" There may be more: raise --outliers." if result.more_outliers else ""),
-            )
-        )
-    blocks.append(
-        Sentence(
-            f"About {at.value:.0%} of the eigenvalues are zero to within {number(result.zero, 3)} and "
-            f"{below.value:.0%} are negative"
-            + (f"; {len(result.outliers)} stand apart." if result.outliers else ".")
-        )
-    )
-    return blocks
-
-
-def _about(share: Share) -> str:
-    """The estimate, and what it may be by the moments."""
-    low, high = (number(v, 3) for v in share.interval)
-    exact = share.interval[0] == share.interval[1]
-    return number(share.value, 3) + ("" if exact else f"   (the moments allow {low} to {high})")
-
-
-_POWERS = {1: "", 2: "²", 3: "³", 4: "⁴"}
-
-
-def _decades(grid: list[float]) -> float:
-    import math
-
-    return math.log10(grid[-1] / grid[0])
-
-
-def _series(name: str, x: list[float], y: list[float], error: list[float], least: float) -> Series:
-    nothing = float("nan")
-    shown = [v if v > least else nothing for v in y]
-    low = [max(v - e, least) for v, e in zip(y, error, strict=True)]
-    high = [v + e for v, e in zip(y, error, strict=True)]
-    return Series(name, x, shown, low, high)
 
 
 ANALYSIS = Analysis(density, view)

@@ -4,101 +4,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
 from curvcli.analyses.eigenpairs import Eigenpair, Reach, certified_pairs, check_products
-from curvcli.analyses.hessian_layers import PerLayer
+from curvcli.analyses.hessian_result import HessianResult, Sampled
+from curvcli.analyses.hessian_view import view
 from curvcli.analyses.layer_run import look_at_layers
-from curvcli.analyses.layer_view import layer_blocks
 from curvcli.analyses.matrices import (
-    TITLES,
     Chosen,
     DrawsOption,
     ExactOption,
-    Matrix,
     MatrixOption,
     OptimizerOption,
     PreconditionerInfo,
 )
-from curvcli.report.data import Block, Cell, Column, Facts, Measured, Number, Sentence, Table
-from curvcli.report.numbers import number
 
 if TYPE_CHECKING:
     from curvcli.linalg.lanczos import LanczosResult, Progress, Wanted
     from curvcli.operators.curvature import Curvature
 
-Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
-
 CAPACITY = 200
-
-
-class Sampled(Struct, frozen=True):
-    """vᵀFv of a Fisher matrix's eigenvector, as far as drawing targets moves it."""
-
-    expected: Annotated[float, Meta(description="over all targets, exactly")]
-    monte_carlo_standard_error: Annotated[
-        float,
-        Meta(
-            description="of vᵀF̂v over the draws, for a fixed v; the eigenvector of the drawn matrix is chosen for "
-            "its value, so that the eigenvalue lies above vᵀFv"
-        ),
-    ]
-
-
-class HessianResult(Struct, frozen=True):
-    """The ends of the spectrum of ∇²L(θ), or of another curvature matrix."""
-
-    top: Annotated[list[Eigenpair], Meta(description="largest first")]
-    bottom: Annotated[list[Eigenpair], Meta(description="smallest first")]
-    reach: Reach
-    status: Annotated[Status, Meta(description="why the run ended")]
-    loss: float
-    gradient_norm: Annotated[
-        float, Meta(description="‖∇L‖; ‖D^(-1/2) ∇L‖ for the preconditioned Hessian")
-    ]
-    parameters: Annotated[int, Meta(description="n, the dimension of the Hessian")]
-    untouched: Annotated[
-        int,
-        Meta(
-            description="of these, entries of embeddings that no sample looks up: exactly zero rows of H"
-        ),
-    ]
-    matrix: Matrix
-    hvp_check: Annotated[
-        Number,
-        Meta(
-            description="relative difference of one product to finite differences of gradients (of outputs for ggn "
-            "and Fisher matrices)"
-        ),
-    ]
-    order: Annotated[
-        Literal["value", "magnitude"],
-        Meta(description="whether top means largest λ or largest |λ|"),
-    ]
-    products: Annotated[
-        Literal["keep", "rebuild", "finite-difference"],
-        Meta(description="how products were computed"),
-    ]
-    micro_batch: Annotated[int | None, Meta(description="samples at a time; null: whole batches")]
-    basis: Annotated[int, Meta(description="Krylov vectors that could be held")]
-    restarts: int
-    copies_found: Annotated[
-        int, Meta(description="eigenvalues that only the look for copies found")
-    ]
-    method: Annotated[
-        Literal["lanczos", "gram"],
-        Meta(description="gram: the whole spectrum, from the Gram matrix of the rows"),
-    ] = "lanczos"
-    preconditioner: PreconditionerInfo | None = None
-    sampled: Annotated[
-        list[Sampled] | None,
-        Meta(description="of the top and then the bottom pairs; for the Fisher matrix only"),
-    ] = None
-    per_layer: Annotated[
-        PerLayer | None, Meta(description="null: not asked for, or not begun in time")
-    ] = None
 
 
 def hessian(
@@ -416,108 +343,6 @@ def _findings(context: Context, result: HessianResult, tol: float) -> None:
             value=float(open_),
             threshold=0.0,
         )
-
-
-def view(result: HessianResult) -> list[Block]:
-    """The pairs as a table, the reach, and what they mean."""
-    sampled: list[tuple[Cell, ...]] = [
-        (Measured(s.expected, s.monte_carlo_standard_error),) for s in result.sampled or ()
-    ]
-    rows: list[tuple[Cell, ...]] = [
-        (f"{'top' if i < len(result.top) else 'bottom'}", Measured(p.value, p.residual), p.converged,
-         p.batch_standard_error, *(sampled[i] if i < len(sampled) else () if not sampled else (None,)))
-        for i, p in enumerate([*result.top, *result.bottom])
-    ]  # fmt: skip
-    reach = result.reach
-    facts = Facts(
-        [
-            ("loss", result.loss),
-            ("gradient norm", result.gradient_norm),
-            ("parameters", result.parameters),
-            (
-                "reach",
-                f"[{number(reach.lower)}, {number(reach.upper)}] with probability {reach.probability:g}",
-            ),
-            ("status", result.status.replace("_", " ")),
-            (
-                "product check",
-                None
-                if result.hvp_check is None
-                else f"{result.hvp_check:.1e} relative to finite differences",
-            ),
-        ]
-    )
-    title = TITLES[result.matrix]
-    caption = "Some eigenvalue lies within each λ ± residual. batch s.e.: how much λ varies with the data."
-    if sampled:
-        caption += " vᵀFv ± s.e.: over all targets, exactly, and how far drawn ones move it."
-    table = Table(
-        f"{title[0].upper()}{title[1:]} eigenvalues",
-        (
-            Column("end", numeric=False),
-            Column("λ ± residual"),
-            Column("converged", numeric=False),
-            Column("batch s.e."),
-            *((Column("vᵀFv ± s.e."),) if sampled else ()),
-        ),
-        rows,
-        caption,
-    )
-    return [facts, table, *layer_blocks(result.per_layer), *_meaning(result)]
-
-
-def _meaning(result: HessianResult) -> list[Block]:
-    sentences: list[Block] = []
-    if result.top and result.top[0].value > 0 and result.order == "value":
-        sentences += _stability(result, result.top[0])
-    if result.matrix not in ("hessian", "preconditioned"):
-        return sentences
-    lowest = min((p for p in [*result.top, *result.bottom]), key=lambda p: p.value)
-    if lowest.value + lowest.residual < 0:
-        sentences.append(
-            Sentence(
-                f"There is negative curvature: an eigenvalue of at most {number(lowest.value + lowest.residual)}. "
-                "The surface is not convex here.",
-                "plain",
-            )
-        )
-    elif result.reach.lower >= 0:
-        sentences.append(
-            Sentence(
-                f"No negative curvature, with probability {result.reach.probability:g}.", "good"
-            )
-        )
-    else:
-        sentences.append(
-            Sentence(
-                "No negative curvature was found; if there is any, it is above "
-                f"{number(result.reach.lower)} with probability {result.reach.probability:g}."
-            )
-        )
-    return sentences
-
-
-def _stability(result: HessianResult, sharpest: Eigenpair) -> list[Block]:
-    """What the largest eigenvalue means for the optimizer's steps."""
-    if result.matrix == "hessian":
-        return [
-            Sentence(
-                f"Sharpest direction: λ = {number(sharpest.value)}; gradient descent is stable there for "
-                f"learning rates below 2/λ = {number(2 / sharpest.value, 3)}."
-            )
-        ]
-    made = result.preconditioner
-    if made is None or made.stability_threshold is None:
-        return []
-    share = sharpest.value / made.stability_threshold
-    return [
-        Sentence(
-            f"{made.algorithm} with learning rate {number(made.learning_rate)} is stable below "
-            f"λ = {number(made.stability_threshold)}; the sharpest direction has {number(sharpest.value)}, "
-            f"{share:.0%} of that.",
-            "bad" if share > 1 else "plain",
-        )
-    ]
 
 
 ANALYSIS = Analysis(hessian, view)

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
 from curvcli.analyses.matrices import (
-    TITLES,
     Chosen,
     DrawsOption,
     ExactOption,
@@ -17,8 +16,8 @@ from curvcli.analyses.matrices import (
     MatrixOption,
     OptimizerOption,
 )
-from curvcli.report.data import Block, Column, Facts, Measured, Number, Sentence, Table
-from curvcli.report.numbers import number
+from curvcli.analyses.trace_result import Estimate, Split, Status, TensorCurvature, TraceResult
+from curvcli.analyses.trace_view import view
 
 if TYPE_CHECKING:
     import torch
@@ -27,74 +26,8 @@ if TYPE_CHECKING:
     from curvcli.linalg.spectral_sums import Probes, SpectralSum
     from curvcli.operators.curvature import Curvature
 
-Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
-
 # Damping where none is given, relative to the largest eigenvalue.
 _DAMPING = 1e-2
-# Rows of the table of tensors; the JSON holds all.
-_SHOWN = 24
-
-
-class Estimate(Struct, frozen=True):
-    """A sum over the spectrum."""
-
-    value: float
-    standard_error: Annotated[Number, Meta(description="0 where the sum is exact up to rounding")]
-    degrees_of_freedom: Annotated[
-        int,
-        Meta(description="of Student's t, for intervals: value ± t · standard_error"),
-    ]
-
-
-class TensorCurvature(Struct, frozen=True):
-    """The diagonal of the matrix over one tensor of parameters."""
-
-    name: str
-    parameters: int
-    trace: Estimate
-    mean_diagonal: Annotated[Estimate, Meta(description="trace / parameters")]
-
-
-class Split(Struct, frozen=True):
-    """∇²L = G + R: the Gauss-Newton matrix and the curvature of the network itself, weighted with residuals."""
-
-    gauss_newton_trace: Estimate
-    residual_trace: Estimate
-    residual_frobenius: Estimate
-    residual_share: Annotated[Estimate, Meta(description="‖R‖_F² / ‖∇²L‖_F²")]
-
-
-class TraceResult(Struct, frozen=True):
-    """Sums over the spectrum of a curvature matrix."""
-
-    matrix: Matrix
-    trace: Annotated[Estimate, Meta(description="Σ λ")]
-    frobenius: Annotated[Estimate, Meta(description="√(Σ λ²)")]
-    effective_dimension: Annotated[
-        Estimate,
-        Meta(
-            description="how many eigenvalues exceed the damping: Σ λ / (λ + damping) of a positive semi-definite "
-            "matrix, Σ λ² / (λ² + damping²) of an indefinite one; its error holds that of the quadrature too"
-        ),
-    ]
-    damping: float
-    participation_ratio: Annotated[
-        Estimate, Meta(description="(Σ λ)² / Σ λ²: how many eigenvalues share the curvature")
-    ]
-    mean_eigenvalue: Annotated[Estimate, Meta(description="trace / parameters")]
-    parameters: Annotated[int, Meta(description="n, the dimension of the matrix")]
-    probes: Annotated[int, Meta(description="random vectors")]
-    steps: Annotated[int, Meta(description="products of a probe for functions of the spectrum")]
-    deflated: Annotated[int, Meta(description="Krylov vectors on which the sums are exact")]
-    status: Annotated[Status, Meta(description="why the run ended")]
-    method: Annotated[
-        Literal["probes", "gram", "whole"],
-        Meta(
-            description="whole: all eigenvalues by n products; gram: all from the rows' Gram matrix"
-        ),
-    ]
-    tensors: list[TensorCurvature]
-    split: Split | None = None
 
 
 def trace(
@@ -431,81 +364,6 @@ def _with_split(
 
 def _tell(context: Context, what: str, done: int) -> None:
     context.progress(Stage(what, done, None))
-
-
-def _cell(estimate: Estimate) -> Measured:
-    return Measured(estimate.value, estimate.standard_error)
-
-
-def view(result: TraceResult) -> list[Block]:
-    """The sums, the diagonal by tensor, the split."""
-    title = TITLES[result.matrix]
-    how = {
-        "whole": f"exact: all {result.parameters:,} eigenvalues by as many products",
-        "gram": "exact: all eigenvalues from the Gram matrix of the rows",
-        "probes": f"exact on {result.deflated} Krylov vectors, {result.probes} random vectors on the rest",
-    }[result.method]
-    blocks: list[Block] = [
-        Facts(
-            [
-                ("trace", _cell(result.trace)),
-                ("Frobenius norm", _cell(result.frobenius)),
-                ("effective dimension", _cell(result.effective_dimension)),
-                ("at damping", result.damping),
-                ("participation ratio", _cell(result.participation_ratio)),
-                ("mean eigenvalue", _cell(result.mean_eigenvalue)),
-                ("parameters", result.parameters),
-                ("method", how),
-            ],
-            f"{title[0].upper()}{title[1:]}: value ± standard error",
-        )
-    ]
-    if result.split is not None:
-        split = result.split
-        blocks.append(
-            Facts(
-                [
-                    ("trace of G", _cell(split.gauss_newton_trace)),
-                    ("trace of R", _cell(split.residual_trace)),
-                    ("Frobenius norm of R", _cell(split.residual_frobenius)),
-                    ("share of R in ‖∇²L‖²", _cell(split.residual_share)),
-                ],
-                "∇²L = G + R: Gauss-Newton and residual",
-            )
-        )
-    total = sum(abs(t.trace.value) for t in result.tensors)
-    shown = sorted(result.tensors, key=lambda t: -abs(t.trace.value))[:_SHOWN]
-    names = {t.name for t in shown}
-    rows = [
-        (t.name, t.parameters, _cell(t.trace), _cell(t.mean_diagonal),
-         f"{t.trace.value / total:.1%}" if total else None)
-        for t in result.tensors if t.name in names
-    ]  # fmt: skip
-    hidden = len(result.tensors) - len(rows)
-    blocks.append(
-        Table(
-            "Diagonal by tensor",
-            (
-                Column("tensor", numeric=False),
-                Column("parameters"),
-                Column("trace ± s.e."),
-                Column("mean ± s.e."),
-                Column("share"),
-            ),
-            rows,
-            f"{hidden} tensors with smaller traces are left out; the JSON holds all."
-            if hidden
-            else None,
-        )
-    )
-    blocks.append(
-        Sentence(
-            f"About {number(result.participation_ratio.value, 3)} of {result.parameters:,} directions share the "
-            f"curvature; {number(result.effective_dimension.value, 3)} are sharper than the damping "
-            f"{number(result.damping, 3)}."
-        )
-    )
-    return blocks
 
 
 ANALYSIS = Analysis(trace, view)
