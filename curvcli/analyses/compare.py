@@ -20,7 +20,7 @@ from curvcli.analyses.figures import Figure, Precision, all_paths, figures, leaf
 from curvcli.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from curvcli.analyses.hessian import HessianResult
+    from curvcli.analyses.hessian_result import HessianResult
 
 _DEFAULT = ("hessian", "gradients")
 
