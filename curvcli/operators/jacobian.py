@@ -145,9 +145,9 @@ class Jacobian:
             unit_SL[:, k] = 1
             vectors_LSK[k] = multiply(unit_SL)
             unit_SL[:, k] = 0
-        # Once for all rows: on small networks this costs as much as a product.
-        self.finite_S &= torch.isfinite(out_SMN.flatten(1)).all(1)
-        if not bool(self.finite_S.all()):
+        # Whatever is not finite makes the sum so; looking at every entry takes as long as a product on small networks.
+        if not bool(torch.isfinite(out_SMN.sum())):
+            self.finite_S &= torch.isfinite(out_SMN.flatten(1)).all(1)
             out_SMN[~self.finite_S] = 0
         return out_SMN
 
@@ -205,7 +205,8 @@ class Jacobian:
     def _columns_of(self, parts: "list[Tensor] | tuple[Tensor, ...]") -> Tensor:
         """Parts shaped like the sources as one matrix ``(S, n)``."""
         major = [axes.major(p) for axes, p in zip(self._column_axes, parts, strict=True)]
-        return torch.cat([p.reshape(self.count, -1) for p in major], 1)
+        flat = [p.reshape(self.count, -1) for p in major]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
     def split(self, v_SN: Tensor) -> list[Tensor]:
         """A matrix ``(S, n)`` as parts shaped like the sources."""
