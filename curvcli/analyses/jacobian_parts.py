@@ -42,9 +42,16 @@ def with_layers(
 ) -> JacobianResult:
     """The same result with the Jacobian of every layer of the main path."""
     from curvcli.analyses.jacobian_summary import layers_and_path
-    from curvcli.operators.blocks import measure_chain
+    from curvcli.operators.blocks import measure_chain, samples_that_fit
 
     context.progress(Stage("layers", 0, None))
+    samples, steps = samples_that_fit(
+        passage, piece, structure, settings, context.spec.memory_bytes
+    )
+    if samples < piece.size:
+        context.notes.append(f"--per-layer looks at {samples} samples: more do not fit in memory")
+        piece = piece.take(range(samples))
+    settings = replace(settings, max_steps=min(settings.max_steps, steps))
     seeds = [settings.seed * 1_000_003 + i for i in range(1 if structure.coupled else piece.size)]
     chain = measure_chain(passage, piece, structure, settings, seeds)
     looked_at = sum(s.samples for s in result.samples)

@@ -167,6 +167,10 @@ class Jacobian:
             return str(error)
         return missing
 
+    def forget(self) -> None:
+        """Free the graph that products with J keep; the next one makes it again."""
+        self._second = None
+
     def _second_graph(self) -> tuple[Tensor, list[Tensor]]:
         """u and g(u) = Jᵀu with its graph."""
         if self._second is None:
