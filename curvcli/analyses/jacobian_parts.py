@@ -42,9 +42,16 @@ def with_layers(
 ) -> JacobianResult:
     """The same result with the Jacobian of every layer of the main path."""
     from curvcli.analyses.jacobian_summary import layers_and_path
-    from curvcli.operators.blocks import measure_chain
+    from curvcli.operators.blocks import measure_chain, samples_that_fit
 
     context.progress(Stage("layers", 0, None))
+    samples, steps = samples_that_fit(
+        passage, piece, structure, settings, context.spec.memory_bytes
+    )
+    if samples < piece.size:
+        context.notes.append(f"--per-layer looks at {samples} samples: more do not fit in memory")
+        piece = piece.take(range(samples))
+    settings = replace(settings, max_steps=min(settings.max_steps, steps))
     seeds = [settings.seed * 1_000_003 + i for i in range(1 if structure.coupled else piece.size)]
     chain = measure_chain(passage, piece, structure, settings, seeds)
     looked_at = sum(s.samples for s in result.samples)
@@ -73,7 +80,7 @@ def with_time(
     from torch import nn
 
     from curvcli.analyses.jacobian_summary import time_jacobian
-    from curvcli.operators.time_jacobian import time_jacobians
+    from curvcli.operators.time_jacobian import samples_that_fit, time_jacobians
 
     cells = [n for n, m in passage.model.named_modules() if isinstance(m, nn.RNNCellBase)]
     if cells:
@@ -81,6 +88,12 @@ def with_time(
             f"{len(cells)} recurrent cells are stepped by the model's own loop and not followed through time"
         )
     context.progress(Stage("time", 0, None))
+    samples = samples_that_fit(passage, piece, context.spec.memory_bytes)
+    if samples < piece.size:
+        context.notes.append(
+            f"the time Jacobian looks at {samples} samples: more do not fit in memory"
+        )
+        piece = piece.take(range(samples))
     reports = time_jacobians(passage, piece, context.spec.seed)
     for report in reports:
         if report.unroll_error > UNROLL_LIMIT:
@@ -101,9 +114,9 @@ def parameters(
 ) -> JacobianResult:
     """``--wrt parameters``: the neural tangent kernel of all samples."""
     from curvcli.analyses.jacobian_summary import tangent_kernel
-    from curvcli.device import free_memory, used_memory
     from curvcli.errors import UsageError
     from curvcli.objective import choose_parameters
+    from curvcli.operators.chunks import available_memory
     from curvcli.operators.kernels import Kernels
     from curvcli.operators.ntk import GRAM_ROWS, ParameterJacobian, join
 
@@ -133,12 +146,13 @@ def parameters(
             )
         batch = joined
     jacobian = replace(jacobian, batch=batch, coupled=coupled)
-    y = jacobian.outputs(batch)
-    per_sample, rows, device = y.shape[1], y.numel(), y.device
+    # The graph of all samples may not fit.
+    alone = not coupled and batch.splittable
+    y = jacobian.outputs(batch.take([0]) if alone else batch)
+    per_sample, device = y.shape[1], y.device
+    rows = batch.size * per_sample
     del y
-    available = free_memory(device)
-    if context.spec.memory_bytes is not None:
-        available = min(available, context.spec.memory_bytes - used_memory(device))
+    available = available_memory(device, context.spec.memory_bytes)
     cost = context.count(device)
     gauss_newton = None
     if rows <= GRAM_ROWS and settings.method != "golub-kahan":
@@ -150,7 +164,7 @@ def parameters(
         cost.gradients += per_sample
         gauss_newton = _gauss_newton(context, jacobian, kernel)
     else:
-        kernel, products, notes = jacobian.leading(settings)
+        kernel, products, notes = jacobian.leading(settings, available)
         context.notes.extend(notes)
         cost.matvecs += products
         context.notes.append(

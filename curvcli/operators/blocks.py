@@ -15,9 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvcli.errors import ModelError
+from curvcli.device import MemoryMeter
+from curvcli.errors import MemoryLimitError, ModelError
+from curvcli.linalg.bidiagonal import steps_that_fit
 from curvcli.objective import Batch
-from curvcli.operators.jacobian import Jacobian, Structure
+from curvcli.operators.chunks import HELD, available_memory, matrix_bytes
+from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
+from curvcli.operators.memory import Need, human
 from curvcli.operators.spectra import Settings, Spectra, spectra
 from curvcli.operators.taps import Passage
 
@@ -92,9 +96,55 @@ def measure_chain(
         layers.append(Layer(cut.name, cut.kind, measured, whole))
         steps.append(own)
         products += own.products + running.products
+        own.forget()
         if settings.stop():
             break
     return Chain(layers, _check(steps, between(cuts[0].tensors, ends[len(steps) - 1])), products)
+
+
+def samples_that_fit(
+    passage: Passage, batch: Batch, structure: Structure, settings: Settings, limit: int | None
+) -> tuple[int, int]:
+    """Samples of the batch whose chain can be measured within the process' limit, and the Krylov steps for them.
+
+    Raises:
+        MemoryLimitError: not even one sample fits.
+    """
+    whole = structure.coupled or not batch.splittable
+    with MemoryMeter() as meter:
+        small = batch if whole else next(iter(batch.pieces(SMALL_PIECE)))
+        cuts, target = find_cuts(passage, small)
+        ends = [*(cut.tensors for cut in cuts[1:]), [target]]
+        ops = [
+            Jacobian(sources, end[0], small.size, structure, passage.kernels)
+            for cut, end in zip(cuts, ends, strict=True)
+            for sources in (cut.tensors, cuts[0].tensors)
+        ]
+        longest = ops[-1]
+        longest.vjp(torch.zeros(longest.count, longest.rows).to(longest.device, longest.dtype))
+        if any(settings.chosen(op) != "dense" or op.columns < op.rows for op in ops):
+            zeros = torch.zeros(longest.count, longest.columns)
+            longest.jvp(zeros.to(longest.device, longest.dtype))
+    graph = HELD * meter.peak / small.size
+    share = longest.count / small.size
+    need = Need(0.0, graph + share * max(matrix_bytes(op, settings) for op in ops))
+    available = available_memory(longest.device, limit)
+    least = batch.size if whole else 1
+    if need.of(least) > available:
+        raise MemoryLimitError(
+            f"{human(available)} are available; the layers' Jacobians of one {'batch' if whole else 'sample'} "
+            f"need {human(need.of(least))}",
+            "raise --memory, or drop --per-layer",
+        )
+    samples = min(batch.size, max(least, need.samples_within(available)))
+    left = (available - Need(0.0, graph).of(samples)) / max(1.0, share * samples)
+    itemsize = torch.finfo(longest.dtype).bits // 8
+    steps = [
+        steps_that_fit(left, op.rows, op.columns, itemsize)
+        for op in ops
+        if settings.chosen(op) != "dense"
+    ]
+    return samples, max(2, min(steps, default=settings.max_steps))
 
 
 def isometry(found: Spectra) -> bool | None:

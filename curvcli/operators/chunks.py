@@ -22,7 +22,7 @@ _MOVES = 2
 _STEPS = 40
 # Memory that the allocator holds beyond live tensors while graphs come and go: processes grew by up to 1.53 times the
 # peak of their tensors on convolutional networks (glibc); the factor 1.1 of it is in `Need`.
-_HELD = 1.4
+HELD = 1.4
 
 
 class Measured(NamedTuple):
@@ -34,6 +34,33 @@ class Measured(NamedTuple):
     """How many samples."""
     spectra: Spectra
     products: int
+
+
+def matrix_bytes(op: Jacobian, settings: Settings) -> float:
+    """What the norms and singular values of one of the matrices take beside the graph."""
+    itemsize = torch.finfo(op.dtype).bits // 8
+    if settings.chosen(op) == "dense":
+        # The matrix, its copy in float64 and what the SVD makes of it.
+        return op.rows * op.columns * (itemsize + 2 * 8)
+    steps = min(_STEPS, settings.max_steps, op.rows, op.columns)
+    return 1.5 * itemsize * (op.rows + op.columns) * steps
+
+
+def available_memory(device: torch.device, limit: int | None) -> int:
+    """Bytes that may be allocated: what is free, within what is left of the process' limit.
+
+    Raises:
+        MemoryLimitError: nothing is left.
+    """
+    available = free_memory(device)
+    if limit is not None:
+        available = min(available, limit - used_memory(device))
+        if available <= 0:
+            raise MemoryLimitError(
+                f"the process already uses {human(used_memory(device))} of the {human(limit)} allowed",
+                "raise --memory",
+            )
+    return available
 
 
 @dataclass
@@ -127,24 +154,11 @@ class Chunks:
         batch = max(self.batches, key=lambda b: b.size)
         small = batch if self._whole(batch) else next(iter(batch.pieces(SMALL_PIECE)))
         need, op = self._need(batch, small)
-        available = free_memory(op.device)
-        if self.memory is not None:
-            available = min(available, self.memory - used_memory(op.device))
-            if available <= 0:
-                raise MemoryLimitError(
-                    f"the process already uses {human(used_memory(op.device))} of the {human(self.memory)} allowed",
-                    "raise --memory",
-                )
+        available = available_memory(op.device, self.memory)
         itemsize = torch.finfo(op.dtype).bits // 8
-        dense = self.settings.chosen(op) == "dense"
         share = op.count / op.samples
-        if dense:
-            # The matrix, its copy in float64 and what the SVD makes of it.
-            matrix = share * op.rows * op.columns * (itemsize + 2 * 8)
-        else:
-            matrix = share * 1.5 * itemsize * (op.rows + op.columns)
-            matrix *= min(_STEPS, self.settings.max_steps, op.rows, op.columns)
-        need = Need(_HELD * need.fixed, _HELD * need.per_sample)
+        matrix = share * matrix_bytes(op, self.settings)
+        need = Need(HELD * need.fixed, HELD * need.per_sample)
         both = Need(need.fixed, need.per_sample + matrix)
         least = batch.size if self._whole(batch) else 1
         if both.of(least) > available:

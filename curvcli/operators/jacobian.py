@@ -145,9 +145,9 @@ class Jacobian:
             unit_SL[:, k] = 1
             vectors_LSK[k] = multiply(unit_SL)
             unit_SL[:, k] = 0
-        # Once for all rows: on small networks this costs as much as a product.
-        self.finite_S &= torch.isfinite(out_SMN.flatten(1)).all(1)
-        if not bool(self.finite_S.all()):
+        # The sum shows what is not finite; looking at every entry can take as long as a product.
+        if not bool(torch.isfinite(out_SMN.sum())):
+            self.finite_S &= torch.isfinite(out_SMN.flatten(1)).all(1)
             out_SMN[~self.finite_S] = 0
         return out_SMN
 
@@ -166,6 +166,10 @@ class Jacobian:
                 raise
             return str(error)
         return missing
+
+    def forget(self) -> None:
+        """Free the graph that products with J keep; the next one makes it again."""
+        self._second = None
 
     def _second_graph(self) -> tuple[Tensor, list[Tensor]]:
         """u and g(u) = Jᵀu with its graph."""
@@ -205,7 +209,8 @@ class Jacobian:
     def _columns_of(self, parts: "list[Tensor] | tuple[Tensor, ...]") -> Tensor:
         """Parts shaped like the sources as one matrix ``(S, n)``."""
         major = [axes.major(p) for axes, p in zip(self._column_axes, parts, strict=True)]
-        return torch.cat([p.reshape(self.count, -1) for p in major], 1)
+        flat = [p.reshape(self.count, -1) for p in major]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
     def split(self, v_SN: Tensor) -> list[Tensor]:
         """A matrix ``(S, n)`` as parts shaped like the sources."""
@@ -325,21 +330,15 @@ def _coupled(op: Jacobian) -> bool:
         return True
     numbers_S = torch.arange(samples)
     generator = torch.Generator().manual_seed(0)
-    u_SM = torch.randn(samples, op.target.numel() // samples, generator=generator).to(
-        op.device, op.dtype
-    )
+    drawn_SM = torch.randn(samples, op.target.numel() // samples, generator=generator)
+    u_SM = drawn_SM.to(op.device, op.dtype)
     for bit in range((samples - 1).bit_length()):
         for side in (0, 1):
             chosen_S = (((numbers_S >> bit) & 1) == side).to(op.device)
             masked = torch.where(chosen_S[:, None], u_SM, 0).reshape(1, -1)
-            parts = torch.autograd.grad(
-                op.target,
-                op.sources,
-                op._row_axes.back(masked),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            back = op._row_axes.back(masked)
+            options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+            parts = torch.autograd.grad(op.target, op.sources, back, **options)
             for axes, part in zip(op._column_axes, parts, strict=True):
                 # Multiplying by zero keeps NaN where a Jacobian overflows: that is no coupling.
                 others = axes.major(part).reshape(samples, -1)[~chosen_S]

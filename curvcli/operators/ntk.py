@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from curvcli.device import MemoryMeter
 from curvcli.errors import MemoryLimitError, ModelError
+from curvcli.linalg.bidiagonal import steps_that_fit
 from curvcli.linalg.golub_kahan import golub_kahan, true_residuals
 from curvcli.linalg.lanczos import ROUNDING
 from curvcli.objective import Batch, LossTerms, flatten, untouched_buffers
-from curvcli.operators.jacobian import Jacobian, Structure
+from curvcli.operators.chunks import HELD
+from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.kernels import Kernels
 from curvcli.operators.memory import human
 from curvcli.operators.spectra import Settings, frobenius
@@ -160,12 +163,16 @@ class ParameterJacobian:
             matrix_RR,
         )
 
-    def leading(self, settings: Settings) -> tuple[Kernel, int, list[str]]:
-        """The leading eigenvalues of K by Golub-Kahan-Lanczos on J, whatever its size.
+    def leading(self, settings: Settings, available: float) -> tuple[Kernel, int, list[str]]:
+        """The leading eigenvalues of K by Golub-Kahan-Lanczos on J within ``available`` bytes.
 
         Returns:
             The kernel, products with J and Jᵀ spent, and notes on kernels that were switched.
+
+        Raises:
+            MemoryLimitError: the graph of all samples and the fewest Krylov vectors do not fit.
         """
+        steps = self._steps_within(available, settings)
         notes: list[str] = []
         while True:
             y = self.outputs(self.batch)
@@ -187,7 +194,7 @@ class ParameterJacobian:
             op,
             settings.top,
             tol=settings.tol / 4,
-            max_steps=settings.max_steps,
+            max_steps=min(settings.max_steps, steps),
             seeds=[settings.seed],
             stop=settings.stop,
             progress=settings.progress,
@@ -209,6 +216,40 @@ class ParameterJacobian:
             None,
         )
         return kernel, op.products, notes
+
+    def _steps_within(self, available: float, settings: Settings) -> int:
+        """Krylov steps that there is room for beside the graph of all samples."""
+        sizes = [self.batch.size]
+        if not self.coupled and self.batch.splittable and self.batch.size > 2 * SMALL_PIECE:
+            sizes = [SMALL_PIECE, 2 * SMALL_PIECE]
+        peaks = [self._peak(next(iter(self.batch.pieces(size)))) for size in sizes]
+        slope = (peaks[-1] - peaks[0]) / max(1, sizes[-1] - sizes[0])
+        graph = HELD * (peaks[0] + slope * (self.batch.size - sizes[0]))
+        p = sum(q.numel() for q in self.parameters)
+        itemsize = torch.finfo(self.parameters[0].dtype).bits // 8
+        rows = self._rows()
+        least = min(settings.top + 2, rows, p)
+        steps = steps_that_fit(available - graph, rows, p, itemsize)
+        if steps < least:
+            needed = graph + 1.5 * itemsize * (rows + p) * least
+            raise MemoryLimitError(
+                f"{human(max(0.0, available))} are available; the {rows:,} rows of the kernel need {human(needed)}",
+                "raise --memory, choose fewer samples by --sample or --max-batches, or restrict --params",
+            )
+        return steps
+
+    def _rows(self) -> int:
+        one = self.batch if self.coupled or not self.batch.splittable else self.batch.take([0])
+        return self.outputs(one).numel() * (self.batch.size // one.size)
+
+    def _peak(self, piece: Batch) -> int:
+        """Bytes of the graph of some samples, and of products with it."""
+        meter = MemoryMeter()
+        with meter:
+            y = self.outputs(piece).reshape(-1)
+            op = Jacobian(list(self.parameters), y, 1, Structure(True, None), self.kernels)
+            op.missing()
+        return meter.peak
 
 
 def join(batches: Sequence[Batch]) -> Batch | None:

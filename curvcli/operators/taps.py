@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from curvcli.errors import ModelError, UsageError, did_you_mean, some
 from curvcli.objective import Batch, tensors_in, untouched_buffers
 from curvcli.operators.kernels import Kernels
-from curvcli.operators.scaling import ChannelScaling
+from curvcli.operators.shortcuts import Shortcuts
 from curvcli.target.loss import call_model, main_output
 
 
@@ -113,7 +113,7 @@ class Passage:
             stack.enter_context(untouched_buffers(self.model))
             stack.enter_context(frozen(self.model))
             stack.enter_context(self.kernels.active())
-            stack.enter_context(ChannelScaling())
+            stack.enter_context(Shortcuts())
             self._hook(stack, record, leaf)
             output = call_model(self.model, positional, keywords)
             if self.target.module is None:

@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvcli.device import supports
+from curvcli.device import MemoryMeter, supports
+from curvcli.errors import MemoryLimitError
 from curvcli.linalg.lyapunov import Lyapunov, lyapunov
 from curvcli.objective import Batch
+from curvcli.operators.chunks import HELD, available_memory
+from curvcli.operators.memory import Need, human
 from curvcli.operators.recurrent_time import Recurrence, recurrent_modules, time_first, unroll
 from curvcli.operators.taps import Passage
 
@@ -45,6 +48,11 @@ class TimeReport:
 
 def time_jacobians(passage: Passage, batch: Batch, seed: int = 0) -> list[TimeReport]:
     """Every recurrent layer that is called, on what it is given in one run of the network."""
+    return [_report(*found, seed) for found in _recurrences(passage, batch)]
+
+
+def _recurrences(passage: Passage, batch: Batch) -> list[tuple[str, str, Recurrence, float]]:
+    """Name, kind, the layer unrolled in one direction, and by how much its output differs."""
     calls: dict[str, tuple[nn.RNNBase, Any, Any, Any]] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -67,7 +75,7 @@ def time_jacobians(passage: Passage, batch: Batch, seed: int = 0) -> list[TimeRe
     finally:
         for handle in handles:
             handle.remove()
-    reports = []
+    found = []
     for name, (module, inputs, hx, output) in calls.items():
         device = next(module.parameters()).device
         dtype = torch.float64 if supports(device, torch.float64) else torch.float32
@@ -75,8 +83,35 @@ def time_jacobians(passage: Passage, batch: Batch, seed: int = 0) -> list[TimeRe
         error = unrolled.error(time_first(module, output).x_TBI)
         for recurrence in unrolled.recurrences:
             label = f"{name} {recurrence.name}" if len(unrolled.recurrences) > 1 else name
-            reports.append(_report(label, type(module).__name__, recurrence, error, seed))
-    return reports
+            found.append((label, type(module).__name__, recurrence, error))
+    return found
+
+
+def samples_that_fit(passage: Passage, batch: Batch, limit: int | None) -> int:
+    """Samples of the batch that can be followed through time within the process' limit.
+
+    Measured on one sample, and only where there is a limit: it takes as many steps as all of them.
+
+    Raises:
+        MemoryLimitError: not even one sample fits.
+    """
+    layers = list(recurrent_modules(passage.model))
+    if limit is None or not layers or not batch.splittable:
+        return batch.size
+    with MemoryMeter() as meter:
+        # Pushing vectors forward takes no more than pulling them back.
+        for _, _, recurrence, _ in _recurrences(passage, batch.take([0])):
+            d = sum(part.shape[-1] for part in recurrence.initial)
+            _norms(recurrence, set(_lags(recurrence.steps)), d <= WHOLE, d, 0)
+    device = next(layers[0][1].parameters()).device
+    need = Need(0.0, HELD * meter.peak)
+    available = available_memory(device, limit)
+    if need.of(1) > available:
+        raise MemoryLimitError(
+            f"{human(available)} are available; the time Jacobian of one sample needs {human(need.of(1))}",
+            "raise --memory, or pass --no-time",
+        )
+    return min(batch.size, need.samples_within(available))
 
 
 def _report(name: str, kind: str, recurrence: Recurrence, error: float, seed: int) -> TimeReport:
