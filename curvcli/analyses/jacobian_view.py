@@ -77,9 +77,14 @@ def _distribution(result: JacobianResult) -> Table:
     )
 
 
+# Singular values of a sample that fit a line of 80 characters.
+_SHOWN = 3
+
+
 def _worst(result: JacobianResult) -> Table:
     by_index = {s.index: s for s in result.samples}
-    count = max((len(s.singular_values) for s in result.samples), default=0)
+    asked = max((len(s.singular_values) for s in result.samples), default=0)
+    count = min(asked, _SHOWN)
     return Table(
         "Largest spectral norms",
         (
@@ -92,12 +97,13 @@ def _worst(result: JacobianResult) -> Table:
             (
                 s.index,
                 Measured(s.frobenius, s.frobenius_standard_error),
-                *(Measured(v.value, v.residual) for v in s.singular_values),
+                *(Measured(v.value, v.residual) for v in s.singular_values[:count]),
                 f"> {number(s.condition_at_least, 2)}" if s.condition_at_least else s.condition,
             )
             for s in (by_index[i] for i in result.worst)
         ],
-        "Some singular value lies within each σ ± residual.",
+        "Some singular value lies within each σ ± residual."
+        + (" The JSON holds all." if asked > count else ""),
     )
 
 
@@ -106,26 +112,22 @@ def _layers(result: JacobianResult) -> list[Block]:
         "Layer by layer",
         (
             Column("layer", numeric=False),
-            Column("kind", numeric=False),
             Column("m × n"),
             Column("‖J‖₂"),
             Column("χ"),
             Column("condition"),
             Column("iso", numeric=False),
             Column("product"),
-            Column("∏ ‖J‖₂"),
         ),
         [
             (
                 layer.name,
-                layer.kind,
                 f"{layer.outputs}×{layer.inputs}",
                 Measured(layer.spectral, layer.spectral_residual),
                 layer.chi,
                 layer.condition,
                 layer.isometry,
                 layer.running_spectral,
-                layer.running_bound,
             )
             for layer in result.layers
         ],
