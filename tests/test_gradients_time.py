@@ -14,7 +14,9 @@ from curvcli.analyses.gradient_result import GradientsResult, TimeTrend
 from curvcli.analyses.gradients import gradients
 from curvcli.objective import Batch, Objective
 from curvcli.operators.attention import head_entropy
-from curvcli.operators.recurrent_time import lag_norms, unroll
+from curvcli.operators.recurrent_gradients import gradients_of_states
+from curvcli.operators.recurrent_lag import lag_norms
+from curvcli.operators.recurrent_time import unroll
 from curvcli.target.loss import loss_terms
 from tests.conftest import MakeObjective
 
@@ -59,6 +61,69 @@ def test_the_unrolled_layer_gives_its_own_output(
     padded, _ = pad_packed_sequence(output)
     torch.testing.assert_close(run_.output_TBH, padded, rtol=1e-13, atol=1e-13)
     assert run_.error(padded) < 1e-13
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_taken_from_the_output(
+    kind: Any, options: dict[str, Any], bidirectional: bool, layers: int, packed: bool
+) -> None:
+    """With the module's own output no step of the last layer is run: the same states, and a foreign output is seen."""
+    torch.manual_seed(12)
+    module = kind(4, 6, num_layers=layers, bidirectional=bidirectional, **options).double()
+    x: Any = torch.randn(9, 3, 4, dtype=torch.float64)
+    if packed:
+        x = pack_padded_sequence(x, torch.tensor([4, 9, 6]), enforce_sorted=False)
+    output, final = module(x)
+    run_ = unroll(module, x, output=output)
+    padded = pad_packed_sequence(output)[0] if packed else output
+    assert run_.error(padded) < 1e-13
+    final = final if isinstance(final, tuple) else (final,)
+    for mine, theirs in zip(run_.final, final, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-13, atol=1e-13)
+    data = output.data if packed else output
+    wrong = 0.9 * data
+    assert (
+        unroll(module, x, output=output._replace(data=wrong) if packed else wrong).error(
+            0.9 * padded
+        )
+        > 1e-3
+    )
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_of_states_give_that_of_the_initial_state(
+    kind: Any, options: dict[str, Any], bidirectional: bool, packed: bool
+) -> None:
+    """One step further back than the first is the initial state, whose gradient autograd knows for any layer."""
+    torch.manual_seed(13)
+    module = kind(4, 6, num_layers=2, bidirectional=bidirectional, **options).double()
+    rows = 4 if bidirectional else 2
+    x: Any = torch.randn(7, 3, 4, dtype=torch.float64)
+    if packed:
+        x = pack_padded_sequence(x, torch.tensor([7, 5, 2]))
+    widths = [module.proj_size or 6, 6][: 2 if module.mode == "LSTM" else 1]
+    start = [torch.randn(rows, 3, w, dtype=torch.float64, requires_grad=True) for w in widths]
+    hx = tuple(start) if len(start) == 2 else start[0]
+    output, final = module(x, hx)
+    data = output.data if packed else output
+    final = final if isinstance(final, tuple) else (final,)
+    weights = [torch.randn_like(t) for t in (data, *final)]
+    loss = sum((w * t).sum() for w, t in zip(weights, (data, *final), strict=True))
+    expected = torch.autograd.grad(loss, start, retain_graph=True)
+    run_ = unroll(module, x, hx, output=output)
+    upstream = weights[0]
+    if packed:
+        upstream = pad_packed_sequence(output._replace(data=upstream))[0]
+    states, initial = gradients_of_states(run_, upstream, tuple(weights[1:]))
+    for found, true in zip(initial, expected, strict=True):
+        # A few hundred operations of relative error 1e-16 each.
+        torch.testing.assert_close(found, true, rtol=1e-12, atol=1e-13)
+    assert [tuple(s.shape) for s in states] == [(7, 3, widths[0])] * rows
 
 
 def by_hand(module: nn.RNNBase, x_TBI: Tensor) -> list[Tensor]:

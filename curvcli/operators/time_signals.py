@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.operators.activations import SATURATED
-from curvcli.operators.recurrent_cells import make_cell
+from curvcli.operators.recurrent_cells import mode_of, weights_of
+from curvcli.operators.recurrent_gradients import gradients_of_states
+from curvcli.operators.recurrent_lag import LagNorms, lag_norms
 from curvcli.operators.recurrent_time import (
-    LagNorms,
     Recurrence,
     Unrolled,
-    gradients_of_states,
-    lag_norms,
-    run_cell,
+    recur,
     time_first,
     unroll,
 )
@@ -81,7 +80,7 @@ def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
     """The module unrolled, and ∂L/∂h of each recurrence."""
     module = call.module
     data = call.output if isinstance(call.output, Tensor) else call.output.data
-    run = unroll(module, call.inputs, call.hx, dtype=wide(data))
+    run = unroll(module, call.inputs, call.hx, dtype=wide(data), output=call.output)
     gradient = call.output_gradient
     output_TBH = None
     if gradient is not None:
@@ -90,7 +89,7 @@ def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
         )
         output_TBH = time_first(module, shaped).x_TBI
     final = tuple(_batched(call.final_gradients.get(i)) for i in range(len(run.final)))
-    return run, gradients_of_states(run, output_TBH, final)
+    return run, gradients_of_states(run, output_TBH, final)[0]
 
 
 def _batched(state: Tensor | None) -> Tensor | None:
@@ -159,8 +158,8 @@ def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
         else tuple(x_TBI.new_zeros(shape) for _ in range(states))
     )
     valid_TB = torch.ones(x_TBI.shape[:2], dtype=torch.bool, device=x_TBI.device)
-    run = run_cell(make_cell(module, kind), x_TBI, start, valid_TB)
     own_TBH = torch.stack([torch.atleast_2d(h) for h in loop.outputs]).to(kind)
-    difference = (torch.stack([s[0].detach() for s in run.states]) - own_TBH).abs().max()
+    run = recur(mode_of(module), weights_of(module, kind), x_TBI, start, valid_TB, own_TBH)
+    difference = (run.each.h_TBH - own_TBH).abs().max()
     scale = own_TBH.abs().max().clamp_min(torch.finfo(kind).tiny)
     return LoopSignal(lag_norms(run, seed), _gates([run]), float(difference / scale), shape[0])
