@@ -153,10 +153,28 @@ def test_time_jacobians_against_dense_ones(kind: Any) -> None:
     exact = lag_norms(recurrence)
     assert exact.errors_T is None
     torch.testing.assert_close(exact.norms_T, expected, rtol=1e-12, atol=0)
+    # Float32: products of relative error 1e-7.
+    single = lag_norms(recurrence, dtype=torch.float32)
+    torch.testing.assert_close(single.norms_T, expected, rtol=3e-6, atol=0)
     estimated = lag_norms(recurrence, exact_units=0, probes=400)
     assert estimated.errors_T is not None
     # Five standard errors.
     assert ((estimated.norms_T - expected).abs() <= 5 * estimated.errors_T).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_single_precision_gives_way_where_its_range_ends(scale: float) -> None:
+    """∂h_T/∂h_t = (scale · Q)ᵏ at zero input, over 15 orders of magnitude and more."""
+    torch.manual_seed(14)
+    module = nn.RNN(2, 4, bias=False, nonlinearity="relu").double()
+    nn.init.eye_(module.weight_hh_l0)
+    with torch.no_grad():
+        module.weight_hh_l0 *= scale
+        module.weight_ih_l0.fill_(1.0)
+    (recurrence,) = unroll(module, torch.ones(9, 2, 2, dtype=torch.float64)).recurrences
+    found = lag_norms(recurrence, dtype=torch.float32).norms_T
+    expected = torch.tensor([scale**k for k in range(9)], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 def test_lag_of_packed_sequences_ends_where_each_does() -> None:

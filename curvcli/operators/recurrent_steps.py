@@ -9,8 +9,8 @@ Shapes: ``T`` steps, ``B`` samples, ``I`` inputs, ``H`` units (of h), ``C`` unit
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +127,21 @@ class _Lstm:
         output_TBC = m_TBC * self.output_TBC
         cell_TB3C = cell_TBC[:, :, None] * self.cell_TB3C
         return torch.cat([cell_TB3C.flatten(2), output_TBC], 2) @ self.weights.ih
+
+
+def in_dtype(steps: Steps, dtype: torch.dtype) -> Steps:
+    """The same steps for vectors of another dtype."""
+
+    def cast(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(dtype)
+        if isinstance(value, dict):
+            return {name: cast(v) for name, v in value.items()}
+        return Weights(*map(cast, value)) if isinstance(value, Weights) else value
+
+    assert isinstance(steps, _Gated | _Lstm)
+    changed = {f.name: cast(getattr(steps, f.name)) for f in fields(steps)}
+    return replace(steps, **{**changed, "space": _Space()})
 
 
 def rnn_steps(

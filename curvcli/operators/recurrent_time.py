@@ -81,19 +81,22 @@ class Recurrence:
         """The state before a step."""
         return tuple(s[step - 1] for s in self.states) if step else self.initial
 
-    def pull_back(self, step: int, vectors: State, into: State | None = None) -> State:
+    def pull_back(
+        self, step: int, vectors: State, into: State | None = None, each: Steps | None = None
+    ) -> State:
         """Vectors times ∂(state after)/∂(state before); as they are for samples that do not take the step.
 
         Args:
             step: which.
             vectors: by part of the state, (B', K, units) for the first B' samples.
             into: where the product is written; of the same shapes, contiguous.
+            each: the steps in another dtype, that of the vectors.
         """
         if into is None:
             into = tuple(
                 torch.empty_like(v, memory_format=torch.contiguous_format) for v in vectors
             )
-        self.each.pull_back(step, vectors, into)
+        (each or self.each).pull_back(step, vectors, into)
         if not self.whole:
             taken_B11 = self.valid_TB[step, : len(vectors[0]), None, None]
             for back, vector in zip(into, vectors, strict=True):

@@ -5,10 +5,12 @@ Shapes: ``T`` steps, ``B`` samples, ``H`` units.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from curvcli.objective import tensors_in
 from curvcli.operators.activations import SATURATED
 from curvcli.operators.recurrent_cells import mode_of, weights_of
 from curvcli.operators.recurrent_gradients import gradients_of_states
@@ -22,6 +24,9 @@ from curvcli.operators.recurrent_time import (
 )
 from curvcli.operators.reductions import wide
 from curvcli.operators.signal_records import CellLoop, RecurrentCall
+
+# Samples whose ∂h_T/∂h_t is followed.
+_LAG_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,12 @@ def time_signals(calls: Sequence[RecurrentCall], seed: int = 0) -> list[TimeSign
 
 def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
     module = calls[0].module
+    own = next(module.parameters()).dtype
+    # ∂h_T/∂h_t is of the first piece of the data.
+    samples = min(_LAG_SAMPLES, time_first(module, calls[0].output).x_TBI.shape[1])
+    together = _side_by_side(calls)
+    if together is not None:
+        calls = [together]
     runs = [(call, *_unrolled(call)) for call in calls]
     found = []
     for index, recurrence in enumerate(runs[0][1].recurrences):
@@ -67,13 +78,41 @@ def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
                 f"{calls[0].name}.{recurrence.name}",
                 type(module).__name__,
                 _gradient_by_step(layers, [g[index] for _, _, g in runs]),
-                lag_norms(recurrence, seed),
+                lag_norms(recurrence, seed, samples=samples, dtype=own),
                 _gates(layers),
                 max(run.error(time_first(module, call.output).x_TBI) for call, run, _ in runs),
                 sum(r.valid_TB.shape[1] for r in layers),
             )
         )
     return found
+
+
+def _side_by_side(calls: list[RecurrentCall]) -> RecurrentCall | None:
+    """Calls on pieces of equal length as one; None where they are not that."""
+    first = calls[0]
+    axis = 0 if first.module.batch_first else 1
+
+    def joined(values: list[Any], axis: int) -> Any:
+        return None if values[0] is None else torch.cat(values, axis)
+
+    tensors = [(c.inputs, c.output) for c in calls]
+    if not all(isinstance(t, Tensor) and t.dim() == 3 for pair in tensors for t in pair):
+        return None
+    lengths = {c.inputs.shape[1 - axis] for c in calls}
+    kinds = {(c.hx is None, c.output_gradient is None, *sorted(c.final_gradients)) for c in calls}
+    if len(lengths) > 1 or len(kinds) > 1:
+        return None
+    states = [list(tensors_in(c.hx)) for c in calls]
+    hx = tuple(joined(list(same), 1) for same in zip(*states, strict=True))
+    return RecurrentCall(
+        first.name,
+        first.module,
+        joined([c.inputs for c in calls], axis),
+        None if first.hx is None else hx,
+        joined([c.output for c in calls], axis),
+        joined([c.output_gradient for c in calls], axis),
+        {i: joined([c.final_gradients[i] for c in calls], 1) for i in first.final_gradients},
+    )
 
 
 def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
@@ -162,4 +201,9 @@ def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
     run = recur(mode_of(module), weights_of(module, kind), x_TBI, start, valid_TB, own_TBH)
     difference = (run.each.h_TBH - own_TBH).abs().max()
     scale = own_TBH.abs().max().clamp_min(torch.finfo(kind).tiny)
-    return LoopSignal(lag_norms(run, seed), _gates([run]), float(difference / scale), shape[0])
+    return LoopSignal(
+        lag_norms(run, seed, dtype=loop.outputs[0].dtype),
+        _gates([run]),
+        float(difference / scale),
+        shape[0],
+    )
