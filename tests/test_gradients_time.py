@@ -167,10 +167,10 @@ def test_single_precision_gives_way_where_its_range_ends(scale: float) -> None:
     """∂h_T/∂h_t = (scale · Q)ᵏ at zero input, over 15 orders of magnitude and more."""
     torch.manual_seed(14)
     module = nn.RNN(2, 4, bias=False, nonlinearity="relu").double()
-    nn.init.eye_(module.weight_hh_l0)
+    nn.init.eye_(module.get_parameter("weight_hh_l0"))
     with torch.no_grad():
-        module.weight_hh_l0 *= scale
-        module.weight_ih_l0.fill_(1.0)
+        module.get_parameter("weight_hh_l0").mul_(scale)
+        module.get_parameter("weight_ih_l0").fill_(1.0)
     (recurrence,) = unroll(module, torch.ones(9, 2, 2, dtype=torch.float64)).recurrences
     found = lag_norms(recurrence, dtype=torch.float32).norms_T
     expected = torch.tensor([scale**k for k in range(9)], dtype=torch.float64)

@@ -61,6 +61,7 @@ def time_signals(calls: Sequence[RecurrentCall], seed: int = 0) -> list[TimeSign
     return [signal for same in by_name.values() for signal in _of_module(same, seed)]
 
 
+@torch.inference_mode()
 def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
     module = calls[0].module
     own = next(module.parameters()).dtype
@@ -186,6 +187,7 @@ def loop_signals(loops: Sequence[CellLoop], seed: int = 0) -> dict[str, LoopSign
     return found
 
 
+@torch.inference_mode()
 def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
     module, kind = loop.module, wide(loop.outputs[0])
     x_TBI = torch.stack([torch.atleast_2d(x) for x in loop.inputs]).to(kind)
