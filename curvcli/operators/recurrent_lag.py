@@ -57,33 +57,29 @@ def lag_norms(
         exact_units: widest layer that is done exactly.
         probes: vectors for wider ones.
         samples: at most so many, the first ones.
-        dtype: of the layer: its products are precise enough in it as long as nothing comes near the ends of its
-            range, else they are repeated in that of the recurrence.
+        dtype: wider than that of the recurrence, whose products are precise enough as long as nothing comes near
+            the ends of its range: else they are repeated in this one.
     """
     units = recurrence.units
     exact = units <= exact_units
     device, kind = recurrence.inputs_TBI.device, recurrence.inputs_TBI.dtype
+    wide, each = dtype or kind, recurrence.each
     if exact:
-        vectors_KH = torch.eye(units, dtype=kind, device=device) * units**0.5
+        vectors_KH = torch.eye(units, dtype=wide, device=device) * units**0.5
     else:
         generator = torch.Generator().manual_seed(seed)
         drawn_KH = torch.randn(probes, units, generator=generator, dtype=torch.float64)
-        vectors_KH = drawn_KH.to(device=device, dtype=kind)
+        vectors_KH = drawn_KH.to(device=device, dtype=wide)
     most = recurrence.initial[0].shape[0] if samples is None else samples
     most = min(most, max(1, _ROWS // len(vectors_KH)))
-    if dtype is not None and dtype != kind:
-        found = _lag_norms(
-            recurrence,
-            in_dtype(recurrence.each, dtype),
-            _LIFT * vectors_KH.to(dtype),
-            most,
-            exact,
-            _LIFT,
-        )
+    if wide != kind:
+        lifted_KH = (_LIFT * vectors_KH).to(kind)
+        found = _lag_norms(recurrence, each, lifted_KH, most, exact, wide, _LIFT)
         limits = found.norms_T.aminmax()
         if _RANGE[0] < float(limits.min) <= float(limits.max) < _RANGE[1]:
             return found
-    return _lag_norms(recurrence, recurrence.each, vectors_KH, most, exact)
+        each = in_dtype(each, wide)
+    return _lag_norms(recurrence, each, vectors_KH, most, exact, wide)
 
 
 def _lag_norms(
@@ -92,11 +88,11 @@ def _lag_norms(
     vectors_KH: Tensor,
     samples: int,
     exact: bool,
+    wide: torch.dtype,
     lift: float = 1.0,
 ) -> LagNorms:
     k, units = vectors_KH.shape
     dtype, device = vectors_KH.dtype, vectors_KH.device
-    wide = recurrence.inputs_TBI.dtype
     last_B = recurrence.last_step()[:samples]
     width = len(recurrence.initial)
     norms_TSBK = torch.empty(recurrence.steps, width, samples, k, dtype=dtype, device=device)

@@ -64,7 +64,6 @@ def time_signals(calls: Sequence[RecurrentCall], seed: int = 0) -> list[TimeSign
 @torch.inference_mode()
 def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
     module = calls[0].module
-    own = next(module.parameters()).dtype
     # ∂h_T/∂h_t is of the first piece of the data.
     samples = min(_LAG_SAMPLES, time_first(module, calls[0].output).x_TBI.shape[1])
     together = _side_by_side(calls)
@@ -79,7 +78,7 @@ def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
                 f"{calls[0].name}.{recurrence.name}",
                 type(module).__name__,
                 _gradient_by_step(layers, [g[index] for _, _, g in runs]),
-                lag_norms(recurrence, seed, samples=samples, dtype=own),
+                lag_norms(recurrence, seed, samples=samples, dtype=wide(recurrence.inputs_TBI)),
                 _gates(layers),
                 max(run.error(time_first(module, call.output).x_TBI) for call, run, _ in runs),
                 sum(r.valid_TB.shape[1] for r in layers),
@@ -120,7 +119,7 @@ def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
     """The module unrolled, and ∂L/∂h of each recurrence."""
     module = call.module
     data = call.output if isinstance(call.output, Tensor) else call.output.data
-    run = unroll(module, call.inputs, call.hx, dtype=wide(data), output=call.output)
+    run = unroll(module, call.inputs, call.hx, dtype=_precise(data), output=call.output)
     gradient = call.output_gradient
     output_TBH = None
     if gradient is not None:
@@ -129,7 +128,12 @@ def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
         )
         output_TBH = time_first(module, shaped).x_TBI
     final = tuple(_batched(call.final_gradients.get(i)) for i in range(len(run.final)))
-    return run, gradients_of_states(run, output_TBH, final)[0]
+    return run, gradients_of_states(run, output_TBH, final, wide(data))[0]
+
+
+def _precise(values: Tensor) -> torch.dtype:
+    """States are known no better than in their own type; half precision is too little for what follows."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _batched(state: Tensor | None) -> Tensor | None:
@@ -189,7 +193,7 @@ def loop_signals(loops: Sequence[CellLoop], seed: int = 0) -> dict[str, LoopSign
 
 @torch.inference_mode()
 def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
-    module, kind = loop.module, wide(loop.outputs[0])
+    module, kind = loop.module, _precise(loop.outputs[0])
     x_TBI = torch.stack([torch.atleast_2d(x) for x in loop.inputs]).to(kind)
     states = 2 if isinstance(module, nn.LSTMCell) else 1
     shape = (x_TBI.shape[1], module.hidden_size)
@@ -204,7 +208,7 @@ def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
     difference = (run.each.h_TBH - own_TBH).abs().max()
     scale = own_TBH.abs().max().clamp_min(torch.finfo(kind).tiny)
     return LoopSignal(
-        lag_norms(run, seed, dtype=loop.outputs[0].dtype),
+        lag_norms(run, seed, dtype=wide(own_TBH)),
         _gates([run]),
         float(difference / scale),
         shape[0],
