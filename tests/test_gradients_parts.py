@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvcli.objective import Objective
+from curvcli.operators import gradient_flow
 from curvcli.operators.gradient_flow import Flow, flow
 from tests.conftest import MakeObjective
 
@@ -138,9 +139,8 @@ def test_products_are_those_of_the_parts_run_alone(
         nn.init.normal_(p, std=0.5)
     objective = make_objective(model, x, y, "cross_entropy")
     found, sizes = watched(objective)
-    assert (
-        sizes[-1:] == [1] if together else sizes[-len(found.part_samples) :] == found.part_samples
-    )
+    expected_sizes = [1, len(x)] if together else found.part_samples
+    assert sizes[-len(expected_sizes) :] == expected_sizes
     assert sum(found.part_samples) == len(x)
     parts = []
     for first, last in zip(
@@ -181,7 +181,7 @@ def test_signals_are_those_of_a_pass_in_pieces(make_objective: MakeObjective) ->
         model, torch.randint(20, (8, 12)), torch.randint(20, (8, 12)), "cross_entropy"
     )
     whole, sizes = watched(objective)
-    assert sizes == [8, 1]
+    assert sizes == [1, 8]
     # A limit on memory is kept by small pieces.
     pieces = flow(objective, memory=1 << 30)
     assert whole.recorder.signals.keys() == pieces.recorder.signals.keys()
@@ -193,3 +193,17 @@ def test_signals_are_those_of_a_pass_in_pieces(make_objective: MakeObjective) ->
         ):  # shared by all samples: its gradient is a sum over those of a piece
             assert signal.gradient.rms == pytest.approx(other.gradient.rms, rel=1e-12)
         assert signal.on_trunk == other.on_trunk
+
+
+def test_a_batch_that_would_not_fit_is_run_in_pieces(
+    make_objective: MakeObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(2)
+    objective = make_objective(images(), torch.randn(16, 2, 8, 8), classes(16))
+    monkeypatch.setattr(gradient_flow, "_LIGHT", 0)
+    assert watched(objective)[1] == [1, 16]
+    # Every sample takes some bytes.
+    monkeypatch.setattr(gradient_flow, "_PASS_SHARE", 0.0)
+    found, sizes = watched(objective)
+    assert sizes == [1, 4, 4, 4, 4]
+    assert found.gram_TPP is not None

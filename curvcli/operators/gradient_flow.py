@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from curvcli.device import free_memory
+from curvcli.device import MemoryMeter, free_memory
 from curvcli.errors import LossError, MemoryLimitError, ModelError
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Batch, Objective, tensors_in
 from curvcli.operators.layers import is_leaf
 from curvcli.operators.part_gradients import PartGradients
 from curvcli.operators.part_rules import can_be_apart
@@ -30,6 +30,8 @@ _BLOCK = 1 << 16
 _SMALL = 1 << 14
 # Share of the free memory (or of --memory) that the parts' gradients may take.
 _MEMORY_SHARE = 0.125
+# And share that a pass over the whole batch may take; with less numbers than this in data and parameters it fits.
+_PASS_SHARE, _LIGHT = 0.5, 1 << 20
 
 
 @dataclass
@@ -151,19 +153,18 @@ def _in_one_pass(
     """The whole batch at once, its parts told apart layer by layer; None where that cannot be known to be right."""
     if not can_be_apart(objective.model):
         return None
-    parts = PartGradients(objective.parameters, sizes)
-    recorder = watched(parts=parts)
     (batch,) = objective.batches
     try:
+        of_first = _first_sample(objective, batch)
+        if of_first is None:
+            return None
+        parts = PartGradients(objective.parameters, sizes)
+        recorder = watched(parts=parts)
         with recorder.watching():
             found = _differentiate(objective, recorder, batch, lambda: parts.complete)
         if found is None:
             return None
         loss, gradient = found
-        alone = objective.sum_of(next(batch.pieces(1)))
-        of_first = torch.autograd.grad(
-            alone, objective.parameters, allow_unused=True, materialize_grads=True
-        )
     except (RuntimeError, ValueError, IndexError, MemoryLimitError, ModelError, LossError):
         # Too large as a whole, or beyond the rules; what is wrong with the model shows again in pieces.
         return None
@@ -174,6 +175,25 @@ def _in_one_pass(
     loss += _decay(objective, gradient)
     objective.cost.gradients += 1
     return Flow(recorder, loss, gradient, grams, sizes, objective.samples)
+
+
+def _first_sample(objective: Objective, batch: Batch) -> Sequence[Tensor] | None:
+    """The gradient of the first sample alone; None where all of them at once would not fit into memory."""
+
+    def gradient() -> Sequence[Tensor]:
+        total = objective.sum_of(next(batch.pieces(1)))
+        return torch.autograd.grad(
+            total, objective.parameters, allow_unused=True, materialize_grads=True
+        )
+
+    data = sum(t.numel() for t in tensors_in(batch.data))
+    if max(objective.n, data) < _LIGHT:
+        return gradient()
+    with MemoryMeter() as meter:
+        found = gradient()
+    own = sum(g.numel() * g.element_size() for g in found)
+    needed = max(0, meter.peak - own) * batch.size
+    return found if needed < _PASS_SHARE * free_memory(objective.device) else None
 
 
 def cut(objective: Objective, parts: int) -> list[Batch]:
