@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from curvcli.device import MemoryMeter, free_memory
+from curvcli.device import free_memory
 from curvcli.errors import LossError, MemoryLimitError, ModelError
 from curvcli.objective import Batch, Objective, tensors_in
 from curvcli.operators.layers import is_leaf
@@ -30,8 +30,8 @@ _BLOCK = 1 << 16
 _SMALL = 1 << 14
 # Share of the free memory (or of --memory) that the parts' gradients may take.
 _MEMORY_SHARE = 0.125
-# And share that a pass over the whole batch may take; with less numbers than this in data and parameters it fits.
-_PASS_SHARE, _LIGHT = 0.5, 1 << 20
+# Numbers in the parameters, and in the data, up to which the parts are told apart in one pass.
+_LIGHT = 1 << 17
 
 
 @dataclass
@@ -154,10 +154,15 @@ def _in_one_pass(
     if not can_be_apart(objective.model):
         return None
     (batch,) = objective.batches
+    # Larger networks are bound by their kernels: piece by piece they take no longer, and a part of the memory.
+    if max(objective.n, *(t.numel() for t in tensors_in(batch.data)), 0) > _LIGHT:
+        return None
     try:
-        of_first = _first_sample(objective, batch)
-        if of_first is None:
-            return None
+        alone = objective.sum_of(next(batch.pieces(1)))
+        of_first = torch.autograd.grad(
+            alone, objective.parameters, allow_unused=True, materialize_grads=True
+        )
+        del alone
         parts = PartGradients(objective.parameters, sizes)
         recorder = watched(parts=parts)
         with recorder.watching():
@@ -175,25 +180,6 @@ def _in_one_pass(
     loss += _decay(objective, gradient)
     objective.cost.gradients += 1
     return Flow(recorder, loss, gradient, grams, sizes, objective.samples)
-
-
-def _first_sample(objective: Objective, batch: Batch) -> Sequence[Tensor] | None:
-    """The gradient of the first sample alone; None where all of them at once would not fit into memory."""
-
-    def gradient() -> Sequence[Tensor]:
-        total = objective.sum_of(next(batch.pieces(1)))
-        return torch.autograd.grad(
-            total, objective.parameters, allow_unused=True, materialize_grads=True
-        )
-
-    data = sum(t.numel() for t in tensors_in(batch.data))
-    if max(objective.n, data) < _LIGHT:
-        return gradient()
-    with MemoryMeter() as meter:
-        found = gradient()
-    own = sum(g.numel() * g.element_size() for g in found)
-    needed = max(0, meter.peak - own) * batch.size
-    return found if needed < _PASS_SHARE * free_memory(objective.device) else None
 
 
 def cut(objective: Objective, parts: int) -> list[Batch]:

@@ -34,6 +34,17 @@ def _linear(
     return seen.of(x, weight, bias, rule)
 
 
+def _addmm(
+    seen: PartGradients, output: Tensor, bias: Tensor, x: Tensor, weight: Tensor
+) -> Use | None:
+    """A linear layer whose weight is stored the other way round."""
+
+    def rule(x: Tensor, g: Tensor) -> list[Tensor]:
+        return [x.mT @ g, g.sum(1)]
+
+    return seen.of(x, weight, bias, rule) if bias.dim() == 1 else None
+
+
 def _convolution(
     seen: PartGradients,
     output: Tensor,
@@ -231,7 +242,7 @@ def _index(seen: PartGradients, output: Tensor, weight: Any, index: Any) -> None
 
 
 SEEN: dict[Any, Callable[..., Use | None]] = {
-    F.linear: _linear,
+    F.linear: _linear, torch.addmm: _addmm,
     F.conv1d: _convolution, F.conv2d: _convolution, F.conv3d: _convolution,
     F.embedding: _embedding,
     F.layer_norm: _layer_norm, F.rms_norm: _rms_norm,
