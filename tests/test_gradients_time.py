@@ -14,7 +14,9 @@ from curvcli.analyses.gradient_result import GradientsResult, TimeTrend
 from curvcli.analyses.gradients import gradients
 from curvcli.objective import Batch, Objective
 from curvcli.operators.attention import head_entropy
-from curvcli.operators.recurrent_time import lag_norms, unroll
+from curvcli.operators.recurrent_gradients import gradients_of_states
+from curvcli.operators.recurrent_lag import lag_norms
+from curvcli.operators.recurrent_time import unroll
 from curvcli.target.loss import loss_terms
 from tests.conftest import MakeObjective
 
@@ -61,6 +63,69 @@ def test_the_unrolled_layer_gives_its_own_output(
     assert run_.error(padded) < 1e-13
 
 
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_taken_from_the_output(
+    kind: Any, options: dict[str, Any], bidirectional: bool, layers: int, packed: bool
+) -> None:
+    """With the module's own output no step of the last layer is run: the same states, and a foreign output is seen."""
+    torch.manual_seed(12)
+    module = kind(4, 6, num_layers=layers, bidirectional=bidirectional, **options).double()
+    x: Any = torch.randn(9, 3, 4, dtype=torch.float64)
+    if packed:
+        x = pack_padded_sequence(x, torch.tensor([4, 9, 6]), enforce_sorted=False)
+    output, final = module(x)
+    run_ = unroll(module, x, output=output)
+    padded = pad_packed_sequence(output)[0] if packed else output
+    assert run_.error(padded) < 1e-13
+    final = final if isinstance(final, tuple) else (final,)
+    for mine, theirs in zip(run_.final, final, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-13, atol=1e-13)
+    data = output.data if packed else output
+    wrong = 0.9 * data
+    assert (
+        unroll(module, x, output=output._replace(data=wrong) if packed else wrong).error(
+            0.9 * padded
+        )
+        > 1e-3
+    )
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_of_states_give_that_of_the_initial_state(
+    kind: Any, options: dict[str, Any], bidirectional: bool, packed: bool
+) -> None:
+    """One step further back than the first is the initial state, whose gradient autograd knows for any layer."""
+    torch.manual_seed(13)
+    module = kind(4, 6, num_layers=2, bidirectional=bidirectional, **options).double()
+    rows = 4 if bidirectional else 2
+    x: Any = torch.randn(7, 3, 4, dtype=torch.float64)
+    if packed:
+        x = pack_padded_sequence(x, torch.tensor([7, 5, 2]))
+    widths = [module.proj_size or 6, 6][: 2 if module.mode == "LSTM" else 1]
+    start = [torch.randn(rows, 3, w, dtype=torch.float64, requires_grad=True) for w in widths]
+    hx = tuple(start) if len(start) == 2 else start[0]
+    output, final = module(x, hx)
+    data = output.data if packed else output
+    final = final if isinstance(final, tuple) else (final,)
+    weights = [torch.randn_like(t) for t in (data, *final)]
+    loss = sum((w * t).sum() for w, t in zip(weights, (data, *final), strict=True))
+    expected = torch.autograd.grad(loss, start, retain_graph=True)
+    run_ = unroll(module, x, hx, output=output)
+    upstream = weights[0]
+    if packed:
+        upstream = pad_packed_sequence(output._replace(data=upstream))[0]
+    states, initial = gradients_of_states(run_, upstream, tuple(weights[1:]))
+    for found, true in zip(initial, expected, strict=True):
+        # A few hundred operations of relative error 1e-16 each.
+        torch.testing.assert_close(found, true, rtol=1e-12, atol=1e-13)
+    assert [tuple(s.shape) for s in states] == [(7, 3, widths[0])] * rows
+
+
 def by_hand(module: nn.RNNBase, x_TBI: Tensor) -> list[Tensor]:
     """The states of one layer by torch's own cell, each a node of the graph."""
     cell = CELLS[module.mode](module.input_size, module.hidden_size).to(x_TBI.dtype)
@@ -88,10 +153,30 @@ def test_time_jacobians_against_dense_ones(kind: Any) -> None:
     exact = lag_norms(recurrence)
     assert exact.errors_T is None
     torch.testing.assert_close(exact.norms_T, expected, rtol=1e-12, atol=0)
+    # Float32: products of relative error 1e-7.
+    (short,) = unroll(module, x, dtype=torch.float32).recurrences
+    single = lag_norms(short, dtype=torch.float64)
+    assert single.norms_T.dtype == torch.float64
+    torch.testing.assert_close(single.norms_T, expected, rtol=3e-6, atol=0)
     estimated = lag_norms(recurrence, exact_units=0, probes=400)
     assert estimated.errors_T is not None
     # Five standard errors.
     assert ((estimated.norms_T - expected).abs() <= 5 * estimated.errors_T).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_single_precision_gives_way_where_its_range_ends(scale: float) -> None:
+    """∂h_T/∂h_t = (scale · 1)ᵏ at zero input, over 15 orders of magnitude and more."""
+    torch.manual_seed(14)
+    module = nn.RNN(2, 4, bias=False).double()
+    nn.init.eye_(module.get_parameter("weight_hh_l0"))
+    with torch.no_grad():
+        module.get_parameter("weight_hh_l0").mul_(scale)
+    (recurrence,) = unroll(module, torch.zeros(9, 2, 2), dtype=torch.float32).recurrences
+    found = lag_norms(recurrence, dtype=torch.float64).norms_T
+    expected = torch.tensor([scale**k for k in range(9)], dtype=torch.float64)
+    # The weights are rounded to float32: a relative error of 6e-8 a step.
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 def test_lag_of_packed_sequences_ends_where_each_does() -> None:

@@ -12,7 +12,7 @@ from curvcli.analyses.gradient_result import Gate, Head, TimeTrend
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from curvcli.operators.recurrent_time import LagNorms
+    from curvcli.operators.recurrent_lag import LagNorms
     from curvcli.operators.signal_records import Signal
     from curvcli.operators.signals import Recorder
     from curvcli.operators.time_signals import GateStatistics, TimeSignal

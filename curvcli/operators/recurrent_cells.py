@@ -4,7 +4,7 @@ Shapes: ``B`` samples, ``I`` inputs, ``H`` units (of h), ``C`` units of the cell
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,24 @@ Cell = Callable[[Tensor, State], tuple[State, dict[str, Tensor]]]
 """(x of shape (B, I), state) -> (next state, gates by name, each of shape (B, units))."""
 
 
-def make_cell(module: nn.RNNBase | nn.RNNCellBase, dtype: torch.dtype, suffix: str = "") -> Cell:
-    """One step as a pure function, with the module's weights as constants.
+class Weights(NamedTuple):
+    """Of one layer in one direction, with torch's names and shapes, as constants."""
+
+    ih: Tensor
+    hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    hr: Tensor | None
+    """Projection of an LSTM's output."""
+
+
+def weights_of(
+    module: nn.RNNBase | nn.RNNCellBase, dtype: torch.dtype, suffix: str = ""
+) -> Weights:
+    """The weights of a layer, or of a single cell.
 
     Args:
-        module: a layer or a single cell.
+        module: the layer or cell.
         dtype: to compute in.
         suffix: of the names of the weights: ``_l0``, ``_l0_reverse``; empty for a cell.
     """
@@ -34,10 +47,16 @@ def make_cell(module: nn.RNNBase | nn.RNNCellBase, dtype: torch.dtype, suffix: s
     )
     assert w_ih is not None
     assert w_hh is not None
-    return _CELLS[_mode(module)](w_ih, w_hh, b_ih, b_hh, w_hr)
+    return Weights(w_ih, w_hh, b_ih, b_hh, w_hr)
 
 
-def _mode(module: nn.RNNBase | nn.RNNCellBase) -> str:
+def make_cell(mode: str, weights: Weights) -> Cell:
+    """One step of a layer of this `mode_of` as a pure function."""
+    return _CELLS[mode](*weights)
+
+
+def mode_of(module: nn.RNNBase | nn.RNNCellBase) -> str:
+    """``RNN_TANH``, ``RNN_RELU``, ``GRU`` or ``LSTM``."""
     if isinstance(module, nn.RNNCell):
         return f"RNN_{module.nonlinearity.upper()}"
     mode = getattr(module, "mode", None)
@@ -89,7 +108,7 @@ _CELLS: dict[str, Callable[..., Cell]] = {
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether `make_cell` knows the layer's kind: RNN (tanh, relu), GRU or LSTM."""
+    """Whether the layer's equations are known: RNN (tanh, relu), GRU or LSTM."""
     return isinstance(module, nn.RNNBase) and module.mode in _CELLS
 
 

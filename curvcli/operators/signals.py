@@ -25,6 +25,8 @@ from curvcli.operators.attention import (
     head_entropy,
 )
 from curvcli.operators.layers import has_weights, is_container, is_leaf, norm_gain, replaced
+from curvcli.operators.part_gradients import PartGradients
+from curvcli.operators.part_rules import SEEN
 from curvcli.operators.recurrent_cells import is_recurrent_cell
 from curvcli.operators.reducer import Reducer
 from curvcli.operators.reductions import Reduction
@@ -68,6 +70,7 @@ class Recorder(TorchFunctionMode):
         clone_views: pass on a copy where a layer's output is a view: an in-place operation on a view
             takes the gradient past the layer.
         details: also record attention and recurrent layers.
+        parts: is shown the calls of functions that use parameters.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Recorder(TorchFunctionMode):
         count_nonfinite: bool = False,
         clone_views: bool = True,
         details: bool = True,
+        parts: PartGradients | None = None,
     ) -> None:
         super().__init__()
         self.signals: dict[tuple[str, bool], Signal] = {}
@@ -87,6 +91,7 @@ class Recorder(TorchFunctionMode):
         self._reducer = Reducer(count_nonfinite)
         self._clone_views = clone_views
         self._details = details
+        self._parts = parts
         self._names = {id(m): n or type(m).__name__ for n, m in objective.model.named_modules()}
         self._recurrent_samples: Counter[str] = Counter()
         self._trunk_is_known = False
@@ -276,6 +281,8 @@ class Recorder(TorchFunctionMode):
         """Called for every torch function; the interesting ones are looked at."""
         kwargs = kwargs or {}
         if func not in _LOOKED_AT:
+            if self._parts is not None and func in SEEN:
+                return self._parts.call(SEEN[func], func, args, kwargs)
             return func(*args, **kwargs)
         activation = FUNCTIONS.get(func) if self._frames else None
         if activation is not None and args and isinstance(args[0], Tensor):

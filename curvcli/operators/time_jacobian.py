@@ -142,11 +142,6 @@ def _lags(steps: int) -> list[int]:
     return sorted({0, *(min(steps, lag) for lag in spread.tolist())})
 
 
-def _before(recurrence: Recurrence, step: int) -> tuple[Tensor, ...]:
-    state = recurrence.states[step - 1] if step else recurrence.initial
-    return tuple(part.detach() for part in state)
-
-
 def _norms(
     recurrence: Recurrence, lags: set[int], whole: bool, d: int, seed: int
 ) -> tuple[dict[int, float], dict[int, float]]:
@@ -182,31 +177,22 @@ def _norms(
     note(torch.zeros_like(last_B), last_B >= 0)
     for step in reversed(range(recurrence.steps)):
         valid_B = recurrence.valid_TB[step]
-        pulled_BKD = _pull_back(recurrence, step, rows_BKD)
-        rows_BKD = torch.where(valid_B[:, None, None], pulled_BKD, rows_BKD)
+        rows_BKD = _pull_back(recurrence, step, rows_BKD)
         note(last_B - step + 1, valid_B)
     mean = {lag: sum(v) / len(v) if v else float("nan") for lag, v in spectral.items()}
     return mean, {lag: sum(v) / len(v) if v else float("nan") for lag, v in frobenius.items()}
 
 
 def _pull_back(recurrence: Recurrence, step: int, rows_BKD: Tensor) -> Tensor:
-    """Rows times ∂s_step/∂s_{step−1}, all in one backward pass."""
-    b, k, _ = rows_BKD.shape
-    state = _before(recurrence, step)
-    widths = [part.shape[-1] for part in state]
-    vectors = [v.reshape(b * k, -1) for v in rows_BKD.split(widths, 2)]
-    with torch.enable_grad():
-        leaves = tuple(s.repeat_interleave(k, 0).requires_grad_() for s in state)
-        x = recurrence.inputs_TBI[step].detach().repeat_interleave(k, 0)
-        after, _ = recurrence.cell(x, leaves)
-    back = torch.autograd.grad(after, leaves, vectors, allow_unused=True, materialize_grads=True)
-    return torch.cat([part.view(b, k, -1) for part in back], 2)
+    """Rows times ∂s_step/∂s_{step−1}; as they are where a sample does not take the step."""
+    widths = [part.shape[-1] for part in recurrence.initial]
+    return torch.cat(recurrence.pull_back(step, rows_BKD.split(widths, 2)), 2)
 
 
 def _pushes(recurrence: Recurrence) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
     """For each step the map of K vectors Z ↦ ∂s_step/∂s_{step−1} Z, by forward differentiation."""
     for step in range(recurrence.steps):
-        state = _before(recurrence, step)
+        state = recurrence.before(step)
         widths = [part.shape[-1] for part in state]
 
         def push(
@@ -216,7 +202,7 @@ def _pushes(recurrence: Recurrence) -> Iterator[tuple[Callable[[Tensor], Tensor]
             widths: list[int] = widths,
         ) -> Tensor:
             b, _, k = z_BDK.shape
-            x = recurrence.inputs_TBI[step].detach().repeat_interleave(k, 0)
+            x = recurrence.inputs_TBI[step].repeat_interleave(k, 0)
             tangents = tuple(
                 part.transpose(1, 2).reshape(b * k, -1) for part in z_BDK.split(widths, 1)
             )

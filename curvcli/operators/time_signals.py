@@ -5,24 +5,28 @@ Shapes: ``T`` steps, ``B`` samples, ``H`` units.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from curvcli.objective import tensors_in
 from curvcli.operators.activations import SATURATED
-from curvcli.operators.recurrent_cells import make_cell
+from curvcli.operators.recurrent_cells import mode_of, weights_of
+from curvcli.operators.recurrent_gradients import gradients_of_states
+from curvcli.operators.recurrent_lag import LagNorms, lag_norms
 from curvcli.operators.recurrent_time import (
-    LagNorms,
     Recurrence,
     Unrolled,
-    gradients_of_states,
-    lag_norms,
-    run_cell,
+    recur,
     time_first,
     unroll,
 )
 from curvcli.operators.reductions import wide
 from curvcli.operators.signal_records import CellLoop, RecurrentCall
+
+# Samples whose ∂h_T/∂h_t is followed.
+_LAG_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,14 @@ def time_signals(calls: Sequence[RecurrentCall], seed: int = 0) -> list[TimeSign
     return [signal for same in by_name.values() for signal in _of_module(same, seed)]
 
 
+@torch.inference_mode()
 def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
     module = calls[0].module
+    # ∂h_T/∂h_t is of the first piece of the data.
+    samples = min(_LAG_SAMPLES, time_first(module, calls[0].output).x_TBI.shape[1])
+    together = _side_by_side(calls)
+    if together is not None:
+        calls = [together]
     runs = [(call, *_unrolled(call)) for call in calls]
     found = []
     for index, recurrence in enumerate(runs[0][1].recurrences):
@@ -68,7 +78,7 @@ def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
                 f"{calls[0].name}.{recurrence.name}",
                 type(module).__name__,
                 _gradient_by_step(layers, [g[index] for _, _, g in runs]),
-                lag_norms(recurrence, seed),
+                lag_norms(recurrence, seed, samples=samples, dtype=wide(recurrence.inputs_TBI)),
                 _gates(layers),
                 max(run.error(time_first(module, call.output).x_TBI) for call, run, _ in runs),
                 sum(r.valid_TB.shape[1] for r in layers),
@@ -77,11 +87,39 @@ def _of_module(calls: list[RecurrentCall], seed: int) -> list[TimeSignal]:
     return found
 
 
+def _side_by_side(calls: list[RecurrentCall]) -> RecurrentCall | None:
+    """Calls on pieces of equal length as one; None where they are not that."""
+    first = calls[0]
+    axis = 0 if first.module.batch_first else 1
+
+    def joined(values: list[Any], axis: int) -> Any:
+        return None if values[0] is None else torch.cat(values, axis)
+
+    tensors = [(c.inputs, c.output) for c in calls]
+    if not all(isinstance(t, Tensor) and t.dim() == 3 for pair in tensors for t in pair):
+        return None
+    lengths = {c.inputs.shape[1 - axis] for c in calls}
+    kinds = {(c.hx is None, c.output_gradient is None, *sorted(c.final_gradients)) for c in calls}
+    if len(lengths) > 1 or len(kinds) > 1:
+        return None
+    states = [list(tensors_in(c.hx)) for c in calls]
+    hx = tuple(joined(list(same), 1) for same in zip(*states, strict=True))
+    return RecurrentCall(
+        first.name,
+        first.module,
+        joined([c.inputs for c in calls], axis),
+        None if first.hx is None else hx,
+        joined([c.output for c in calls], axis),
+        joined([c.output_gradient for c in calls], axis),
+        {i: joined([c.final_gradients[i] for c in calls], 1) for i in first.final_gradients},
+    )
+
+
 def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
     """The module unrolled, and ∂L/∂h of each recurrence."""
     module = call.module
     data = call.output if isinstance(call.output, Tensor) else call.output.data
-    run = unroll(module, call.inputs, call.hx, dtype=wide(data))
+    run = unroll(module, call.inputs, call.hx, dtype=_precise(data), output=call.output)
     gradient = call.output_gradient
     output_TBH = None
     if gradient is not None:
@@ -90,7 +128,12 @@ def _unrolled(call: RecurrentCall) -> tuple[Unrolled, list[Tensor]]:
         )
         output_TBH = time_first(module, shaped).x_TBI
     final = tuple(_batched(call.final_gradients.get(i)) for i in range(len(run.final)))
-    return run, gradients_of_states(run, output_TBH, final)
+    return run, gradients_of_states(run, output_TBH, final, wide(data))[0]
+
+
+def _precise(values: Tensor) -> torch.dtype:
+    """States are known no better than in their own type; half precision is too little for what follows."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _batched(state: Tensor | None) -> Tensor | None:
@@ -148,8 +191,9 @@ def loop_signals(loops: Sequence[CellLoop], seed: int = 0) -> dict[str, LoopSign
     return found
 
 
+@torch.inference_mode()
 def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
-    module, kind = loop.module, wide(loop.outputs[0])
+    module, kind = loop.module, _precise(loop.outputs[0])
     x_TBI = torch.stack([torch.atleast_2d(x) for x in loop.inputs]).to(kind)
     states = 2 if isinstance(module, nn.LSTMCell) else 1
     shape = (x_TBI.shape[1], module.hidden_size)
@@ -159,8 +203,13 @@ def _of_loop(loop: CellLoop, seed: int) -> LoopSignal:
         else tuple(x_TBI.new_zeros(shape) for _ in range(states))
     )
     valid_TB = torch.ones(x_TBI.shape[:2], dtype=torch.bool, device=x_TBI.device)
-    run = run_cell(make_cell(module, kind), x_TBI, start, valid_TB)
     own_TBH = torch.stack([torch.atleast_2d(h) for h in loop.outputs]).to(kind)
-    difference = (torch.stack([s[0].detach() for s in run.states]) - own_TBH).abs().max()
+    run = recur(mode_of(module), weights_of(module, kind), x_TBI, start, valid_TB, own_TBH)
+    difference = (run.each.h_TBH - own_TBH).abs().max()
     scale = own_TBH.abs().max().clamp_min(torch.finfo(kind).tiny)
-    return LoopSignal(lag_norms(run, seed), _gates([run]), float(difference / scale), shape[0])
+    return LoopSignal(
+        lag_norms(run, seed, dtype=wide(own_TBH)),
+        _gates([run]),
+        float(difference / scale),
+        shape[0],
+    )
