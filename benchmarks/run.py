@@ -1,12 +1,12 @@
 """curvcli and its peers side by side: time in gradients, accuracy, products and memory.
 
-    python benchmarks/run.py [--repeats N] [--threads N] [WORKLOAD …]
+    python benchmarks/run.py [--repeats N] [--threads N] [--without ENGINE …] [WORKLOAD …]
 
 Each engine finds the ten eigenvalues of largest magnitude to 1e-3. Times are divided by that of one gradient of the
 same batch, measured before and after each run in the same process; engines take turns, medians and ranges are given.
 The error is the largest relative one against float64 and 1e-6 (ARPACK). Memory is the growth of the
-resident set over the loaded workload, in a process of its own for each engine. Writes ``results.json`` and
-``results.md`` beside this file.
+resident set over the loaded workload, in a process of its own for each engine that is not too slow for that. Writes
+``results.json`` and ``results.md`` beside this file; rows of other workloads of the same day and threads stay.
 """
 
 import argparse
@@ -113,7 +113,10 @@ def measure(name: str, repeats: int) -> list[dict[str, Any]]:
     for engine, row in rows.items():
         row["steps"] = steps
         row["parameters"] = sum(p.numel() for p in workload.parameters)
-        row["peak_memory"] = child("--memory-of", engine, "--steps", str(steps), name)
+        quick = bool(row["times"]) and min(row["times"]) < _LONG
+        row["peak_memory"] = (
+            child("--memory-of", engine, "--steps", str(steps), name) if quick else None
+        )
     return list(rows.values())
 
 
@@ -166,7 +169,10 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=ENGINES)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--one", action="store_true")
+    parser.add_argument("--without", action="append", default=[], choices=list(ENGINES))
     asked = parser.parse_args()
+    for engine in asked.without:
+        del ENGINES[engine]
     torch.set_num_threads(asked.threads)
     if asked.memory_of:
         print(json.dumps(memory(asked.workloads[0], asked.memory_of, asked.steps)))
@@ -182,12 +188,19 @@ def main() -> None:
         "repeats": asked.repeats,
         "rows": [],
     }
+    file = HERE / "results.json"
+    if file.exists():
+        before = json.loads(file.read_text())
+        if all(before[k] == results[k] for k in ("date", "threads", "torch")):
+            titles = {WORKLOADS[n]().title for n in asked.workloads}
+            results["rows"] = [r for r in before["rows"] if r["workload"] not in titles]
     for name in asked.workloads:
         rows = child(
-            "--one", "--repeats", str(asked.repeats), "--threads", str(asked.threads), name
-        )
+            "--one", "--repeats", str(asked.repeats), "--threads", str(asked.threads),
+            *(part for engine in asked.without for part in ("--without", engine)), name,
+        )  # fmt: skip
         results["rows"] += rows or []
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        file.write_text(json.dumps(results, indent=1) + "\n")
         (HERE / "results.md").write_text(table(results))
     print(table(results))
 
