@@ -8,6 +8,7 @@ Shapes: ``T`` steps, ``B`` samples, ``D`` length of the state, ``K`` vectors.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from curvcli.operators.taps import Passage
 # States up to this length are followed whole; of longer ones only some directions.
 WHOLE = 128
 DIRECTIONS = 8
+# What pushing forward may hold, relative to pulling back.
+_PUSHED = 3
 # Lags at which norms are measured, evenly spread on a logarithmic scale.
 LAGS = 24
 
@@ -98,13 +101,18 @@ def samples_that_fit(passage: Passage, batch: Batch, limit: int | None) -> int:
     layers = list(recurrent_modules(passage.model))
     if limit is None or not layers or not batch.splittable:
         return batch.size
+    whole = True
     with MemoryMeter() as meter:
-        # Pushing vectors forward takes no more than pulling them back.
-        for _, _, recurrence, _ in _recurrences(passage, batch.take([0])):
+        for name, kind, recurrence, error in _recurrences(passage, batch.take([0])):
             d = sum(part.shape[-1] for part in recurrence.initial)
-            _norms(recurrence, set(_lags(recurrence.steps)), d <= WHOLE, d, 0)
+            if d <= WHOLE:
+                _report(name, kind, recurrence, error, 0)
+            else:
+                whole = False
+                _norms(recurrence, set(_lags(recurrence.steps)), whole, d, 0)
     device = next(layers[0][1].parameters()).device
-    need = Need(0.0, HELD * meter.peak)
+    # Pushing a few vectors of a long state forward cannot be measured: it repeats state and tangents for each.
+    need = Need(0.0, HELD * meter.peak * (1 if whole else _PUSHED))
     available = available_memory(device, limit)
     if need.of(1) > available:
         raise MemoryLimitError(
@@ -190,7 +198,18 @@ def _pull_back(recurrence: Recurrence, step: int, rows_BKD: Tensor) -> Tensor:
 
 
 def _pushes(recurrence: Recurrence) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
-    """For each step the map of K vectors Z ↦ ∂s_step/∂s_{step−1} Z, by forward differentiation."""
+    """For each step the map of K vectors Z ↦ ∂s_step/∂s_{step−1} Z.
+
+    By the matrix itself where the state is short, else by forward differentiation.
+    """
+    d = sum(part.shape[-1] for part in recurrence.initial)
+    if d <= WHOLE:
+        first = recurrence.initial[0]
+        rows_BDD = torch.eye(d, dtype=first.dtype, device=first.device).expand(len(first), -1, -1)
+        for step in range(recurrence.steps):
+            j_BDD = _pull_back(recurrence, step, rows_BDD)
+            yield partial(torch.matmul, j_BDD), recurrence.valid_TB[step]
+        return
     for step in range(recurrence.steps):
         state = recurrence.before(step)
         widths = [part.shape[-1] for part in state]
