@@ -78,33 +78,17 @@ def exponent(x: list[float], y: list[float]) -> float:
     return float(np.polyfit(np.log(x[half:]), np.log(y[half:]), 1)[0])
 
 
-def main() -> None:
-    """All points, the table and the plot."""
+def draw(curves: dict[str, list[dict[str, float]]]) -> list[str]:
+    """``growth.png``, and the exponents as rows of a table."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 7), layout="constrained")
-    lines = [
-        "| curve | parameters | samples | k | seconds | gradients | peak of tensors | products | basis | restarts |",
-        "|:---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
     slopes = ["| against | time | memory |", "|:---|---:|---:|"]
-    for column, (name, points) in enumerate(CURVES.items()):
-        found = []
-        for arguments in points:
-            done = subprocess.run(
-                [sys.executable, __file__, *map(str, arguments)],
-                stdout=subprocess.PIPE, text=True, check=True,
-            )  # fmt: skip
-            p = json.loads(done.stdout)
-            found.append(p)
-            lines.append(
-                f"| {name} | {p['parameters']:,} | {p['samples']:,} | {p['eigenvalues']} | {p['seconds']:.2f} | "
-                f"{p['gradients']:.0f} | {p['bytes'] / 1e6:.0f} MB | {p['products']} | {p['basis']} | {p['restarts']} |"
-            )
-            print(lines[-1], flush=True)
+    for column, (name, found) in enumerate(curves.items()):
         x = [p[name] for p in found]
         exponents = []
         for row, (key, label) in enumerate((("seconds", "seconds"), ("bytes", "bytes of tensors"))):
@@ -112,9 +96,36 @@ def main() -> None:
             exponents.append(exponent(x, y))
             axes[row][column].loglog(x, y, "o-", color="#2e8b57")
             axes[row][column].set_title(f"{label} ~ {name}^{exponents[-1]:.2f}", fontsize=10)
+            axes[row][column].set_xticks(x, [f"{v:,}" for v in x], fontsize=8)
+            axes[row][column].xaxis.set_minor_formatter(NullFormatter())
             axes[row][column].grid(visible=True, which="both", alpha=0.25)
         slopes.append(f"| {name} | {exponents[0]:.2f} | {exponents[1]:.2f} |")
     figure.savefig(HERE / "growth.png", dpi=90, metadata={"Software": "curvcli"})
+    return slopes
+
+
+def main() -> None:
+    """All points, the table and the plot."""
+    lines = [
+        "| curve | parameters | samples | k | seconds | gradients | peak of tensors | products | basis | restarts |",
+        "|:---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    curves: dict[str, list[dict[str, float]]] = {}
+    for name, points in CURVES.items():
+        curves[name] = []
+        for arguments in points:
+            done = subprocess.run(
+                [sys.executable, __file__, *map(str, arguments)],
+                stdout=subprocess.PIPE, text=True, check=True,
+            )  # fmt: skip
+            p = json.loads(done.stdout)
+            curves[name].append(p)
+            lines.append(
+                f"| {name} | {p['parameters']:,} | {p['samples']:,} | {p['eigenvalues']} | {p['seconds']:.2f} | "
+                f"{p['gradients']:.0f} | {p['bytes'] / 1e6:.0f} MB | {p['products']} | {p['basis']} | {p['restarts']} |"
+            )
+            print(lines[-1], flush=True)
+    slopes = draw(curves)
     text = "\n".join([time.strftime("Measured on %Y-%m-%d, one thread."), "", *slopes, "", *lines])
     (HERE / "growth.md").write_text(text + "\n")
     print("\n".join(slopes))
