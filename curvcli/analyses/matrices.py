@@ -85,6 +85,12 @@ class Chosen(Struct, frozen=True):
                 "the preconditioned Hessian needs the optimizer's second moments",
                 "pass --optimizer with a file that holds the state of Adam",
             )
+        if self.matrix == "fisher":
+            context.notes.append(
+                f"the Fisher matrix is that of {self.draws} drawn target(s) for each datum; others (--seed) or more "
+                "(--draws) give another: `hessian` says by how much. For cross_entropy, mse and bce_with_logits ggn is "
+                "its expectation"
+            )
         diagonal_N, info = None, None
         if self.optimizer is not None:
             diagonal_N, info = _preconditioner(context, self.optimizer)
