@@ -155,7 +155,7 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
         f"{results['date']}, {results['machine']}, {results['threads']} threads, torch {results['torch']}; "
-        f"time in gradients: median (lowest to highest) of up to {results['repeats']}.",
+        "time in gradients: median, and lowest to highest where there are several.",
         "",
         "| workload | engine | gradients | products | largest error | memory |",
         "|:---|:---|---:|---:|---:|---:|",
