@@ -375,6 +375,29 @@ def test_too_few_probes_are_said_to_be_too_few() -> None:
     assert [f["rule"] for f in envelope["findings"]] == ["trace.not-converged"]
 
 
+def test_a_single_probe_does_not_look_certain() -> None:
+    code, envelope = answer("density", MLP, "--timeout", "0s", "--outliers", "0", "--steps", "8")
+    assert code == 3
+    result = envelope["result"]
+    assert result["probes"] == 1
+    assert result["mass_at_zero"]["standard_error"] is None
+    assert result["mass_at_zero"]["interval"] == [0.0, 1.0]
+    assert result["moments"][0]["standard_error"] is None
+
+
+@pytest.mark.parametrize("limit", [("--max-matvecs", "5"), ("--timeout", "0s")])
+def test_a_run_that_ends_before_its_probes_does_not_look_exact(limit: tuple[str, str]) -> None:
+    code, envelope = answer("trace", MLP, *limit)
+    assert code == 3
+    result = envelope["result"]
+    assert result["method"] == "probes"
+    if not result["probes"]:
+        assert result["trace"]["standard_error"] is None
+        assert result["participation_ratio"]["standard_error"] is None
+        assert "± unknown" in invoke("trace", MLP, *limit).stdout
+    assert envelope["cost"]["matvecs"] <= 5 + 12  # the scale of the damping takes twelve
+
+
 def test_exact_spectra_from_the_gram_matrix_in_both_commands() -> None:
     _, density = answer("density", MLP, "--matrix", "empirical-fisher")
     _, trace = answer("trace", MLP, "--matrix", "empirical-fisher")

@@ -1,5 +1,6 @@
 """`curvcli density`: the whole spectrum as a density, with a band, and its outliers by name."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
@@ -259,6 +260,8 @@ def _lists(curve: "Curve") -> tuple[list[float], list[float]]:
 def _share(mass: "Mass", degrees: int) -> Share:
     from curvcli.linalg.student import quantile
 
+    if math.isnan(mass.standard_error):  # a single probe does not tell its own error
+        return Share(mass.value, None, degrees, (0.0, 1.0))
     margin = quantile(0.95, degrees) * mass.standard_error if degrees else 0.0
     interval = max(0.0, mass.low - margin), min(1.0, mass.high + margin)
     return Share(mass.value, mass.standard_error, degrees, interval)

@@ -1,5 +1,6 @@
 """`curvcli trace`: sums over the whole spectrum, and the diagonal, each with its standard error."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -299,14 +300,19 @@ def _result(operator: "Curvature[Any]", sums: _Sums, damping: float, matrix: Mat
 
 
 def _shown(found: "SpectralSum", factor: float = 1.0) -> Estimate:
-    return Estimate(found.value * factor, found.standard_error * factor, found.degrees)
+    return Estimate(found.value * factor, _known(found.standard_error * factor), found.degrees)
 
 
 def _root(squares: "SpectralSum") -> Estimate:
     """The root of a sum of squares; its error by the derivative."""
     value = max(0.0, squares.value) ** 0.5
     error = squares.standard_error / (2 * value) if value else squares.standard_error
-    return Estimate(value, error, squares.degrees)
+    return Estimate(value, _known(error), squares.degrees)
+
+
+def _known(error: float) -> float | None:
+    """The error, or None where too few probes were made to tell it."""
+    return None if math.isnan(error) else error
 
 
 def _with_split(

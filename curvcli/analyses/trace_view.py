@@ -9,7 +9,9 @@ from curvcli.report.numbers import number
 _SHOWN = 24
 
 
-def _cell(estimate: Estimate) -> Measured:
+def _cell(estimate: Estimate) -> Measured | str:
+    if estimate.standard_error is None:
+        return f"{number(estimate.value)} ± unknown"
     return Measured(estimate.value, estimate.standard_error)
 
 

@@ -183,11 +183,11 @@ class Probes:
 
     def trace(self) -> SpectralSum:
         """tr A."""
-        return _sum(self.exact.trace_of(lambda x: x), self.forms)
+        return self._sum(self.exact.trace_of(lambda x: x), self.forms)
 
     def square_sum(self) -> SpectralSum:
         """Σ λ² = ‖A‖_F²."""
-        return _sum(self.exact.trace_of(np.square), self.squares)
+        return self._sum(self.exact.trace_of(np.square), self.squares)
 
     def sum_of(self, function: Function) -> SpectralSum:
         """Σ f(λ); the standard error holds the sampling and the Gauss rules' error (`rule_error`)."""
@@ -197,7 +197,7 @@ class Probes:
 
     def sampled(self, function: Function) -> SpectralSum:
         """Σ f(λ) with the standard error of the sampling alone."""
-        return _sum(self.exact.trace_of(function), self._values(function)[0])
+        return self._sum(self.exact.trace_of(function), self._values(function)[0])
 
     def rule_error(self, function: Function) -> float:
         """How far the rules of half the steps are from those of all, on average: more than the latter's own error."""
@@ -216,7 +216,7 @@ class Probes:
 
         whole = value(samples_P2)
         if p < 2:
-            return SpectralSum(whole, math.nan if p else 0.0, 0)
+            return SpectralSum(whole, math.nan if self.dimension else 0.0, 0)
         left = np.array([value(np.delete(samples_P2, i, axis=0)) for i in range(p)])
         error = math.sqrt((p - 1) / p * float(((left - left.mean()) ** 2).sum()))
         return SpectralSum(whole, error, p - 1)
@@ -225,7 +225,10 @@ class Probes:
         """Σ of the diagonal of A over each block."""
         exact_B = self.blocks(self.exact.diagonal()).double().cpu().numpy()
         samples = np.array(self.block_forms).reshape(len(self.block_forms), len(exact_B))
-        return [_sum(float(e), samples[:, b].tolist()) for b, e in enumerate(exact_B)]
+        return [self._sum(float(e), samples[:, b].tolist()) for b, e in enumerate(exact_B)]
+
+    def _sum(self, exact: float, samples: list[float]) -> SpectralSum:
+        return _sum(exact, samples, self.dimension)
 
     def _values(self, function: Function) -> tuple[list[float], list[float]]:
         """yᵀ f(A) y of each probe with steps, by all of them and by half."""
@@ -235,9 +238,10 @@ class Probes:
         )
 
 
-def _sum(exact: float, samples: list[float]) -> SpectralSum:
+def _sum(exact: float, samples: list[float], dimension: int) -> SpectralSum:
+    """The exact part and the mean of the samples, which stand for a complement of this dimension."""
     if not samples:
-        return SpectralSum(exact, 0.0, 0)
+        return SpectralSum(exact, math.nan if dimension else 0.0, 0)
     p = len(samples)
     mean = sum(samples) / p
     if p < 2:
@@ -285,13 +289,16 @@ def estimate(
     Returns:
         The probes, and ``converged``, ``max_matvecs`` or the reason to stop.
     """
+    # Half of the products at most, so that something is left for the probes.
+    if kept < op.n or op.n > goal.max_matvecs:
+        kept = min(kept, max(1, goal.max_matvecs // 4))
     exact = krylov(
         op,
         kept,
         generator,
         functions=goal.functions,
         tol=_SHARE * goal.tol,
-        max_steps=goal.max_steps,
+        max_steps=min(goal.max_steps, max(1, goal.max_matvecs // 4)),
         stop=stop,
     )
     probes = Probes(op, exact, generator, blocks)
@@ -306,8 +313,9 @@ def estimate(
                 return probes, reason
             if spent + 1 > goal.max_matvecs:
                 return probes, "max_matvecs"
-            probes.add(steps if spent + steps <= goal.max_matvecs else 1)
-            spent += len(probes.rules[-1].nodes.theta_M) if probes.rules and steps > 1 else 1
+            made = steps if spent + steps <= goal.max_matvecs else 1
+            probes.add(made)
+            spent += len(probes.rules[-1].nodes.theta_M) if made > 1 else 1
     return probes, "converged"
 
 
