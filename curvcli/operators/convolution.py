@@ -134,3 +134,17 @@ def convolution(
     geometry = Geometry(each(stride), each(padding), each(dilation), groups)
     y: Tensor = _Convolution.apply(x, w, b, geometry)
     return y
+
+
+# What a network may only ask of a tensor in the layout that it expects.
+VIEWS = (torch.Tensor.view, torch.Tensor.view_as)
+
+
+def has_channels_last(x: Any) -> bool:
+    """Whether a convolution gave this tensor the layout of images with the channels last."""
+    return (
+        isinstance(x, Tensor)
+        and x.dim() == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )

@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from curvcli.operators.convolution import convolution
+from curvcli.operators.convolution import VIEWS, convolution, has_channels_last
 
 
 class _Pointwise(Function):
@@ -252,17 +252,13 @@ _LAYERS: dict[Any, Callable[..., Any]] = {
 }
 
 
-# What a network may only ask of a tensor in the layout that it expects.
-_VIEWS = (torch.Tensor.view, torch.Tensor.view_as)
-
-
 class FusedLayers(TorchFunctionMode):
     """While active, the layers of this module are evaluated by their fused forms where gradients are taken."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func`` or its fused form."""
         kwargs = kwargs or {}
-        if func in _VIEWS and _channels_last(args[0]):
+        if func in VIEWS and has_channels_last(args[0]):
             args = (args[0].contiguous(), *args[1:])
         fused = _LAYERS.get(func)
         if fused is not None and torch.is_grad_enabled() and _plain((*args, *kwargs.values())):
@@ -270,16 +266,6 @@ class FusedLayers(TorchFunctionMode):
             if result is not NotImplemented:
                 return result
         return func(*args, **kwargs)
-
-
-def _channels_last(x: Any) -> bool:
-    """Whether a convolution gave this tensor the layout of images with the channels last."""
-    return (
-        isinstance(x, Tensor)
-        and x.dim() == 4
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
 
 
 def _plain(arguments: tuple[Any, ...]) -> bool:

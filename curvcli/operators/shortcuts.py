@@ -7,6 +7,8 @@ rounding:
   factors go into the convolution's weights on the way back.
 - A convolution of few channels over few pixels is pulled back by the matrix that it is. Convolution kernels on CPUs
   work on blocks of channels (oneDNN: 16) and waste what the layer does not fill.
+- In float32 on CPUs images have their channels last, which saves the kernels for convolutions and pools putting them
+  in another order; a convolution without stride is pulled back by a convolution with the mirrored weights.
 - Of a rectifier and a maximum pool behind them, the rectifier acts on what the pool has left.
 - A mean over all pixels is divided before it is spread, not after.
 
@@ -14,7 +16,7 @@ Each pullback is made of differentiable operations: products with J differentiat
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from curvcli.device import convolution_block
+from curvcli.operators.convolution import VIEWS, has_channels_last
 
 # Entries of a convolution's matrix at most: 1 MB in float32, within a core's cache.
 _MATRIX_ENTRIES = 1 << 18
@@ -45,6 +48,8 @@ class Shortcuts(TorchFunctionMode):
         kwargs = kwargs or {}
         if _replayed():
             return func(*args, **kwargs)
+        if func in VIEWS and has_channels_last(args[0]):
+            args = (args[0].contiguous(), *args[1:])
         if func in _CONVOLUTIONS:
             result = self._convolution(func, *args, **kwargs)
         elif func is F.batch_norm:
@@ -75,10 +80,9 @@ class Shortcuts(TorchFunctionMode):
             return None
         if not _constant(input, weight, bias):
             return None
-        options = (stride, padding, dilation)
+        convolution = _Convolution(func, weight, (stride, padding, dilation), input)
         with torch.no_grad():
-            value = func(input, weight, bias, *options)
-        convolution = _Convolution(func, weight, options, input, value.shape)
+            value = convolution.value(input, bias)
         output: Tensor = _Linear.apply(input, lambda: value, convolution.pull)
         self._latest = _Latest(output, output._version, input, convolution.pull, convolution)
         return output
@@ -143,20 +147,21 @@ class Shortcuts(TorchFunctionMode):
         return_indices: bool = False,
     ) -> Tensor | None:
         """The pool and what is before it as one map; None where that is not a rectified convolution."""
-        latest, given = self._before(input), input.detach()
+        latest = self._before(input)
         if latest is None or not latest.rectified or return_indices or input.dim() != 4:
             return None
         kernel, padding, dilation = (_each(o, 2) for o in (kernel_size, padding, dilation))
         options = (kernel, _each(stride, 2) if stride else kernel, padding, dilation, ceil_mode)
         with torch.no_grad():
             # With channels last the kernel takes a tenth of the time.
-            last = input.contiguous(memory_format=torch.channels_last)
-            value, indices = F.max_pool2d(last, *options, return_indices=True)
-            value, indices = value.contiguous(), indices.contiguous()
+            given = input.detach().contiguous(memory_format=torch.channels_last)
+            value, indices = F.max_pool2d(given, *options, return_indices=True)
 
         def pull(gradient: Tensor) -> Tensor:
-            left = torch.ops.aten.threshold_backward(gradient, value, 0)
-            spread = torch.ops.aten.max_pool2d_with_indices_backward(left, given, *options, indices)
+            left = torch.ops.aten.threshold_backward.default(gradient, value, 0)
+            spread = torch.ops.aten.max_pool2d_with_indices_backward.default(
+                left, given, *options, indices
+            )
             return latest.pull(spread)
 
         output: Tensor = _Linear.apply(latest.source, value.clone, pull)
@@ -190,54 +195,105 @@ class _Convolution:
         weight: Tensor,
         options: tuple[Any, Any, Any],
         input: Tensor,  # torch's name
-        target: torch.Size,
     ) -> None:
-        self._func, self._weight, self._options = func, weight, options
-        self._shape, self._target = input.shape, target
-        # Of the input only the shape counts, but torch asks for all of it.
-        self._input = None if self.as_matrix else input.detach()
+        self._func, self._weight = func, weight
+        self._options = tuple(_each(o, input.dim() - 2) for o in options)
+        sizes = zip(input.shape[2:], weight.shape[2:], *self._options, strict=True)
+        pixels = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+        self._shape, self._target = input.shape[1:], (weight.shape[0], *pixels)
+        self._channels_last = _images(input)
+        # Of the input only shape and order count, but torch asks for all of it.
+        self._input = None if self.as_matrix else self._ordered(input.detach())
 
     def scaled(self, scale_C: Tensor) -> "_Convolution":
         """The same, with its output channels multiplied."""
-        weight = self._weight * scale_C.view(-1, *[1] * (self._weight.dim() - 1))
+        scale = scale_C.view(-1, *[1] * (self._weight.dim() - 1))
         result = copy(self)
-        result._weight = weight
-        result.__dict__.pop("_matrix", None)
+        result.__dict__.pop("_mirrored", None)
+        result._weight = self._weight * scale
+        if self.as_matrix:
+            rows = self._flat((scale[:, 0] * self._weight.new_ones(self._target))[None])
+            result._matrix = self._matrix * rows.T
         return result
+
+    def value(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution itself."""
+        if self.as_matrix:
+            images = self._shaped(self._flat(x) @ self._matrix.T, self._target)
+            return images if bias is None else images + bias.view(-1, *[1] * (x.dim() - 2))
+        return self._ordered(self._func(self._ordered(x), self._weight, bias, *self._options))
 
     @cached_property
     def as_matrix(self) -> bool:
         """Whether the product with its matrix takes fewer multiply-adds than kernels for convolutions."""
-        inputs, outputs = math.prod(self._shape[1:]), math.prod(self._target[1:])
+        inputs, outputs = math.prod(self._shape), math.prod(self._target)
         block = convolution_block(self._weight.device, self._weight.dtype)
         if block is None or not 0 < inputs * outputs <= _MATRIX_ENTRIES:
             return False
-        channels, window = self._shape[1], math.prod(self._weight.shape[2:])
+        channels, window = self._shape[0], math.prod(self._weight.shape[2:])
         done = math.ceil(channels / block) * block * window
         return inputs <= (done if block > 1 else _SPREADING * done)
 
     def pull(self, gradient: Tensor) -> Tensor:
         """The product with its transpose."""
         if self.as_matrix:
-            return (gradient.flatten(1) @ self._matrix).view(self._shape)
-        rank = len(self._shape) - 2
-        stride, padding, dilation = (_each(o, rank) for o in self._options)
-        pulled: Tensor = torch.ops.aten.convolution_backward(
+            return self._shaped(self._flat(gradient) @ self._matrix, self._shape)
+        stride, padding, dilation = self._options
+        none = [0] * len(stride)
+        if self._rest is not None:
+            mirrored: Tensor = torch.ops.aten.convolution.default(
+                gradient, self._mirrored, None, stride, self._rest, dilation, False, none, 1
+            )
+            return mirrored
+        pulled: Tensor = torch.ops.aten.convolution_backward.default(
             gradient, self._input, self._weight, None, stride, padding, dilation,
-            False, [0] * rank, 1, [True, False, False],
+            False, none, 1, [True, False, False],
         )[0]  # fmt: skip
         return pulled
 
     @cached_property
     def _matrix(self) -> Tensor:
         """Outputs × inputs: the convolution of every unit image."""
-        inputs = math.prod(self._shape[1:])
+        inputs = math.prod(self._shape)
         with torch.no_grad():
             units = torch.eye(inputs, dtype=self._weight.dtype, device=self._weight.device)
             images = self._func(
-                units.view(-1, *self._shape[1:]), self._weight, None, *self._options
+                self._shaped(units, self._shape), self._weight, None, *self._options
             )
-            return images.flatten(1).T.contiguous()
+            return self._flat(images).T.contiguous()
+
+    @cached_property
+    def _rest(self) -> list[int] | None:
+        """Padding with which a convolution with mirrored weights is the transposed one; None: not to be used."""
+        stride, padding, dilation = self._options
+        if not self._channels_last or any(s > 1 for s in stride):
+            return None
+        window = self._weight.shape[2:]
+        rest = [d * (k - 1) - p for d, k, p in zip(dilation, window, padding, strict=True)]
+        return rest if min(rest) >= 0 else None
+
+    def _ordered(self, images: Tensor) -> Tensor:
+        """With channels last if kernels work best so."""
+        return (
+            images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
+        )
+
+    def _flat(self, images: Tensor) -> Tensor:
+        """Each sample's entries in a row, in the order of the images."""
+        return (images.movedim(1, -1) if self._channels_last else images).flatten(1)
+
+    def _shaped(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
+        """Images from their entries."""
+        channels, *pixels = shape
+        if self._channels_last:
+            return rows.view(len(rows), *pixels, channels).movedim(-1, 1)
+        return rows.view(len(rows), channels, *pixels)
+
+    @cached_property
+    def _mirrored(self) -> Tensor:
+        """The weights with which a convolution is the transposed one."""
+        swapped = self._weight.flip(2, 3).transpose(0, 1)
+        return swapped.contiguous(memory_format=torch.channels_last)
 
 
 class _Linear(torch.autograd.Function):
@@ -269,6 +325,11 @@ def _constant(input: Tensor, *own: Tensor | None) -> bool:
         and not torch.is_autocast_enabled(input.device.type)
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _images(input: Tensor) -> bool:
+    """Whether kernels work best on this tensor with the channels last."""
+    return input.dim() == 4 and convolution_block(input.device, input.dtype) == 16
 
 
 def _replayed() -> bool:
