@@ -153,6 +153,11 @@ class MemoryMeter(TorchDispatchMode):
         """Bytes of all tensors that were created, whether they are still there or not."""
         self._known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's hook; otherwise the first operation imports its compiler, which takes most of a second."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count the storages that it made."""
         result = func(*args, **(kwargs or {}))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from curvcli.objective import Objective
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.hessian import Hessian
+from curvcli.operators.pullback import pullback
 
 # Weights that a parametrisation computes belong to the module that uses them.
 _PARAMETRISED = re.compile(r"\.?parametrizations\..*$")
@@ -204,12 +205,9 @@ class DiagonalBlocks:
         chosen = [k for k, i in enumerate(block.positions) if i in gradients]
         if not chosen:
             return
-        parts = torch.autograd.grad(
+        parts = pullback(
             [gradients[block.positions[k]] for k in chosen],
             [objective.parameters[i] for i in block.positions],
-            grad_outputs=[views[k] for k in chosen],
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
+            [views[k] for k in chosen],
         )
         out_N.add_(objective.flatten(parts, block.positions))

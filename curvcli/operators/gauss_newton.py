@@ -20,6 +20,7 @@ from curvcli.objective import Batch, SplitLoss
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.fused import FusedLayers
 from curvcli.operators.kernels import missing_derivatives
+from curvcli.operators.pullback import pullback
 
 
 class OutputCurvature(NamedTuple):
@@ -153,25 +154,15 @@ class GaussNewton(Curvature[OutputGraph]):
 
     def _push(self, graph: OutputGraph, views: list[Tensor]) -> Tensor:
         with self.kernels.active():
-            return torch.autograd.grad(
-                graph.pulled,
-                graph.seed,
-                [views[i] for i in graph.positions],
-                retain_graph=True,
-                materialize_grads=True,
-            )[0]
+            return pullback(graph.pulled, [graph.seed], [views[i] for i in graph.positions])[0]
 
     def _multiply(self, graph: OutputGraph, views: list[Tensor], retain: bool) -> Tensor:
         if not graph.pulled or graph.curvature.product is None:
             return torch.zeros(self.n, dtype=self.dtype, device=self.device)
         with self.kernels.active():
-            parts = torch.autograd.grad(
-                graph.outputs,
-                self.objective.parameters,
-                graph.curvature.product(self._push(graph, views)),
-                retain_graph=retain,
-                allow_unused=True,
-                materialize_grads=True,
+            vector = graph.curvature.product(self._push(graph, views))
+            parts = pullback(
+                [graph.outputs], self.objective.parameters, [vector], retain_graph=retain
             )
         return self.objective.flatten(parts)
 

@@ -16,6 +16,7 @@ from curvcli.linalg.lanczos import ROUNDING
 from curvcli.linalg.operator import Float64Array
 from curvcli.linalg.vectors import euclidean_norms
 from curvcli.operators.gauss_newton import GaussNewton
+from curvcli.operators.pullback import pullback
 
 # Columns of B multiplied at a time in float64.
 _CHUNK = 1 << 18
@@ -108,13 +109,7 @@ def _pulled(operator: GaussNewton, outputs: Tensor, columns_RM: Tensor) -> Tenso
     objective = operator.objective
     with operator.kernels.active():
         for row_N, column_M in zip(out_RN, columns_RM, strict=True):
-            parts = torch.autograd.grad(
-                outputs,
-                objective.parameters,
-                column_M.reshape(outputs.shape),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            column = column_M.reshape(outputs.shape)
+            parts = pullback([outputs], objective.parameters, [column])
             row_N.copy_(objective.flatten(parts))
     return out_RN

@@ -19,6 +19,7 @@ from curvcli.operators.curvature import Curvature
 from curvcli.operators.fused import FusedLayers
 from curvcli.operators.kernels import missing_derivatives
 from curvcli.operators.memory import out_of_memory
+from curvcli.operators.pullback import pullback, pullbacks
 
 
 class FirstOrderGraph(NamedTuple):
@@ -108,18 +109,11 @@ class Hessian(Curvature[FirstOrderGraph]):
         if not graph.gradients:
             return torch.zeros(self.n, dtype=self.dtype, device=self.device)
         with self.kernels.active():
-            parts = torch.autograd.grad(
-                graph.gradients,
-                parameters,
-                grad_outputs=[views[i] for i in graph.positions],
-                retain_graph=retain,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            vectors = [views[i] for i in graph.positions]
+            parts = pullback(graph.gradients, parameters, vectors, retain_graph=retain)
         return self.objective.flatten(parts)
 
     def _multiply_together(self, graph: FirstOrderGraph, vectors_KN: Tensor) -> Tensor:
-        k = len(vectors_KN)
         if not graph.gradients:
             return torch.zeros_like(vectors_KN)
         parameters = self.objective.parameters
@@ -130,20 +124,10 @@ class Hessian(Curvature[FirstOrderGraph]):
             # An operation without a batching rule is reported by a warning, and slow.
             with self.kernels.active(), warnings.catch_warnings():
                 warnings.simplefilter("error")
-                products = torch.autograd.grad(
-                    graph.gradients,
-                    parameters,
-                    grad_outputs=[parts[i] for i in graph.positions],
-                    retain_graph=True,
-                    allow_unused=True,
-                    is_grads_batched=True,
-                )
+                vectors = [parts[i] for i in graph.positions]
+                products = pullbacks(graph.gradients, parameters, vectors)
         except (RuntimeError, UserWarning) as error:
             if out_of_memory(error):
                 raise
             return self._multiply_each(graph, vectors_KN)
-        filled = [
-            like.new_zeros(k, *like.shape) if part is None else part
-            for part, like in zip(products, parameters, strict=True)
-        ]
-        return torch.stack([self.objective.flatten(parts) for parts in zip(*filled, strict=True)])
+        return torch.stack([self.objective.flatten(parts) for parts in zip(*products, strict=True)])

@@ -18,6 +18,7 @@ from curvcli.errors import ModelError
 from curvcli.objective import Batch
 from curvcli.operators.kernels import Kernels, lacks_second_derivative, missing_derivatives
 from curvcli.operators.memory import out_of_memory
+from curvcli.operators.pullback import pullback
 from curvcli.operators.taps import Passage
 
 # Samples of the piece on which coupling is looked for.
@@ -99,14 +100,7 @@ class Jacobian:
         """The same, whatever is not finite."""
         self.products += 1
         with self._kernels.active():
-            parts = torch.autograd.grad(
-                self.target,
-                self.sources,
-                self._row_axes.back(u_SM),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            parts = pullback([self.target], self.sources, [self._row_axes.back(u_SM)])
         return self._columns_of(parts)
 
     def jvp(self, v_SN: Tensor) -> Tensor:
@@ -120,13 +114,7 @@ class Jacobian:
         if not used:
             return v_SN.new_zeros(self.count, self.rows)
         with self._kernels.active():
-            (out,) = torch.autograd.grad(
-                [g for g, _ in used],
-                u,
-                [v for _, v in used],
-                retain_graph=True,
-                materialize_grads=True,
-            )
+            (out,) = pullback([g for g, _ in used], [u], [v for _, v in used])
         return self._finite(self._row_axes.major(out).reshape(self.count, self.rows))
 
     def dense(self) -> Tensor:
@@ -176,14 +164,7 @@ class Jacobian:
         if self._second is None:
             u = torch.zeros_like(self.target, requires_grad=True)
             with torch.enable_grad(), self._kernels.active():
-                gradients = torch.autograd.grad(
-                    self.target,
-                    self.sources,
-                    u,
-                    create_graph=True,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
+                gradients = pullback([self.target], self.sources, [u], create_graph=True)
             self._second = u, list(gradients)
         return self._second
 
@@ -337,8 +318,7 @@ def _coupled(op: Jacobian) -> bool:
             chosen_S = (((numbers_S >> bit) & 1) == side).to(op.device)
             masked = torch.where(chosen_S[:, None], u_SM, 0).reshape(1, -1)
             back = op._row_axes.back(masked)
-            options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-            parts = torch.autograd.grad(op.target, op.sources, back, **options)
+            parts = pullback([op.target], op.sources, [back])
             for axes, part in zip(op._column_axes, parts, strict=True):
                 # Multiplying by zero keeps NaN where a Jacobian overflows: that is no coupling.
                 others = axes.major(part).reshape(samples, -1)[~chosen_S]
