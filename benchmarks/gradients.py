@@ -23,8 +23,9 @@ from workloads import WORKLOADS, Workload
 
 from curvcli.analyses.context import Context, resolve_target
 from curvcli.analyses.gradients import gradients
+from curvcli.batch import Batch
 from curvcli.device import MemoryMeter
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Objective
 from curvcli.operators.gradient_flow import flow
 from curvcli.target.loss import loss_terms
 

@@ -15,9 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from curvcli.batch import Batch
 from curvcli.linalg.lanczos import Wanted, lanczos, lanczos_by_request, start
 from curvcli.linalg.lockstep import lockstep
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Objective
 from curvcli.operators.diagonal_blocks import DiagonalBlocks, blocks_of
 from curvcli.operators.hessian import Hessian
 from curvcli.target.loss import loss_terms

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from workloads import Workload, digits_mlp, gpt, resnet20
 
-from curvcli.objective import Batch, Objective
+from curvcli.batch import Batch
+from curvcli.objective import Objective
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.matrices import curvature
 from curvcli.target.loss import loss_terms

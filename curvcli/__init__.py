@@ -20,7 +20,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from curvcli.analyses.context import Context
-    from curvcli.objective import Batch, Objective
+    from curvcli.batch import Batch
+    from curvcli.objective import Objective
 
 __all__ = ["Batch", "Context", "Objective", "__version__", "analyse", "load"]
 

@@ -4,14 +4,13 @@ import ctypes
 import resource
 import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from curvcli.batch import tensors_in
 from curvcli.errors import UsageError
 
 # glibc's name for the size from which a block is mapped by itself, and given back when it is freed.
@@ -162,13 +161,13 @@ class MemoryMeter(TorchDispatchMode):
         """Run the operation and count the storages that it made."""
         result = func(*args, **(kwargs or {}))
         inputs: set[int] | None = None
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             storage = tensor.untyped_storage()
             pointer = storage.data_ptr()
             if pointer in self._known:
                 continue
             if inputs is None:
-                found = (*_tensors(args), *_tensors(tuple((kwargs or {}).values())))
+                found = tensors_in((args, kwargs))
                 inputs = {t.untyped_storage().data_ptr() for t in found}
             if pointer not in inputs:
                 self._add(storage)
@@ -185,12 +184,3 @@ class MemoryMeter(TorchDispatchMode):
     def _remove(self, pointer: int, size: int) -> None:
         self._known.discard(pointer)
         self.live -= size
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    """Tensors among the arguments or results of an operation; `tree_leaves` takes several times as long."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _tensors(value)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+
+from curvcli.batch import tensors_in
 
 
 class Lookups(TorchFunctionMode):
@@ -27,11 +28,11 @@ class Lookups(TorchFunctionMode):
         """Call ``func`` and take note of parameters among its arguments."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        found = [a for a in tree_leaves((args, kwargs)) if id(a) in self._parameters]
+        found = [t for t in tensors_in((args, kwargs)) if id(t) in self._parameters]
         if found:
             indices = _looked_up(func, args, kwargs)
             # What yields no tensor (a shape, a dtype) does not use the values.
-            if indices is None and any(isinstance(r, Tensor) for r in tree_leaves(result)):
+            if indices is None and any(True for _ in tensors_in(result)):
                 for parameter in found:
                     self._parameters.pop(id(parameter), None)
             elif indices is not None:

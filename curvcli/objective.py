@@ -8,13 +8,14 @@ import copy
 import fnmatch
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from curvcli.batch import Batch, tensors_in
 from curvcli.device import MemoryMeter, used_memory
 from curvcli.errors import (
     DataError,
@@ -46,45 +47,6 @@ class SplitLoss(Protocol):
 
     def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
         """(sum of the loss terms, how many) for these outputs."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Frozen data, passed to the loss as it is.
-
-    Args:
-        data: tensors in tuples, lists and dicts, or any object the objective understands.
-        size: samples in it.
-        splittable: whether every tensor's first dimension runs over the samples, so that a slice of
-            the batch is a batch.
-    """
-
-    data: Any
-    size: int
-    splittable: bool = True
-
-    def pieces(self, samples: int) -> Iterator["Batch"]:
-        """Consecutive slices of at most ``samples`` samples."""
-        if not self.splittable or samples >= self.size:
-            yield self
-            return
-        for first in range(0, self.size, samples):
-            last = min(first + samples, self.size)
-            yield Batch(_slice(self.data, slice(first, last)), last - first)
-
-    def take(self, samples: Sequence[int]) -> "Batch":
-        """The samples of these numbers, in that order; the batch must be splittable."""
-        return Batch(_slice(self.data, list(samples)), len(samples))
-
-
-def _slice(data: Any, samples: slice | list[int]) -> Any:
-    if isinstance(data, Tensor):
-        return data[samples]
-    if isinstance(data, dict):
-        return {key: _slice(value, samples) for key, value in data.items()}
-    if isinstance(data, tuple | list):
-        return type(data)(_slice(value, samples) for value in data)
-    return data
 
 
 @dataclass
@@ -327,11 +289,15 @@ class Objective:
         lookups = Lookups(self.parameters)
         together = self._evaluated_together()
         self.evaluated_bytes = 0
-        for _ in range(2):
+        for watched in (True, False):
             total, weight = 0.0, 0.0
-            with torch.no_grad(), self.untouched_buffers(), lookups:
+            with torch.no_grad(), self.untouched_buffers():
                 for batch in self.batches:
-                    with MemoryMeter() as meter:
+                    with ExitStack() as watching:
+                        meter = MemoryMeter()
+                        if watched:
+                            watching.enter_context(lookups)
+                            watching.enter_context(meter)
                         for piece in batch.pieces(together or batch.size):
                             part, count = self.terms(self.model, piece.data)
                             total += float(part)
@@ -563,30 +529,3 @@ def check_weights(model: nn.Module) -> None:
 def flatten(parts: Sequence[Tensor]) -> Tensor:
     """The tensors one after the other as one vector."""
     return torch.cat([part.reshape(-1) for part in parts])
-
-
-def tensors_in(data: Any) -> Iterator[Tensor]:
-    """Every tensor in nested containers and objects with attributes."""
-    if isinstance(data, Tensor):
-        yield data
-    elif isinstance(data, dict):
-        for value in data.values():
-            yield from tensors_in(value)
-    elif isinstance(data, tuple | list):
-        for value in data:
-            yield from tensors_in(value)
-
-
-def move(data: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Tensors in nested containers on ``device``, floating-point ones in ``dtype``."""
-    if isinstance(data, Tensor):
-        return data.to(device=device, dtype=dtype if data.is_floating_point() else None)
-    if isinstance(data, dict):
-        return {key: move(value, device, dtype) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(move(value, device, dtype) for value in data))
-    if isinstance(data, tuple | list):
-        return type(data)(move(value, device, dtype) for value in data)
-    if not isinstance(data, str | bytes) and callable(getattr(data, "to", None)):
-        return data.to(device)
-    return data

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvcli.objective import Batch, Objective
+from curvcli.batch import Batch
+from curvcli.objective import Objective
 from curvcli.target.loss import loss_terms
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"

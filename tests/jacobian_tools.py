@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from curvcli.analyses.context import Context
 from curvcli.analyses.jacobian import jacobian
 from curvcli.analyses.jacobian_result import JacobianResult
-from curvcli.objective import Batch
+from curvcli.batch import Batch
 from curvcli.target.batches import arrange, as_batch
 from curvcli.target.spec import TargetSpec
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from curvcli.analyses.backprop import BackpropResult, backprop
 from curvcli.analyses.context import Context, resolve_target
-from curvcli.objective import Batch, Objective
+from curvcli.batch import Batch
+from curvcli.objective import Objective
 
 
 def check(model: nn.Module, x: Tensor, **options: object) -> tuple[BackpropResult, Context]:

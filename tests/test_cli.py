@@ -136,13 +136,11 @@ def test_html_escapes_what_files_say(tmp_path: Path) -> None:
 
 
 def test_notes_and_errors_go_to_stderr() -> None:
-    done = run("hessian", str(ROOT / "sample_models/bytes_gpt.toml"), "--top", "1", "--bottom", "0")
+    done = run("jacobian", str(ROOT / "sample_models/bytes_gpt.toml"), "--top", "1")
     assert done.returncode == 0
     assert "note: fused attention" in done.stderr
     assert "fused attention" not in done.stdout
-    silent = run(
-        "hessian", str(ROOT / "sample_models/bytes_gpt.toml"), "--top", "1", "--bottom", "0", "-q"
-    )
+    silent = run("jacobian", str(ROOT / "sample_models/bytes_gpt.toml"), "--top", "1", "-q")
     assert silent.stderr == ""
 
 

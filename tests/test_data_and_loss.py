@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from curvcli.batch import Batch
 from curvcli.errors import CurvError, DataError, LossError, ModelError, NonFiniteError
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Objective
 from curvcli.target.batches import arrange, as_batch, fingerprint, read_batches
 from curvcli.target.loss import LOSSES, loss_terms, main_output, objective_terms
 from tests.conftest import MakeObjective

@@ -19,8 +19,9 @@ from curvcli.analyses.gradient_result import GradientsResult
 from curvcli.analyses.gradient_rules import RULES, limits_of
 from curvcli.analyses.gradient_view import view
 from curvcli.analyses.gradients import gradients
+from curvcli.batch import Batch
 from curvcli.errors import UsageError
-from curvcli.objective import Batch, LossTerms, Objective
+from curvcli.objective import LossTerms, Objective
 from curvcli.report.data import Bar, Finding, Table, json_schema
 from curvcli.target.loss import loss_terms
 from tests.conftest import SAMPLES, MakeObjective

@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from curvcli.analyses.context import Context
 from curvcli.analyses.gradient_result import GradientsResult, TimeTrend
 from curvcli.analyses.gradients import gradients
-from curvcli.objective import Batch, Objective
+from curvcli.batch import Batch
+from curvcli.objective import Objective
 from curvcli.operators.attention import head_entropy
 from curvcli.operators.recurrent_gradients import gradients_of_states
 from curvcli.operators.recurrent_lag import lag_norms

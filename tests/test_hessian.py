@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from curvcli.analyses.context import Context, resolve_target
 from curvcli.analyses.hessian import hessian
 from curvcli.analyses.hessian_result import HessianResult
-from curvcli.objective import Batch, Objective
+from curvcli.batch import Batch
+from curvcli.objective import Objective
 from curvcli.operators.curvature import Strategy
 from curvcli.operators.hessian import Hessian
 from curvcli.target.loss import loss_terms
@@ -343,17 +344,20 @@ def test_kinks_are_told_from_a_wrong_backward(samples, monkeypatch) -> None:  # 
 
 
 class Attention(nn.Module):
-    """Fused attention; `fused=False` writes the same out by hand."""
+    """Fused attention, with ``grouped`` as if heads shared keys; `fused=False` writes the same out by hand."""
 
-    def __init__(self, fused: bool) -> None:
+    def __init__(self, fused: bool, grouped: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.grouped = grouped
         self.fused, self.project, self.head = fused, nn.Linear(4, 24), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.project(x).view(len(x), -1, 2, 12).transpose(1, 2).chunk(3, -1)
         if self.fused:
-            out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            out = nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, enable_gqa=self.grouped
+            )
         else:
             scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
             future = torch.ones(scores.shape[-2:]).triu(1).bool()
@@ -365,10 +369,13 @@ class Attention(nn.Module):
 def test_fused_attention_is_replaced_and_right(make_objective: MakeObjective) -> None:
     x = torch.randn(10, 6, 4, generator=torch.Generator().manual_seed(0))
     fused = make_objective(Attention(True), x, Y50[:10])
+    grouped = make_objective(Attention(True, grouped=True), x, Y50[:10])
     plain = make_objective(Attention(False), x, Y50[:10])
     # Two orders of float32 operations: 1e-4 relative.
     assert leading(fused) == pytest.approx(leading(plain), rel=1e-4)
-    assert any("fused attention" in note for note in fused.notes)
+    assert leading(grouped) == pytest.approx(leading(plain), rel=1e-4)
+    assert not fused.notes
+    assert any("fused attention" in note for note in grouped.notes)
     assert not plain.notes
 
 

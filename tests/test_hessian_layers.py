@@ -17,13 +17,14 @@ from curvcli.analyses.context import Context
 from curvcli.analyses.hessian import hessian
 from curvcli.analyses.hessian_layers import PerLayer
 from curvcli.analyses.hessian_result import HessianResult
+from curvcli.batch import Batch
 from curvcli.cli.main import make_app
 from curvcli.linalg.alignment import space_error, vector_errors
 from curvcli.linalg.heterogeneity import densities, heterogeneity, js_distance, rule_of, with_zeros
 from curvcli.linalg.lanczos import Wanted, lanczos, start
 from curvcli.linalg.probes import Sums, ratio
 from curvcli.linalg.quadrature import Nodes
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Objective
 from curvcli.operators.curvature import Strategy
 from curvcli.operators.diagonal_blocks import DiagonalBlocks, blocks_of
 from curvcli.operators.gauss_newton import GaussNewton

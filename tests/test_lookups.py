@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import curvcli
-from curvcli.objective import Batch, Objective
+from curvcli.batch import Batch
+from curvcli.objective import Objective
 
 VOCABULARY, WIDTH = 40, 3
 TOKENS = torch.tensor([[1, 5, 5, 7], [2, 5, 1, 30], [7, 7, 2, 1]])

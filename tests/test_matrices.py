@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from curvcli.batch import Batch
 from curvcli.errors import CheckpointError, LossError, UsageError
 from curvcli.linalg.student import quantile
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Objective
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.fisher import EmpiricalFisher, Fisher
 from curvcli.operators.gauss_newton import GaussNewton

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvcli.objective import Batch
+from curvcli.batch import Batch
 from curvcli.operators import taps
 from curvcli.operators.jacobian import Jacobian, explore
 from curvcli.operators.taps import Passage, Target

@@ -19,10 +19,11 @@ from curvcli.analyses.saddle import SaddleResult, saddle
 from curvcli.analyses.step import StepResult, step
 from curvcli.analyses.taylor import TaylorResult, taylor
 from curvcli.analyses.verdict import Evidence, classify
+from curvcli.batch import Batch
 from curvcli.errors import CurvError, LossError, OutputError, UsageError
 from curvcli.linalg.quadrature import gauss_rule, integrate
 from curvcli.linalg.solve import conjugate_gradients, minres
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Objective
 from curvcli.operators.curvature import Strategy
 from curvcli.operators.gauss_newton import GaussNewton
 from tests.conftest import MakeObjective

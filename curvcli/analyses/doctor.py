@@ -86,8 +86,9 @@ def _tests() -> "dict[str, Callable[[torch.device], tuple[float, float]]]":
     import torch
     from torch import nn
 
+    from curvcli.batch import Batch
     from curvcli.linalg.lanczos import Wanted, lanczos
-    from curvcli.objective import Batch, Objective
+    from curvcli.objective import Objective
     from curvcli.operators.hessian import Hessian
 
     def regression(device: torch.device) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from curvcli.analyses.jacobian_view import view
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from curvcli.objective import Batch
+    from curvcli.batch import Batch
     from curvcli.operators.chunks import Chunks, Measured
     from curvcli.operators.jacobian import Structure
     from curvcli.operators.spectra import Settings
@@ -168,8 +168,8 @@ def _choose(
 def _check_data(batches: "list[Batch]") -> None:
     import torch
 
+    from curvcli.batch import tensors_in
     from curvcli.errors import NonFiniteError
-    from curvcli.objective import tensors_in
 
     for batch in batches:
         for tensor in tensors_in(batch.data[:2]):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from curvcli.objective import Batch
+    from curvcli.batch import Batch
     from curvcli.operators.jacobian import Structure
     from curvcli.operators.ntk import Kernel, ParameterJacobian
     from curvcli.operators.spectra import Settings

@@ -46,9 +46,9 @@ class Basis:
         self.size = 0
         self._rows_MN = self._rows_MN.new_empty(0, self.n)
 
-    def append(self, v_N: Tensor) -> None:
-        """Copy ``v_N`` (unit length, orthogonal to all others) into the next row."""
-        self._rows_MN[self.size] = v_N
+    def append(self, v_N: Tensor, norm: float = 1.0) -> None:
+        """Copy ``v_N`` (orthogonal to all others), divided by its length ``norm``, into the next row."""
+        torch.div(v_N, norm, out=self._rows_MN[self.size])
         self.size += 1
 
     def project_out(self, w_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -317,10 +317,12 @@ def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
     # The two local terms first: what cancels after them is a loss of orthogonality, which is what
     # the DGKS criterion is to see.
     alpha = float(torch.dot(q_N, w_N))
-    w_N.add_(q_N, alpha=-alpha)
     local = float(t_MM[j - 1, j]) if j else 0.0
     if local:
-        w_N.add_(basis[j - 1], alpha=-local)
+        latest_2 = torch.tensor([local, alpha], dtype=w_N.dtype, device=w_N.device)
+        w_N.addmv_(basis.rows[j - 1 : j + 1].T, latest_2, alpha=-1)
+    else:
+        w_N.add_(q_N, alpha=-alpha)
     h_M, norm = basis.project_out(w_N)
     column_M = h_M.double().cpu().numpy()
     column_M[j] += alpha
@@ -347,7 +349,7 @@ def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
         _append_fresh(op, state)
     else:
         state.live = Tail(beta, np.eye(1, m, j)[0])
-        basis.append(w_N.div_(beta))
+        basis.append(w_N, beta)
         if m < basis.capacity:
             t_MM[j, m] = t_MM[m, j] = beta
 

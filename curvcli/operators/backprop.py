@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from curvcli.batch import Batch, move
 from curvcli.errors import ModelError
-from curvcli.objective import Batch, Objective, move
+from curvcli.objective import Objective
 
 Convolution = nn.modules.conv._ConvNd
 Transposed = nn.modules.conv._ConvTransposeNd

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvcli.batch import Batch
 from curvcli.device import MemoryMeter
 from curvcli.errors import MemoryLimitError, ModelError
 from curvcli.linalg.bidiagonal import steps_that_fit
-from curvcli.objective import Batch
 from curvcli.operators.chunks import HELD, available_memory, matrix_bytes
 from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.memory import Need, human

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch
 from curvcli.device import MemoryMeter, free_memory, used_memory
 from curvcli.errors import MemoryLimitError
 from curvcli.linalg.bidiagonal import steps_that_fit
-from curvcli.objective import Batch
 from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.memory import Need, human, out_of_memory
 from curvcli.operators.spectra import Settings, Spectra, spectra

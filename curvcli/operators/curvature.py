@@ -12,9 +12,10 @@ from typing import Generic, Literal, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch
 from curvcli.device import MemoryMeter, free_memory, used_memory
 from curvcli.errors import MemoryLimitError, NonFiniteError
-from curvcli.objective import Batch, Objective
+from curvcli.objective import Objective
 from curvcli.operators.kernels import Kernels, lacks_second_derivative
 from curvcli.operators.memory import Need, Plan, human, out_of_memory, plan
 
@@ -261,7 +262,8 @@ class Curvature(ABC, Generic[G]):
         out_KN = torch.zeros_like(vectors_KN)
         for piece in batch.pieces(self._micro_batch or batch.size):
             graph = self._graph(piece)
-            small = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
+            few = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
+            small = few and len(vectors_KN) > 1
             many = self._multiply_together if small else self._multiply_each
             out_KN += many(graph, vectors_KN)
         return Part(self._terms_of(batch), out_KN)

@@ -1,13 +1,14 @@
 """The same products in float64 on a few samples: how much of a product is rounding, or a wrong derivative."""
 
 import copy
+import math
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch, move
 from curvcli.errors import CurvError
-from curvcli.objective import Batch, move
 from curvcli.operators.curvature import Curvature
 
 C = TypeVar("C", bound=Curvature[Any])
@@ -16,6 +17,8 @@ C = TypeVar("C", bound=Curvature[Any])
 _STEP = 1e-7
 # Bytes of the copy for each parameter: weights, vectors and gradients in float64.
 _BYTES = 8 * 8
+# Samples for the rounding of products at least, fewer where each has many loss terms (tokens).
+_SAMPLES, _TERMS = 4, 64
 # Some samples stand for all.
 _SOME_SAMPLES = 3
 
@@ -51,7 +54,10 @@ def rounding_in_double(operator: Curvature[Any], vectors_KN: Tensor) -> float | 
     generator = torch.Generator().manual_seed(0)
     signs_K = torch.randint(0, 2, (len(vectors_KN),), generator=generator).to(vectors_KN) * 2 - 1
     w_N = signs_K @ vectors_KN
-    samples = max(4, operator.objective.batches[0].size // 16)
+    objective = operator.objective
+    batch = objective.batches[0]
+    each = objective.weight / max(1, objective.samples)
+    samples = max(batch.size // 16, min(_SAMPLES, math.ceil(_TERMS / max(each, 1))))
     try:
         twin, piece = _twin(operator, samples)
         truth_N = twin.contribution(twin.objective.batches[0], w_N.double()[None])[0]

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from curvcli.objective import Batch, Objective, SplitLoss
+from curvcli.batch import Batch
+from curvcli.objective import Objective, SplitLoss
 from curvcli.operators.gauss_newton import GaussNewton, OutputCurvature
 from curvcli.operators.likelihoods import Datum, datum_of, likelihood_of
 

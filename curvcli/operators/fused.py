@@ -1,4 +1,4 @@
-"""Layers whose second derivative is cheap on a graph that is kept: GELU, LayerNorm, BatchNorm in evaluation mode.
+"""Layers whose second derivative is cheap on a graph that is kept: GELU, SiLU, LayerNorm, BatchNorm, large linear ones.
 
 Autograd composes the derivative of these layers' backward from dozens of element-wise operations, each time it
 is asked. What depends on the activations alone is the same in every product on a kept graph: here it is computed
@@ -19,6 +19,10 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from curvcli.operators.convolution import VIEWS, convolution, has_channels_last
+from curvcli.operators.fused_attention import attention, softmax
+
+# Entries of a linear layer's output from which on passes over it take longer than calling Python.
+_LARGE = 1 << 20
 
 
 class _Pointwise(Function):
@@ -111,6 +115,7 @@ class _LayerNormBackward(Function):
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor) -> Any:
+        g = g.contiguous()
         ctx.dims = tuple(range(x.dim() - w.dim(), x.dim()))
         ctx.rows = tuple(range(x.dim() - w.dim()))
         normal = (x - mean).mul_(r)
@@ -119,27 +124,33 @@ class _LayerNormBackward(Function):
         projected = (weighted - weighted.mean(ctx.dims, keepdim=True)).addcmul_(
             normal, share, value=-1
         )
-        ctx.save_for_backward(g, w, r, normal, projected, share)
-        return projected * r, (g * normal).sum(ctx.rows), g.sum(ctx.rows)
+        to_x = projected * r
+        ctx.save_for_backward(g, x, w, mean, r, normal, projected.mul_(-r * r), share.mul_(-r))
+        return to_x, (g * normal).sum(ctx.rows), g.sum(ctx.rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *vectors: Any) -> Any:
-        u, u_w, u_b = vectors
-        g, w, r, normal, projected, share = ctx.saved_tensors
+        u, u_w, u_b = (vector.contiguous() for vector in vectors)
+        g, x, w, mean, r, normal, curved, share = ctx.saved_tensors
         dims = ctx.dims
 
-        def project(a: Tensor) -> tuple[Tensor, Tensor]:
-            part = (a * normal).mean(dims, keepdim=True)
-            return (a - a.mean(dims, keepdim=True)).addcmul_(normal, part, value=-1), part
+        def project(a: Tensor, weight: Tensor | None) -> Tensor:
+            """r P (a weight)."""
+            native = torch.ops.aten.native_layer_norm_backward
+            out: Tensor = native(a, x, w.shape, mean, r, weight, None, [True, False, False])[0]
+            return out
 
-        p_u, part = project(u)
-        to_weighted = p_u * r
-        to_w = (to_weighted * g).sum(ctx.rows)
-        to_g = torch.addcmul(u_b.expand_as(u), normal, u_w).addcmul_(to_weighted, w)
-        twisted, _ = project(g * u_w)
-        to_x = p_u.mul_(share).addcmul_(normal, (u * projected).mean(dims, keepdim=True))
-        to_x.addcmul_(projected, part).mul_(-r * r).addcmul_(twisted, r)
+        to_weighted = project(u, None)
+        # One buffer for all products: it stays in the cache.
+        product = to_weighted * g
+        to_w = product.sum(ctx.rows)
+        to_x = project(g, u_w).addcmul_(to_weighted, share)
+        torch.mul(u, curved, out=product)
+        to_x.addcmul_(normal, product.mean(dims, keepdim=True))
+        torch.mul(u, normal, out=product)
+        to_x.addcmul_(curved, product.mean(dims, keepdim=True))
+        to_g = torch.addcmul(u_b, normal, u_w, out=product).addcmul_(to_weighted, w)
         return to_g, to_x, to_w, None, None
 
 
@@ -199,6 +210,77 @@ def _over_channels(a: Tensor, b: Tensor | None = None) -> Tensor:
     return product.sum([d for d in range(a.dim()) if d != 1])
 
 
+class _Linear(Function):
+    """y = x wᵀ + b."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Any:
+        ctx.save_for_backward(x, w)
+        ctx.biased = b is not None
+        return F.linear(x, w, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (g,) = gradients
+        x, w = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return _LinearBackward.apply(g, x, w, wanted)
+        return _first_of_linear(g, x, w, wanted)
+
+
+def _first_of_linear(
+    g: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """g w, gᵀ x and Σ g."""
+    of_x, of_w, of_b = wanted
+    return (
+        g @ w if of_x else None,
+        _rows(g).T @ _rows(x) if of_w else None,
+        _rows(g).sum(0) if of_b else None,
+    )
+
+
+class _LinearBackward(Function):
+    """∂L/∂x = g w, ∂L/∂w = gᵀ x, ∂L/∂b = Σ g: what goes to g is added up within the products of matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, ...]) -> Any:
+        ctx.save_for_backward(g, x, w)
+        ctx.set_materialize_grads(False)
+        return _first_of_linear(g, x, w, wanted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *vectors: Any) -> Any:
+        u_x, u_w, u_b = vectors
+        g, x, w = ctx.saved_tensors
+        g_RO, x_RI = _rows(g), _rows(x)
+        to_x = to_w = to_g = None
+        if u_w is not None:
+            to_g = x_RI @ u_w.T if u_b is None else torch.addmm(u_b, x_RI, u_w.T)
+            to_x = (g_RO @ u_w).view_as(x) if ctx.needs_input_grad[1] else None
+        elif u_b is not None:
+            to_g = u_b.repeat(len(g_RO), 1)
+        if u_x is not None:
+            u_RI = _rows(u_x)
+            to_g = u_RI @ w.T if to_g is None else to_g.addmm_(u_RI, w.T)
+            to_w = g_RO.T @ u_RI if ctx.needs_input_grad[2] else None
+        return None if to_g is None else to_g.view_as(g), to_x, to_w, None
+
+
+def _rows(a: Tensor) -> Tensor:
+    """All axes but the last as one."""
+    return a.reshape(-1, a.shape[-1])
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """For large outputs: passes over small ones take less time than calling Python."""
+    if weight.dim() != 2 or x.dim() < 2 or x.numel() // x.shape[-1] * len(weight) < _LARGE:
+        return NotImplemented
+    return _Linear.apply(x, weight, bias)
+
+
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
     derivatives = _erf_gelu if approximate == "none" else _tanh_gelu
     y: Tensor = _Pointwise.apply(x, lambda x: F.gelu(x, approximate=approximate), derivatives)
@@ -244,8 +326,13 @@ def _batch_norm(
 _LAYERS: dict[Any, Callable[..., Any]] = {
     F.gelu: _gelu,
     F.silu: _silu_layer,
+    F.linear: _linear,
     F.layer_norm: _layer_norm,
     F.batch_norm: _batch_norm,
+    F.scaled_dot_product_attention: attention,
+    F.softmax: softmax,
+    torch.softmax: softmax,
+    Tensor.softmax: softmax,
     torch.conv1d: convolution,
     torch.conv2d: convolution,
     torch.conv3d: convolution,
@@ -273,8 +360,8 @@ def _plain(arguments: tuple[Any, ...]) -> bool:
     tensors = [a for a in arguments if isinstance(a, Tensor)]
     return (
         all(type(t) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) for t in tensors)
-        and len({t.dtype for t in tensors}) == 1
         and tensors[0].is_floating_point()
+        and len({t.dtype for t in tensors if t.dtype != torch.bool}) == 1
         and not torch.is_autocast_enabled(tensors[0].device.type)
         and torch._C._functorch.peek_interpreter_stack() is None
     )

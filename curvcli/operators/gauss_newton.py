@@ -13,10 +13,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch
 from curvcli.errors import LossError
 from curvcli.linalg.lanczos import ROUNDING
 from curvcli.linalg.vectors import euclidean_norm
-from curvcli.objective import Batch, SplitLoss
+from curvcli.objective import SplitLoss
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.fused import FusedLayers
 from curvcli.operators.kernels import missing_derivatives

@@ -11,9 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch, tensors_in
 from curvcli.device import free_memory
 from curvcli.errors import LossError, MemoryLimitError, ModelError
-from curvcli.objective import Batch, Objective, tensors_in
+from curvcli.objective import Objective
 from curvcli.operators.layers import is_leaf
 from curvcli.operators.part_gradients import PartGradients
 from curvcli.operators.part_rules import can_be_apart

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch
 from curvcli.linalg.vectors import euclidean_norm
-from curvcli.objective import Batch
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.fused import FusedLayers
 from curvcli.operators.kernels import missing_derivatives

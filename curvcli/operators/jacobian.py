@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch
 from curvcli.errors import ModelError
-from curvcli.objective import Batch
 from curvcli.operators.kernels import Kernels, lacks_second_derivative, missing_derivatives
 from curvcli.operators.memory import out_of_memory
 from curvcli.operators.pullback import pullback

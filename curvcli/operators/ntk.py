@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from curvcli.batch import Batch
 from curvcli.device import MemoryMeter
 from curvcli.errors import MemoryLimitError, ModelError
 from curvcli.linalg.bidiagonal import steps_that_fit
 from curvcli.linalg.golub_kahan import golub_kahan, true_residuals
 from curvcli.linalg.lanczos import ROUNDING
-from curvcli.objective import Batch, LossTerms, flatten, untouched_buffers
+from curvcli.objective import LossTerms, flatten, untouched_buffers
 from curvcli.operators.chunks import HELD
 from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.kernels import Kernels

@@ -12,7 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from curvcli.objective import Batch, Objective
+from curvcli.batch import Batch
+from curvcli.objective import Objective
 from curvcli.operators.hessian import FirstOrderGraph, Hessian
 
 

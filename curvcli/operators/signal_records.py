@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from curvcli.objective import tensors_in
+from curvcli.batch import tensors_in
 from curvcli.operators.activations import ActivationCounts
 from curvcli.operators.reductions import Reduction
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from curvcli.objective import Objective, tensors_in
+from curvcli.batch import tensors_in
+from curvcli.objective import Objective
 from curvcli.operators.activations import FUNCTIONS, ActivationCounts
 from curvcli.operators.attention import (
     SAMPLES,

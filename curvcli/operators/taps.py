@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from curvcli.batch import Batch, tensors_in
 from curvcli.errors import ModelError, UsageError, did_you_mean, some
-from curvcli.objective import Batch, tensors_in, untouched_buffers
+from curvcli.objective import untouched_buffers
 from curvcli.operators.kernels import Kernels
 from curvcli.operators.shortcuts import Shortcuts
 from curvcli.target.loss import call_model, main_output

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvcli.batch import Batch
 from curvcli.device import MemoryMeter, supports
 from curvcli.errors import MemoryLimitError
 from curvcli.linalg.lyapunov import Lyapunov, lyapunov
-from curvcli.objective import Batch
 from curvcli.operators.chunks import HELD, available_memory
 from curvcli.operators.memory import Need, human
 from curvcli.operators.recurrent_time import Recurrence, recurrent_modules, time_first, unroll

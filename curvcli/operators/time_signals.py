@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvcli.objective import tensors_in
+from curvcli.batch import tensors_in
 from curvcli.operators.activations import SATURATED
 from curvcli.operators.recurrent_cells import mode_of, weights_of
 from curvcli.operators.recurrent_gradients import gradients_of_states

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvcli.batch import Batch, tensors_in
 from curvcli.errors import DataError, did_you_mean, some
-from curvcli.objective import Batch, tensors_in
 from curvcli.target.archive import check_archive
 from curvcli.target.checkpoint import load_torch, open_checkpoint
 from curvcli.target.references import is_reference, resolve

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvcli.batch import Batch, move
 from curvcli.device import give_back_freed_memory, resolve_device, set_precision, supports
 from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
-from curvcli.objective import Batch, LossTerms, Objective, move
+from curvcli.objective import LossTerms, Objective
 from curvcli.target.batches import (
     TARGET_NAMES,
     Readers,
