@@ -8,6 +8,7 @@ unrestarted cycle yields a probabilistic bound on what was not seen (`linalg.rea
 Shapes: ``N`` length of a vector, ``M`` size of the basis, ``K`` pairs asked for.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -282,13 +283,14 @@ def lanczos_by_request(
     goal = min(op.n, wanted.count)
     budget = state.matvecs + max_matvecs
     status: Status | None = None
+    spectrum: _Spectrum | None = None
+    converged, due = 0, 0
     while status is None:
         m = state.processed
-        converged = 0
-        # An eigendecomposition is cubic in m: it is made less often as the basis grows.
-        if m == op.n or (m >= goal and state.matvecs % (1 + m // 24) == 0):
+        if m == op.n or (m >= goal and state.matvecs >= due):
             spectrum = _ritz(state, wanted, tol)
             converged = int(spectrum.converged_M[spectrum.wanted].sum())
+            due = state.matvecs + _pause(m, goal - converged)
             if m == op.n or (converged >= goal and _no_copies_left(op, state, spectrum, recheck)):
                 status = "converged"
                 break
@@ -303,7 +305,14 @@ def lanczos_by_request(
         raise NoAnswerError(
             "stopped before the first product was done", "allow more time or products"
         )
-    return _result(op, state, _ritz(state, wanted, tol), status, probability)
+    if status != "converged" or spectrum is None:
+        spectrum = _ritz(state, wanted, tol)
+    return _result(op, state, spectrum, status, probability)
+
+
+def _pause(m: int, missing: int) -> int:
+    """Products until eigenpairs are looked at again: few converge in a step, and it is cubic in the basis size."""
+    return max(1 + m // 64, missing // 2)
 
 
 def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
@@ -327,7 +336,7 @@ def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
     column_M = h_M.double().cpu().numpy()
     column_M[j] += alpha
     beta = float(norm)
-    if not (np.isfinite(column_M).all() and np.isfinite(beta)):
+    if not (math.isfinite(column_M.sum()) and math.isfinite(beta)):
         raise NonFiniteError(
             f"product {state.matvecs} contains NaN or Inf although the loss is finite",
             "try --dtype float64; or a second derivative may not exist here (0/0, sqrt at 0)",

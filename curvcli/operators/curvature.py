@@ -163,7 +163,7 @@ class Curvature(ABC, Generic[G]):
 
     def contribution(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
         """What one batch or piece adds to K products, without weight decay, shape (K, n)."""
-        return self._part(batch, vectors_KN).products_KN
+        return self._products(batch, vectors_KN)
 
     def decay_product(self, v_N: Tensor) -> Tensor:
         """What the weight decay adds to a product, a new tensor."""
@@ -254,11 +254,14 @@ class Curvature(ABC, Generic[G]):
 
     def _part(self, batch: Batch, vectors_KN: Tensor, index: int | None = None) -> Part:
         """Products with one part; ``index`` is its number in `parts`."""
+        return Part(self._terms_of(batch), self._products(batch, vectors_KN, index))
+
+    def _products(self, batch: Batch, vectors_KN: Tensor, index: int | None = None) -> Tensor:
         objective = self.objective
         if self.finite_differences:
-            return Part(self._terms_of(batch), self._difference_part(batch, vectors_KN))
+            return self._difference_part(batch, vectors_KN)
         if self._graphs is not None and index is not None and len(objective.batches) > 1:
-            return Part(self._terms_of(batch), self._multiply_each(self._graphs[index], vectors_KN))
+            return self._multiply_each(self._graphs[index], vectors_KN)
         out_KN = torch.zeros_like(vectors_KN)
         for piece in batch.pieces(self._micro_batch or batch.size):
             graph = self._graph(piece)
@@ -266,7 +269,7 @@ class Curvature(ABC, Generic[G]):
             small = few and len(vectors_KN) > 1
             many = self._multiply_together if small else self._multiply_each
             out_KN += many(graph, vectors_KN)
-        return Part(self._terms_of(batch), out_KN)
+        return out_KN
 
     def _terms_of(self, batch: Batch) -> float:
         objective = self.objective
