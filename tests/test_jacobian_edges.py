@@ -249,3 +249,38 @@ def test_fixed_batch_statistics(affine: bool, exact: int) -> None:
     result = run(model, x, exact=exact, tol=1e-9)
     values = torch.linalg.svdvals(reference(model.eval(), x))
     assert agrees(leading(result), values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sample_on_a_kink_is_told_apart_from_rounding(dtype: torch.dtype) -> None:
+    """f(x) = W max(x₁, x₂) with x₁ = x₂: either column is a Jacobian, and they are √2 ‖W‖ apart."""
+
+    class Largest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([[3.0], [4.0]], dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            largest = nn.functional.max_pool1d(x[:, None], 2)[:, 0]
+            return largest @ self.w.T
+
+    tied = torch.rand(32, 1, generator=torch.Generator().manual_seed(0)).expand(32, 2)
+    x = torch.cat([tied, tied + torch.tensor([0.0, 1.0])]).to(dtype)
+    context = context_for(Largest(), x)
+    result = jacobian(context)
+    jumps = [sample.jump for sample in result.samples]
+    assert jumps[32:] == [None] * 32
+    # A move of both entries by ± eps swaps them in a quarter of all cases, and two moves are made.
+    seen = [jump for jump in jumps if jump is not None]
+    assert len(seen) > 2
+    # E‖ΔJᵀz‖² = ‖ΔJ‖²: with z = (±1, ±1) it is 2 (3 ± 4)².
+    for jump in seen:
+        assert jump in [pytest.approx(2**0.5 * size, rel=1e-6) for size in (1, 7)]
+    kinks = next(f for f in context.findings if f.rule == "jacobian.kinks")
+    assert kinks.value == len(seen)
+    assert [f.rule for f in context.findings if f.severity != "note"] == []
+    for sample in result.samples:
+        assert sample.spectral == pytest.approx(5, rel=1e-6)
+        residual = sample.singular_values[0].residual
+        assert residual is not None
+        assert residual < 1e-4

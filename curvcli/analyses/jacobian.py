@@ -324,6 +324,17 @@ def _findings(context: Context, result: JacobianResult) -> None:
             value=max(open_),
             threshold=0.0,
         )
+    jumps = [s.jump for s in known if s.jump is not None]
+    if jumps:
+        context.find(
+            "jacobian.kinks",
+            "note",
+            "samples",
+            f"{len(jumps)} of {len(result.samples)} samples sit on a kink (equal entries of a maximum pool, a "
+            f"rectifier at 0), where the Jacobian jumps by up to {max(jumps):.2g}: their figures are those of one side",
+            value=float(len(jumps)),
+            threshold=0.0,
+        )
     singular = [s for s in result.samples if s.condition_at_least is not None]
     if singular and result.condition is not None:
         context.find(

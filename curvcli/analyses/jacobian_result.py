@@ -64,6 +64,13 @@ class SampleJacobian(Struct, frozen=True):
     ]
     stable_rank: Annotated[Number, Meta(description="‖J‖_F² / ‖J‖₂²")]
     chi: Annotated[Number, Meta(description="‖J‖_F² / n")]
+    jump: Annotated[
+        Number,
+        Meta(
+            description="‖ΔJ‖_F across a kink that the sample sits on (equal entries of a maximum pool, a rectifier "
+            "at 0): all figures are those of the side that autograd takes; null: none seen"
+        ),
+    ]
 
 
 class Matrix(Struct, frozen=True):

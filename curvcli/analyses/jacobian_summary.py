@@ -72,11 +72,13 @@ def sample_jacobians(
     for piece in measured:
         for i in range(1 if coupled else piece.size):
             index = numbers[piece.first + i]
-            entries.append(_sample(piece.spectra, i, index, piece.size if coupled else 1))
+            jump = finite(float(piece.jumps_S[i]))
+            size = piece.size if coupled else 1
+            entries.append(_sample(piece.spectra, i, index, size, jump))
     return entries
 
 
-def _sample(s: "Spectra", i: int, index: int, size: int) -> SampleJacobian:
+def _sample(s: "Spectra", i: int, index: int, size: int, jump: float | None) -> SampleJacobian:
     def of(tensor: "Tensor | None") -> float | None:
         return None if tensor is None else finite(float(tensor[i]))
 
@@ -104,6 +106,7 @@ def _sample(s: "Spectra", i: int, index: int, size: int) -> SampleJacobian:
         effective_rank=of(s.effective_rank_S),
         stable_rank=of(s.stable_rank_S),
         chi=of(s.chi_S),
+        jump=jump,
     )
 
 

@@ -1,5 +1,7 @@
 """Jacobians of many samples in pieces that fit in memory."""
 
+import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -7,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvcli.batch import Batch
+from curvcli.batch import Batch, move, tensors_in
 from curvcli.device import MemoryMeter, free_memory, used_memory
-from curvcli.errors import MemoryLimitError
+from curvcli.errors import CurvError, MemoryLimitError
 from curvcli.linalg.bidiagonal import steps_that_fit
 from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.memory import Need, human, out_of_memory
@@ -18,6 +20,8 @@ from curvcli.operators.taps import Passage
 
 # Moves of the input by rounding that the Jacobian's own rounding is estimated from.
 _MOVES = 2
+# Share of ‖J‖_F by which it changes when the input moves by rounding, from which on a kink is looked for.
+_JUMP = 1e-2
 # Krylov steps that room is made for when samples are divided into pieces.
 _STEPS = 40
 # Memory that the allocator holds beyond live tensors while graphs come and go: processes grew by up to 1.53 times the
@@ -34,6 +38,8 @@ class Measured(NamedTuple):
     """How many samples."""
     spectra: Spectra
     products: int
+    jumps_S: Tensor
+    """‖ΔJ‖_F across a kink that the sample sits on; NaN where none was seen."""
 
 
 def matrix_bytes(op: Jacobian, settings: Settings) -> float:
@@ -113,12 +119,43 @@ class Chunks:
         seeds = [self.settings.seed * 1_000_003 + first + i for i in range(op.count)]
         settings = replace(self.settings, max_steps=min(self.settings.max_steps, self.steps))
         found = spectra(op, settings, seeds)
-        moved_S = self._moved(op, piece, seeds)
-        # A singular value moves by no more than ‖ΔJ‖_F (Weyl).
+        moved_S = self._moved(self.passage, op, piece, seeds)
+        kinks_S = self._kinks(piece, moved_S, found.frobenius_S.double().cpu(), seeds)
+        jumps_S = torch.where(kinks_S, moved_S, math.nan)
+        # A singular value moves by no more than ‖ΔJ‖_F (Weyl). Across a kink it is another matrix that moves.
+        moved_S = torch.where(kinks_S, 0.0, moved_S)
         found = replace(found, residuals_SK=found.residuals_SK + moved_S[:, None])
-        return Measured(first, piece.size, found.rechecked_for(settings.tol), op.products)
+        return Measured(first, piece.size, found.rechecked_for(settings.tol), op.products, jumps_S)
 
-    def _moved(self, op: Jacobian, piece: Batch, seeds: Sequence[int]) -> Tensor:
+    def _kinks(
+        self, piece: Batch, moved_S: Tensor, norms_S: Tensor, seeds: Sequence[int]
+    ) -> Tensor:
+        """Which samples sit on a kink: there J jumps even when the input moves by the rounding of float64."""
+        suspected_S = moved_S > _JUMP * norms_S
+        parameters = list(self.passage.model.parameters())
+        chosen = suspected_S.nonzero()[:, 0].tolist()
+        if not chosen or self._whole(piece) or all(p.dtype == torch.float64 for p in parameters):
+            return suspected_S
+        kinks_S = torch.zeros_like(suspected_S)
+        try:
+            device = next(tensors_in(piece.data)).device
+            if available_memory(device, self.memory) < 2 * 8 * sum(p.numel() for p in parameters):
+                return kinks_S
+            twin = replace(self.passage, model=copy.deepcopy(self.passage.model).double())
+            # Numbers of float64 take twice the memory.
+            group = max(1, piece.size // 2)
+            for i in range(0, len(chosen), group):
+                some = chosen[i : i + group]
+                data = move(piece.take(some).data, device, torch.float64)
+                samples = Batch(data, len(some))
+                op = Jacobian.of(twin, samples, self.structure)
+                jumped_S = self._moved(twin, op, samples, [seeds[k] for k in some])
+                kinks_S[some] = jumped_S > _JUMP * norms_S[some]
+        except (CurvError, RuntimeError, TypeError, AttributeError, ValueError):
+            pass  # taken for rounding, which is the larger error
+        return kinks_S
+
+    def _moved(self, passage: Passage, op: Jacobian, piece: Batch, seeds: Sequence[int]) -> Tensor:
         """Estimate of ‖ΔJ‖_F when the input moves by rounding: what the forward pass leaves uncertain.
 
         E‖ΔJᵀz‖² = ‖ΔJ‖_F² with Rademacher z; the larger of a few moves of every entry by ± eps.
@@ -136,10 +173,8 @@ class Chunks:
                 x.detach() * (1 + eps * part)
                 for x, part in zip(op.sources, op.split(signs_SL[:, op.rows :]), strict=True)
             ]
-            taps = self.passage.run(piece, values)
-            other = Jacobian(
-                taps.sources, taps.target, piece.size, self.structure, self.passage.kernels
-            )
+            taps = passage.run(piece, values)
+            other = Jacobian(taps.sources, taps.target, piece.size, self.structure, passage.kernels)
             z_SM = signs_SL[:, : op.rows]
             change_S = torch.linalg.vector_norm(other.vjp(z_SM) - op.vjp(z_SM), dim=1)
             largest_S = torch.maximum(largest_S, change_S.double().cpu())
@@ -189,7 +224,7 @@ class Chunks:
             if self.settings.chosen(op) != "dense" or op.columns < op.rows:
                 op.jvp(torch.zeros(op.count, op.columns, dtype=op.dtype, device=op.device))
             # A second graph lives beside the first one there.
-            self._moved(op, piece, range(op.count))
+            self._moved(self.passage, op, piece, range(op.count))
         return meter.peak, op
 
     def _give_way(self, error: BaseException, piece: Batch) -> None:
