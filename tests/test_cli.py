@@ -144,6 +144,23 @@ def test_notes_and_errors_go_to_stderr() -> None:
     assert silent.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("jacobian", "digits_cnn", "--per-layer"),
+        ("taylor", "digits_mlp"),
+        ("step", "digits_mlp"),
+        ("hessian", "bytes_gpt", "--per-layer", "--top", "2", "--max-matvecs", "8"),
+        ("gradients", "digits_lstm", "--reinit", "xavier,kaiming", "--seeds", "2"),
+    ],
+)
+def test_tables_fit_eighty_columns(arguments: tuple[str, ...]) -> None:
+    command, name, *options = arguments
+    done = run(command, str(ROOT / f"sample_models/{name}.toml"), *options, COLUMNS="80")
+    assert done.returncode in (0, 3), done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
 BAD = [
     (["hessian"], "neither a checkpoint nor a model"),
     (["hessian", "none.toml"], "there is no file"),

@@ -16,6 +16,8 @@ _SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _CURVES = ("green", "magenta", "yellow", "cyan", "blue")
 # Eight characters of eight eighths still tell sixty-four lengths apart.
 _SHORTEST_BAR = 8
+# Characters between columns, and where the table would be wider than the screen otherwise.
+_GAP, _NARROW_GAP = 3, 2
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
 
 
@@ -27,8 +29,9 @@ def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding
         # A table that cannot be narrower than the screen is left to the terminal to wrap: never cut.
         width = console.width
         bars = _bar_width(block, width)
-        console.width = max(width, _least_width(block, bars))
-        console.print(_block(block, bars), highlight=False, crop=False)
+        gap = _GAP if _least_width(block, bars) <= width else _NARROW_GAP
+        console.width = max(width, _least_width(block, bars, gap))
+        console.print(_block(block, bars, gap), highlight=False, crop=False)
         console.width = width
     if findings:
         console.print()
@@ -41,14 +44,14 @@ def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding
         console.print(line, highlight=False)
 
 
-def _block(block: Block, bars: int) -> RenderableType:
+def _block(block: Block, bars: int, gap: int) -> RenderableType:
     if isinstance(block, Sentence):
         return Text(printable(block.text), style=_TONES[block.tone])
     if isinstance(block, Facts):
         return _facts(block)
     if isinstance(block, Chart):
         return _chart(block)
-    return _table(block, bars)
+    return _table(block, bars, gap)
 
 
 def _chart(block: Chart) -> RenderableType:
@@ -78,22 +81,22 @@ def _facts(block: Facts) -> RenderableType:
     return Group(Text(printable(block.title), style="bold"), grid) if block.title else grid
 
 
-def _table(block: Table, bars: int) -> RenderableType:
+def _table(block: Table, bars: int, gap: int) -> RenderableType:
     table = RichTable(
         title=Text(printable(block.title), style="bold"),
         title_justify="left",
         caption=Text(block.caption, style="dim") if block.caption else None,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, gap - 2, 0, 1),
         pad_edge=False,
     )
     for index, column in enumerate(block.columns):
         table.add_column(
-            Text(printable(column.name)),
+            Text(_heading(column, narrow=gap < _GAP)),
             justify="right" if column.numeric else "left",
             no_wrap=_rigid(block, index, column),
-            min_width=_needed(block, index, column, bars),
+            min_width=_needed(block, index, column, bars, narrow=gap < _GAP),
             overflow="fold",
         )
     for row in block.rows:
@@ -116,11 +119,14 @@ def _bar_width(block: Block, width: int) -> int:
     return max(_SHORTEST_BAR, BAR - max(0, excess) // columns - (excess > 0)) if columns else BAR
 
 
-def _least_width(block: Block, bars: int) -> int:
+def _least_width(block: Block, bars: int, gap: int = _GAP) -> int:
     """Width below which a table would lose characters."""
     if not isinstance(block, Table):
         return 1
-    return sum(_needed(block, i, column, bars) + 3 for i, column in enumerate(block.columns))
+    narrow = gap < _GAP
+    return sum(
+        _needed(block, i, column, bars, narrow) + gap for i, column in enumerate(block.columns)
+    )
 
 
 def _rigid(block: Table, index: int, column: Column) -> bool:
@@ -128,9 +134,16 @@ def _rigid(block: Table, index: int, column: Column) -> bool:
     return column.numeric or any(isinstance(row[index], Bar) for row in block.rows)
 
 
-def _needed(block: Table, index: int, column: Column, bars: int) -> int:
-    """Width at which nothing in the column is cut; names may be folded at 12 characters."""
-    longest = max((len(_text(row[index], bars)) for row in block.rows), default=1)
-    if not _rigid(block, index, column):
-        return min(longest, 12)
-    return max(longest, len(column.name))
+def _heading(column: Column, narrow: bool) -> str:
+    """The column's name, one word on each line where the table is wider than the screen otherwise."""
+    name = printable(column.name)
+    return name.replace(" ", "\n") if narrow else name
+
+
+def _needed(block: Table, index: int, column: Column, bars: int, narrow: bool) -> int:
+    """Width at which nothing in the column is cut; names may be folded at 12 characters, texts between words."""
+    texts = [_text(row[index], bars) for row in block.rows]
+    if narrow and not _rigid(block, index, column):
+        texts = [word for each in texts for word in each.split()]
+    longest = max(map(len, [*texts, *_heading(column, narrow).split("\n")]))
+    return longest if _rigid(block, index, column) else min(longest, 12)
