@@ -1,0 +1,70 @@
+"""How much of a Lanczos run is work on vectors, and what a product costs.
+
+    python benchmarks/vectors.py [WORKLOAD ...]
+
+For each workload: a product on the kept graph in gradients of the same batch, and the share of the time of the
+iteration that is not spent in products (orthogonalisation, Ritz pairs, Python). Medians of three runs.
+"""
+
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from engines import run_curvcli
+from run import gradient_seconds
+from workloads import WORKLOADS
+
+from curvcli.linalg import lanczos as engine
+from curvcli.operators.hessian import Hessian
+
+
+class Stopwatch:
+    """Adds up the time that is spent in a function."""
+
+    def __init__(self, function: Any) -> None:
+        self._function, self.seconds, self.calls = function, 0.0, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        started = time.perf_counter()
+        try:
+            return self._function(*args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - started
+            self.calls += 1
+
+
+def measure(name: str) -> tuple[float, float]:
+    """(gradients for a product, share of vector work)."""
+    workload = WORKLOADS[name]()
+    run_curvcli(workload, recheck=0, spread=0)
+    products, shares = [], []
+    for _ in range(3):
+        unit = gradient_seconds(workload)
+        matvec, step = Stopwatch(Hessian.matvec), Stopwatch(engine._step)
+        ritz = Stopwatch(engine._ritz)
+        originals = Hessian.matvec, engine._step, engine._ritz
+        Hessian.matvec = lambda self, v_N, m=matvec: m(self, v_N)  # type: ignore[method-assign]
+        engine._step, engine._ritz = step, ritz
+        try:
+            run_curvcli(workload, recheck=0, spread=0)
+        finally:
+            Hessian.matvec, engine._step, engine._ritz = originals  # type: ignore[method-assign]
+        products.append(matvec.seconds / matvec.calls / unit)
+        vectors = step.seconds + ritz.seconds
+        shares.append(vectors / (vectors + matvec.seconds))
+    return statistics.median(products), statistics.median(shares)
+
+
+def main() -> None:
+    """Measure the workloads."""
+    print(f"{torch.get_num_threads()} threads")
+    for name in sys.argv[1:] or WORKLOADS:
+        product, share = measure(name)
+        print(f"{name:<10} product {product:.2f} gradients   vectors {share:.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
