@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from curvcli.analyses.context import Context, resolve_target
+from curvcli.analyses.eigenpairs import CHECK_LIMIT
 from curvcli.analyses.hessian import hessian
 from curvcli.analyses.hessian_result import HessianResult
 from curvcli.batch import Batch
@@ -341,6 +342,32 @@ def test_kinks_are_told_from_a_wrong_backward(samples, monkeypatch) -> None:  # 
     hessian(context, top=1, bottom=0)
     assert [f.rule for f in context.findings] == ["hessian.kinks"]
     assert context.findings[0].severity == "note"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parts_in_float32_are_no_wrong_backward(dtype: torch.dtype) -> None:
+    """As losses and normalisations of language models: differences over tiny steps are noise then."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            # A large constant takes digits away, as it does in sums over many tokens.
+            logits: Tensor = (self.net(x).float() + 1000.0) - 1000.0
+            return logits.to(x.dtype)
+
+    model = Net().to(dtype)
+    context = Context(objective=objective_for(model, X50.to(dtype), Y50, "cross_entropy"))
+    result = hessian(context, top=2, bottom=0)
+    assert result.hvp_check is not None
+    assert not [f.rule for f in context.findings if f.severity == "error"]
+    if dtype == torch.float64:
+        assert result.hvp_check > CHECK_LIMIT
+        (finding,) = [f for f in context.findings if f.rule == "hessian.single-precision"]
+        assert "float32" in finding.message
 
 
 class Attention(nn.Module):

@@ -159,7 +159,7 @@ def check_products(
     context: Context, operator: "Curvature[Any]", vector_N: "Tensor", product_N: "Tensor"
 ) -> float | None:
     """One product against finite differences; a large difference is attributed and reported."""
-    from curvcli.operators.double import error_in_double
+    from curvcli.operators.double import STEPS, error_in_double
 
     check = operator.check(vector_N, product_N)
     if check is None:
@@ -168,15 +168,25 @@ def check_products(
             "in so sharp a direction (--dtype float64 can)"
         )
     elif check > CHECK_LIMIT:
-        cause = error_in_double(operator, vector_N)
-        if cause is not None and cause <= CHECK_LIMIT:
+        cause = error_in_double(operator, vector_N, CHECK_LIMIT)
+        if cause is not None and cause[0] <= CHECK_LIMIT and cause[1] > STEPS[0]:
+            context.find(
+                "hessian.single-precision",
+                "note",
+                "hvp_check",
+                f"finite differences of the gradient are off by {check:.0%}: parts of the network compute in float32 "
+                f"whatever they are given; over a step of {cause[1]:.0e} the products are right ({cause[0]:.0e})",
+                value=check,
+                threshold=CHECK_LIMIT,
+            )
+        elif cause is not None and cause[0] <= CHECK_LIMIT:
             context.find(
                 "hessian.kinks",
                 "note",
                 "hvp_check",
                 f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
                 "kinks (ReLU, max) lie near these weights; products themselves are right "
-                f"({cause:.0e} in float64)",
+                f"({cause[0]:.0e} in float64)",
                 value=check,
                 threshold=CHECK_LIMIT,
             )

@@ -13,8 +13,9 @@ from curvcli.operators.curvature import Curvature
 
 C = TypeVar("C", bound=Curvature[Any])
 
-# A step relative to the one that changes the loss by 1: no kink lies within it.
-_STEP = 1e-7
+# No kink lies within the first of these steps; the others stand out from the rounding of networks that compute parts
+# in float32 whatever they are given.
+STEPS = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2)
 # Bytes of the copy for each parameter: weights, vectors and gradients in float64.
 _BYTES = 8 * 8
 # Samples for the rounding of products at least, fewer where each has many loss terms (tokens).
@@ -23,20 +24,33 @@ _SAMPLES, _TERMS = 4, 64
 _SOME_SAMPLES = 3
 
 
-def error_in_double(operator: Curvature[Any], v_N: Tensor, samples: int = 4) -> float | None:
-    """`Curvature.check` of a product in float64, over a tiny step on a few samples.
+def error_in_double(
+    operator: Curvature[Any], v_N: Tensor, enough: float, samples: int = 4
+) -> tuple[float, float] | None:
+    """`Curvature.check` of a product in float64, over a tiny step on a few samples, and that step.
 
     Kinks of the surface (ReLU) make a derivative and a difference differ over any finite step that crosses one; a
-    step of 1e-7 crosses none, so that what is left is an error of a derivative.
+    step of 1e-7 crosses none, so that what is left is an error of a derivative, or the rounding of a network that
+    computes parts in float32 (losses and normalisations of language models). That falls as the step grows: longer
+    ones are tried until the error is at most ``enough``. A wrong derivative differs over all of them.
 
     Returns:
-        None where this cannot be tried (the model cannot be copied, or runs only in its own dtype).
+        The smallest error and its step; None where this cannot be tried (the model cannot be copied, or runs only in
+        its own dtype).
     """
+    best: tuple[float, float] | None = None
     try:
         twin, _ = _twin(operator, samples)
-        return twin.check(v_N.double(), length=_STEP)
+        exact_N = twin.matvec(v_N.double())
+        for step in STEPS:
+            found = twin.check(v_N.double(), exact_N, length=step)
+            if found is not None and (best is None or found < best[0]):
+                best = found, step
+            if best is not None and best[0] <= enough:
+                break
     except _UNABLE:
-        return None
+        return best
+    return best
 
 
 def rounding_in_double(operator: Curvature[Any], vectors_KN: Tensor) -> float | None:
