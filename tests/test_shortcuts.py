@@ -52,14 +52,18 @@ class Shared(nn.Module):
 
 
 class Folded(nn.Module):
-    """What a convolution gives is viewed as rows, which asks for the order that torch gives it."""
+    """What a convolution gives is viewed as rows, which asks for the order that torch gives it; maybe changed so."""
 
-    def __init__(self) -> None:
+    def __init__(self, change: bool = False) -> None:
         super().__init__()
+        self.change = change
         self.conv, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 81, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x).tanh()
+        y = self.conv(x)
+        if self.change:
+            y.view(len(x), -1).mul_(2)
+        y = y.tanh()
         out: Tensor = self.last(y.view(len(x), -1))
         return out
 
@@ -85,6 +89,7 @@ NETWORKS: dict[str, Images] = {
         lambda: chain(nn.Conv2d(3, 18, 8), nn.ReLU(), nn.Conv2d(18, 4, 1), nn.Tanh()), (3, 8, 8),
     ),
     "views": (lambda: filled(Folded()), (3, 9, 9)),
+    "changed through a view": (lambda: filled(Folded(True)), (3, 9, 9)),
     "circular": (
         lambda: chain(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), nn.Tanh()),
         (2, 5, 5),

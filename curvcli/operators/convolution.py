@@ -137,10 +137,19 @@ def convolution(
 
 
 # What a network may only ask of a tensor in the layout that it expects.
-VIEWS = (torch.Tensor.view, torch.Tensor.view_as)
+_VIEWS = (torch.Tensor.view, torch.Tensor.view_as)
 
 
-def has_channels_last(x: Any) -> bool:
+def allow_views(func: Any, args: tuple[Any, ...]) -> None:
+    """Before ``func`` takes a view of a convolution's output: put it in the order that torch would have given it.
+
+    The tensor itself, not a copy: what the network changes through the view has to be seen in the tensor too.
+    """
+    if func in _VIEWS and _has_channels_last(args[0]):
+        args[0].data = args[0].detach().contiguous()
+
+
+def _has_channels_last(x: Any) -> bool:
     """Whether a convolution gave this tensor the layout of images with the channels last."""
     return (
         isinstance(x, Tensor)

@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from curvcli.operators.convolution import VIEWS, convolution, has_channels_last
+from curvcli.operators.convolution import allow_views, convolution
 from curvcli.operators.fused_attention import attention, softmax
 
 # Entries of a linear layer's output from which on passes over it take longer than calling Python.
@@ -345,8 +345,7 @@ class FusedLayers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func`` or its fused form."""
         kwargs = kwargs or {}
-        if func in VIEWS and has_channels_last(args[0]):
-            args = (args[0].contiguous(), *args[1:])
+        allow_views(func, args)
         fused = _LAYERS.get(func)
         if fused is not None and torch.is_grad_enabled() and _plain((*args, *kwargs.values())):
             result = fused(*args, **kwargs)

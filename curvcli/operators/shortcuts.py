@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from curvcli.device import convolution_block
-from curvcli.operators.convolution import VIEWS, has_channels_last
+from curvcli.operators.convolution import allow_views
 
 # Entries of a convolution's matrix at most: 1 MB in float32, within a core's cache.
 _MATRIX_ENTRIES = 1 << 18
@@ -48,8 +48,7 @@ class Shortcuts(TorchFunctionMode):
         kwargs = kwargs or {}
         if _replayed():
             return func(*args, **kwargs)
-        if func in VIEWS and has_channels_last(args[0]):
-            args = (args[0].contiguous(), *args[1:])
+        allow_views(func, args)
         if func in _CONVOLUTIONS:
             result = self._convolution(func, *args, **kwargs)
         elif func is F.batch_norm:
