@@ -232,6 +232,29 @@ def test_rounding_of_a_chaotic_network_is_said(samples: Path) -> None:
     context = Context(spec)
     jacobian(context)
     assert "jacobian.rounding" in [f.rule for f in context.findings]
+    assert "jacobian.kinks" not in [f.rule for f in context.findings]
+
+
+def test_rounding_of_coupled_samples_is_no_kink(samples: Path) -> None:
+    """The same network where the samples of a batch depend on each other: what moves is rounding there too."""
+    few = {"batch-size": 4, "max-batches": 1}
+    spec, _ = resolve_target(str(samples / "exploding.toml"), few, ("jacobian",))
+    given = Context(spec)
+
+    class Coupled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = given.target.model
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net(x - 0.01 * x.mean(0))
+            return out
+
+    context = context_for(Coupled(), given.target.model_batches[0].data[0][0])
+    result = jacobian(context)
+    assert result.coupled
+    assert [s.jump for s in result.samples] == [None]
+    assert "jacobian.kinks" not in [f.rule for f in context.findings]
 
 
 @pytest.mark.parametrize("affine", [True, False])
