@@ -216,7 +216,6 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Any:
         ctx.save_for_backward(x, w)
-        ctx.biased = b is not None
         return F.linear(x, w, b)
 
     @staticmethod
