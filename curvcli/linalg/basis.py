@@ -51,22 +51,29 @@ class Basis:
         torch.div(v_N, norm, out=self._rows_MN[self.size])
         self.size += 1
 
-    def project_out(self, w_N: Tensor) -> tuple[Tensor, Tensor]:
+    def project_out(
+        self, w_N: Tensor, norm: Tensor | None = None, twice: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Remove from ``w_N``, in place, its components in the span of the basis.
 
         Gram-Schmidt with a second pass only where the first one cancelled (the DGKS criterion).
 
+        Args:
+            w_N: the vector.
+            norm: its length, where that is known.
+            twice: whatever the first pass finds.
+
         Returns:
             The coefficients removed, shape ``(size,)``, and the remaining norm, a scalar tensor.
         """
+        before = euclidean_norm(w_N) if norm is None else norm
         if self.size == 0:
-            return w_N.new_zeros(0), euclidean_norm(w_N)
+            return w_N.new_zeros(0), before
         q_MN = self.rows
-        before = euclidean_norm(w_N)
         h_M = q_MN @ w_N
         w_N.addmv_(q_MN.T, h_M, alpha=-1)
         after = euclidean_norm(w_N)
-        if bool(after < DGKS_ETA * before):
+        if twice or bool(after < DGKS_ETA * before):
             again_M = q_MN @ w_N
             w_N.addmv_(q_MN.T, again_M, alpha=-1)
             h_M = h_M + again_M

@@ -1,9 +1,10 @@
-"""Thick-restart Lanczos with full reorthogonalisation, for both ends of a spectrum.
+"""Thick-restart Lanczos with partial reorthogonalisation, for both ends of a spectrum.
 
-Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000), with three additions: breakdowns are tested relative
+Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000), with four additions: breakdowns are tested relative
 to the norm of the projected matrix and continued with a fresh direction; after convergence a fresh random
-direction looks for copies of eigenvalues, which a single Krylov space cannot contain; and the first,
-unrestarted cycle yields a probabilistic bound on what was not seen (`linalg.reach`).
+direction looks for copies of eigenvalues, which a single Krylov space cannot contain; the first,
+unrestarted cycle yields a probabilistic bound on what was not seen (`linalg.reach`); and its vectors are
+orthogonalised against the basis only where they have to be (`linalg.orthogonality`).
 
 Shapes: ``N`` length of a vector, ``M`` size of the basis, ``K`` pairs asked for.
 """
@@ -28,8 +29,9 @@ from curvcli.linalg.operator import (
     eigh,
     random_unit_vector,
 )
+from curvcli.linalg.orthogonality import Orthogonality
 from curvcli.linalg.reach import reach
-from curvcli.linalg.vectors import euclidean_norms
+from curvcli.linalg.vectors import euclidean_norm, euclidean_norms
 from curvcli.linalg.warm import mixed
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
@@ -39,6 +41,10 @@ Order = Literal["value", "magnitude"]
 SMALL = 0.01
 # Relative error of a product in units of eps ‖A‖ that a residual is widened by.
 ROUNDING = 16
+# Entries of a basis that are read in less time than it takes to find out whether they have to be.
+WORTH_SKIPPING = 1 << 20
+# Share of the residual asked for that a loss of orthogonality may add.
+LOSS = 0.05
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class LanczosResult:
     values_K: Float64Array
     """Ritz values."""
     bounds_K: Float64Array
-    """ρ = β_m |s_mi| of each: an eigenvalue lies within ρ of the Ritz value."""
+    """ρ = β_m |s_mi| of each, plus what lost orthogonality may add: an eigenvalue lies within ρ of the Ritz value."""
     converged_K: tuple[bool, ...]
     """Whether ρ ≤ tol · max(|θ|, 0.01 ‖T‖)."""
     top: int
@@ -137,7 +143,7 @@ class Tail:
 
 @dataclass
 class LanczosState:
-    """Everything that a run needs to go on: A Q = Q T + the tails."""
+    """Everything that a run needs to go on: A Q = Q T + the tails + what is left out."""
 
     basis: Basis
     generator: torch.Generator
@@ -162,6 +168,15 @@ class LanczosState:
     """Wanted values when the present look for copies began."""
     share: float = 1.0
     """Share of the start vector that is random, see `linalg.warm`."""
+    orthogonality: Orthogonality = field(init=False)
+    """Whether the next vector has to be orthogonalised."""
+
+    left_out_M: Float64Array = field(init=False)
+    """Norm of what orthogonalisation removed from each product without its being in T, shape (capacity,)."""
+
+    def __post_init__(self) -> None:
+        self.left_out_M = np.zeros(self.basis.capacity)
+        self.orthogonality = Orthogonality(torch.finfo(self.basis.dtype).eps)
 
     @property
     def projected(self) -> Float64Array:
@@ -177,6 +192,8 @@ class _Spectrum:
     theta_M: Float64Array
     s_MM: Float64Array
     bounds_M: Float64Array
+    limit_M: Float64Array
+    """Largest bound with which each counts as converged, but for rounding."""
     converged_M: npt.NDArray[np.bool_]
     top: list[int]
     bottom: list[int]
@@ -188,6 +205,11 @@ class _Spectrum:
     @property
     def wanted_values(self) -> list[float]:
         return [float(self.theta_M[i]) for i in self.wanted]
+
+    @property
+    def limit(self) -> float:
+        """The strictest bound asked for."""
+        return float(self.limit_M[self.wanted].min())
 
 
 def start(op: Space, capacity: int, seed: int, guess_N: Tensor | None = None) -> LanczosState:
@@ -290,6 +312,7 @@ def lanczos_by_request(
         if m == op.n or (m >= goal and state.matvecs >= due):
             spectrum = _ritz(state, wanted, tol)
             converged = int(spectrum.converged_M[spectrum.wanted].sum())
+            state.orthogonality.limit = LOSS * spectrum.limit
             due = state.matvecs + _pause(m, goal - converged)
             if m == op.n or (converged >= goal and _no_copies_left(op, state, spectrum, recheck)):
                 status = "converged"
@@ -318,31 +341,16 @@ def _pause(m: int, missing: int) -> int:
 def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
     """The product ``w_N`` of the pending vector, orthogonalised and normalised, becomes the pending vector."""
     j = state.processed
-    basis, t_MM = state.basis, state.t_MM
-    q_N = basis[j]
     state.matvecs += 1
     if state.rechecked is not None:
         state.rechecked += 1
-    # The two local terms first: what cancels after them is a loss of orthogonality, which is what
-    # the DGKS criterion is to see.
-    alpha = float(torch.dot(q_N, w_N))
-    local = float(t_MM[j - 1, j]) if j else 0.0
-    if local:
-        latest_2 = torch.tensor([local, alpha], dtype=w_N.dtype, device=w_N.device)
-        w_N.addmv_(basis.rows[j - 1 : j + 1].T, latest_2, alpha=-1)
-    else:
-        w_N.add_(q_N, alpha=-alpha)
-    h_M, norm = basis.project_out(w_N)
-    column_M = h_M.double().cpu().numpy()
-    column_M[j] += alpha
-    beta = float(norm)
+    column_M, beta = _orthogonalise(op, state, w_N)
     if not (math.isfinite(column_M.sum()) and math.isfinite(beta)):
         raise NonFiniteError(
             f"product {state.matvecs} contains NaN or Inf although the loss is finite",
             "try --dtype float64; or a second derivative may not exist here (0/0, sqrt at 0)",
         )
-    if j:
-        column_M[j - 1] += local
+    t_MM = state.t_MM
     t_MM[: j + 1, j] = column_M
     t_MM[j, : j + 1] = column_M
     state.processed = m = j + 1
@@ -358,14 +366,49 @@ def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
         _append_fresh(op, state)
     else:
         state.live = Tail(beta, np.eye(1, m, j)[0])
-        basis.append(w_N, beta)
-        if m < basis.capacity:
+        state.basis.append(w_N, beta)
+        if m < state.basis.capacity:
             t_MM[j, m] = t_MM[m, j] = beta
+
+
+def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64Array, float]:
+    """Remove from the pending vector's product ``w_N`` what lies in the basis: (its column of T, norm of the rest)."""
+    j = state.processed
+    basis, t_MM, orthogonality = state.basis, state.t_MM, state.orthogonality
+    q_N = basis[j]
+    # The two local terms first: what cancels after them is a loss of orthogonality, which is what
+    # the DGKS criterion is to see.
+    alpha = float(torch.dot(q_N, w_N))
+    local = float(t_MM[j - 1, j]) if j else 0.0
+    if local:
+        latest_2 = torch.tensor([local, alpha], dtype=w_N.dtype, device=w_N.device)
+        w_N.addmv_(basis.rows[j - 1 : j + 1].T, latest_2, alpha=-1)
+    else:
+        w_N.add_(q_N, alpha=-alpha)
+    norm = euclidean_norm(w_N)
+    column_M = np.zeros(j + 1)
+    worth_it = state.first_cycle and j + 2 < basis.capacity and j * op.n >= WORTH_SKIPPING
+    if worth_it and orthogonality.suffices(t_MM[: j + 1, : j + 1], alpha, float(norm)):
+        orthogonality.kept(float(norm))
+    else:
+        h_M, norm = basis.project_out(w_N, norm, twice=orthogonality.in_doubt)
+        removed_M = h_M.double().cpu().numpy()
+        orthogonality.removed(removed_M)
+        if orthogonality.partial and state.first_cycle:
+            # In T they would count for the vectors before as well, whose products do not contain them.
+            state.left_out_M[j] = float(np.linalg.norm(removed_M))
+        else:
+            column_M = removed_M
+    column_M[j] += alpha
+    if j:
+        column_M[j - 1] += local
+    return column_M, float(norm)
 
 
 def _append_fresh(op: Space, state: LanczosState) -> None:
     """Make a random vector orthogonal to the processed ones the pending vector."""
     state.first_cycle = False
+    state.orthogonality.unknown()
     state.basis.size = state.processed
     if state.processed < state.basis.capacity:
         state.t_MM[state.processed, :] = state.t_MM[:, state.processed] = 0.0
@@ -382,12 +425,13 @@ def _ritz(state: LanczosState, wanted: Wanted, tol: float) -> _Spectrum:
     bounds_M = np.zeros_like(theta_M)
     for tail in (*state.suspended, *([state.live] if state.live else [])):
         bounds_M = bounds_M + tail.share(s_MM)
+    bounds_M = bounds_M + state.left_out_M[: len(theta_M)] @ np.abs(s_MM)
     norm = float(np.abs(theta_M).max())
     limit_M = tol * np.maximum(np.abs(theta_M), SMALL * norm)
     # Room for the rounding that the true residual will contain, where the tolerance leaves any.
     rounding = ROUNDING * torch.finfo(state.basis.dtype).eps * norm
     converged_M = bounds_M <= np.maximum(0.95 * limit_M - rounding, 0.25 * limit_M)
-    return _Spectrum(theta_M, s_MM, bounds_M, converged_M, *wanted.select(theta_M))
+    return _Spectrum(theta_M, s_MM, bounds_M, limit_M, converged_M, *wanted.select(theta_M))
 
 
 def _restart(state: LanczosState, spectrum: _Spectrum, wanted: Wanted) -> None:
@@ -404,11 +448,14 @@ def _restart(state: LanczosState, spectrum: _Spectrum, wanted: Wanted) -> None:
     state.suspended = [t for t in (_outside(state, t) for t in state.suspended) if t is not None]
     state.basis.restart(s_MK, keep_last=True)
     state.t_MM[:] = 0.0
+    left_out_K = state.left_out_M[:m] @ np.abs(s_MK)
     state.processed = k = len(keep)
+    state.left_out_M[:k], state.left_out_M[k:] = left_out_K, 0.0
     state.t_MM[range(k), range(k)] = spectrum.theta_M[keep]
     state.live = state.live.transformed(s_MK) if state.live else None
     state.suspended = [tail.transformed(s_MK) for tail in state.suspended]
     state.first_cycle = False
+    state.orthogonality.unknown()
     state.restarts += 1
 
 
@@ -477,6 +524,7 @@ def _follow_the_worst(state: LanczosState, spectrum: _Spectrum) -> None:
     if chosen is None or chosen.direction_N is None:
         return
     _suspend(state)
+    state.orthogonality.unknown()
     state.basis.size = m = state.processed
     if m < state.basis.capacity:
         state.t_MM[m, :] = state.t_MM[:, m] = 0.0

@@ -36,6 +36,8 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         "betas": state.betas,
         "before_recheck": state.before_recheck,
         "share": state.share,
+        "partial": state.orthogonality.partial,
+        "left_out": state.left_out_M[: state.processed].tolist(),
     }
     scalars["suspended"] = [_entry(tail) for tail in state.suspended]
     scalars["live"] = _entry(state.live) if state.live else None
@@ -99,7 +101,7 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     generator = torch.Generator()
     generator.set_state(tensors["generator"])
     live = _tail(scalars["live"]) if scalars["live"] else None
-    return LanczosState(
+    state = LanczosState(
         basis,
         generator,
         t_MM,
@@ -114,6 +116,10 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
         share=scalars.get("share", 1.0),
         **{name: scalars[name] for name in _COUNTERS},
     )
+    state.orthogonality.partial = scalars.get("partial", False)
+    left_out = scalars.get("left_out", [])
+    state.left_out_M[: len(left_out)] = left_out
+    return state
 
 
 def _entry(tail: Tail) -> dict[str, Any]:
