@@ -99,7 +99,8 @@ class Objective:
         self.notes.extend(set_mode(self.model, self.train_mode))
         self.names, self.parameters, notes = choose_parameters(self.model, self.select)
         self.notes.extend(notes)
-        self._rows: dict[int, Tensor] = {}
+        self.rows: dict[int, Tensor] = {}
+        """Of parameters with untouched rows, by position: the rows that vectors have, ascending."""
         self.n = sum(p.numel() for p in self.parameters)
         self.untouched = 0
         self.dtype = self.parameters[0].dtype
@@ -173,32 +174,39 @@ class Objective:
     def flatten(self, parts: Sequence[Tensor], positions: Sequence[int] | None = None) -> Tensor:
         """Tensors with the shapes of the parameters as one vector of shape (n,).
 
-        With ``positions`` the tensors and the vector are those of these parameters only, in that order.
+        With ``positions`` the tensors and the vector are those of these parameters only, in that order. Tensors may
+        be without the untouched rows.
         """
         where = range(len(self.parameters)) if positions is None else positions
         return torch.cat(
             [
-                (part[self._rows[i]] if i in self._rows else part).reshape(-1)
+                (part[self.rows[i]] if len(part) > len(self.rows[i]) else part).reshape(-1)
+                if i in self.rows
+                else part.reshape(-1)
                 for i, part in zip(where, parts, strict=True)
             ]
         )
 
-    def views(self, v_N: Tensor, positions: Sequence[int] | None = None) -> list[Tensor]:
+    def views(
+        self, v_N: Tensor, positions: Sequence[int] | None = None, whole: bool = True
+    ) -> list[Tensor]:
         """``v_N`` cut into tensors with the shapes of the parameters: views, or copies with untouched rows zero.
 
-        With ``positions`` the vector and the tensors are those of these parameters only, in that order.
+        With ``positions`` the vector and the tensors are those of these parameters only, in that order. If not
+        ``whole``, all are views, without the untouched rows.
         """
         where = range(len(self.parameters)) if positions is None else positions
         sizes = self.sizes()
         out = []
         for i, part in zip(where, v_N.split([sizes[i] for i in where]), strict=True):
             p = self.parameters[i]
-            if i in self._rows:
-                rows_R = self._rows[i]
+            if i in self.rows:
+                rows_R = self.rows[i]
+                known = part.view(len(rows_R), *p.shape[1:])
                 out.append(
-                    torch.zeros_like(p, requires_grad=False).index_copy_(
-                        0, rows_R, part.view(len(rows_R), *p.shape[1:])
-                    )
+                    torch.zeros_like(p, requires_grad=False).index_copy_(0, rows_R, known)
+                    if whole
+                    else known
                 )
             else:
                 out.append(part.view_as(p))
@@ -211,7 +219,7 @@ class Objective:
 
     def share_vectors(self, other: "Objective") -> None:
         """Take the same entries into vectors as ``other``, an objective of the same architecture."""
-        self._rows = {i: rows.to(self.device) for i, rows in other._rows.items()}
+        self.rows = {i: rows.to(self.device) for i, rows in other.rows.items()}
         self.n, self.untouched = other.n, other.untouched
 
     def twin(self, model: nn.Module, batches: Sequence[Batch]) -> "Objective":
@@ -232,7 +240,7 @@ class Objective:
     def sizes(self) -> list[int]:
         """Entries that each parameter has in a vector."""
         return [
-            p.numel() * len(self._rows[i]) // len(p) if i in self._rows else p.numel()
+            p.numel() * len(self.rows[i]) // len(p) if i in self.rows else p.numel()
             for i, p in enumerate(self.parameters)
         ]
 
@@ -250,11 +258,11 @@ class Objective:
             return
         for i, mask in enumerate(masks):
             if mask is not None:
-                self._rows[i] = (~mask).nonzero()[:, 0]
+                self.rows[i] = (~mask).nonzero()[:, 0]
         self.untouched = sum(entries)
         self.n = sum(self.sizes())
         self.notes.append(
-            f"{self.untouched:,} entries of {some(self.names[i] for i in self._rows)} are looked up by no sample: "
+            f"{self.untouched:,} entries of {some(self.names[i] for i in self.rows)} are looked up by no sample: "
             "gradient and curvature are exactly zero there, and they are left out of all vectors"
         )
 

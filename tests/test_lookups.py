@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 import curvcli
 from curvcli.batch import Batch
+from curvcli.device import MemoryMeter
 from curvcli.objective import Objective
+from curvcli.operators.hessian import Hessian
 
 VOCABULARY, WIDTH = 40, 3
 TOKENS = torch.tensor([[1, 5, 5, 7], [2, 5, 1, 30], [7, 7, 2, 1]])
@@ -137,3 +139,58 @@ def test_other_analyses_work_in_the_same_space(analysis: str) -> None:
     context = curvcli.Context(objective=objective(Reader()))
     result = curvcli.analyse(analysis, context)
     assert getattr(result, "parameters", context.objective.dimension) == context.objective.dimension
+
+
+class Looker(nn.Module):
+    """Two embeddings looked up in every way that torch has, one of them twice."""
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.words = nn.Embedding(VOCABULARY, WIDTH, padding_idx=padding)
+        self.counted = nn.Embedding(VOCABULARY, WIDTH, scale_grad_by_freq=True)
+        self.layer = nn.Linear(WIDTH, 3)
+        for p in self.parameters():
+            p.data = torch.randn(p.shape, generator=generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found = self.words(tokens) * self.counted(tokens) + self.words(tokens.flip(1)).sin()
+        found = found + torch.embedding(self.words.weight, tokens + 1)
+        logits: Tensor = self.layer(torch.tanh(found.mean(1)))
+        return logits
+
+
+@pytest.mark.parametrize("padding", [5, 30, 39])
+def test_products_with_smaller_tables_are_those_of_the_whole_ones(padding: int) -> None:
+    """H v against autograd on the whole embeddings; rounding of float64."""
+    model = Looker(padding).double()
+    subject = objective(model)
+    assert subject.untouched > 0
+    v_N = torch.randn(subject.n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    loss = F.cross_entropy(model(TOKENS), CLASSES)
+    gradients = torch.autograd.grad(loss, subject.parameters, create_graph=True)
+    whole = torch.autograd.grad(gradients, subject.parameters, subject.views(v_N))
+    assert torch.allclose(Hessian(subject).matvec(v_N), subject.flatten(whole), atol=1e-13)
+
+
+def test_rows_without_a_place_are_constants() -> None:
+    """On other data, of the rows looked up only those that vectors have are differentiated."""
+    subject = objective(Reader())
+    other = subject.twin(subject.model, [Batch((TOKENS + 1, CLASSES), 3)])
+    v_N = torch.randn(subject.n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    loss = F.cross_entropy(other.model(TOKENS + 1), CLASSES)
+    gradients = torch.autograd.grad(loss, subject.parameters, create_graph=True)
+    whole = torch.autograd.grad(gradients, subject.parameters, subject.views(v_N))
+    product_N = Hessian(subject).twin(other).matvec(v_N)
+    assert torch.allclose(product_N, subject.flatten(whole), atol=1e-13)
+
+
+def test_a_product_makes_no_tensor_of_the_size_of_the_vocabulary() -> None:
+    model = Reader()
+    model.embedding = nn.Embedding(100_000, WIDTH)
+    operator = Hessian(objective(model))
+    v_N = torch.ones(operator.n, dtype=torch.float64)
+    operator.matvec(v_N)
+    with MemoryMeter() as meter:
+        operator.matvec(v_N)
+    assert meter.peak < 100_000 * WIDTH

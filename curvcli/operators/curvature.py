@@ -96,6 +96,10 @@ class Curvature(ABC, Generic[G]):
         # Whatever is asked of the operator, a gradient that is not finite is an error now.
         _ = self.gradient
 
+    def views(self, v_N: Tensor) -> list[Tensor]:
+        """``v_N`` cut into the tensors that a graph is multiplied with."""
+        return self.objective.views(v_N)
+
     @abstractmethod
     def _graph(self, batch: Batch) -> G:
         """What can be multiplied with repeatedly, for one piece of data."""
@@ -106,8 +110,9 @@ class Curvature(ABC, Generic[G]):
 
     def _multiply_each(self, graph: G, vectors_KN: Tensor) -> Tensor:
         """Products with K vectors, one after the other."""
-        views = self.objective.views
-        return torch.stack([self._multiply(graph, views(v_N), retain=True) for v_N in vectors_KN])
+        return torch.stack(
+            [self._multiply(graph, self.views(v_N), retain=True) for v_N in vectors_KN]
+        )
 
     def _multiply_together(self, graph: G, vectors_KN: Tensor) -> Tensor:
         """Products with K vectors at once, where that can be done; takes K times the memory."""
@@ -230,7 +235,7 @@ class Curvature(ABC, Generic[G]):
 
     def _matvec(self, v_N: Tensor) -> Tensor:
         objective = self.objective
-        views = objective.views(v_N)
+        views = self.views(v_N)
         if self.finite_differences:
             out_N = self._sum([self._difference_part(b, v_N[None])[0] for b in objective.batches])
         elif self.plan.keep_graph:
@@ -318,7 +323,7 @@ class Curvature(ABC, Generic[G]):
             graph = self._graph(piece)
             missing = self._missing(graph)
             if missing is None:
-                self._multiply(graph, self.objective.views(v_N), retain=False)
+                self._multiply(graph, self.views(v_N), retain=False)
         except RuntimeError as error:
             if out_of_memory(error) or not lacks_second_derivative(error):
                 raise
@@ -376,7 +381,7 @@ class Curvature(ABC, Generic[G]):
 
     def _measure(self, piece: Batch) -> tuple[int, int]:
         """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
-        views = self.objective.views(torch.ones(self.n, dtype=self.dtype, device=self.device))
+        views = self.views(torch.ones(self.n, dtype=self.dtype, device=self.device))
         with MemoryMeter() as meter:
             if self.finite_differences:
                 total = self.objective.sum_of(piece)

@@ -184,7 +184,7 @@ class DiagonalBlocks:
     def _pruned(self, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
         objective = self.operator.objective
         views = [
-            [] if v_N is None else objective.views(v_N, block.positions)
+            [] if v_N is None else objective.views(v_N, block.positions, whole=False)
             for block, v_N in zip(self.blocks, vectors, strict=True)
         ]
         decay = objective.weight_decay
@@ -194,11 +194,16 @@ class DiagonalBlocks:
             with self.operator.kernels.active():
                 for block, parts, out_N in zip(self.blocks, views, out, strict=True):
                     if out_N is not None:
-                        self._add_product(gradients, block, parts, out_N)
+                        self._add_product(gradients, graph.leaves, block, parts, out_N)
         return out
 
     def _add_product(
-        self, gradients: dict[int, Tensor], block: Block, views: list[Tensor], out_N: Tensor
+        self,
+        gradients: dict[int, Tensor],
+        leaves: list[Tensor],
+        block: Block,
+        views: list[Tensor],
+        out_N: Tensor,
     ) -> None:
         """``out_N`` += the contribution of one piece of the data."""
         objective = self.operator.objective
@@ -207,7 +212,7 @@ class DiagonalBlocks:
             return
         parts = pullback(
             [gradients[block.positions[k]] for k in chosen],
-            [objective.parameters[i] for i in block.positions],
+            [leaves[i] for i in block.positions],
             [views[k] for k in chosen],
         )
         out_N.add_(objective.flatten(parts, block.positions))

@@ -18,6 +18,7 @@ from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature import Curvature
 from curvcli.operators.fused import FusedLayers
 from curvcli.operators.kernels import missing_derivatives
+from curvcli.operators.looked_up import LookedUp
 from curvcli.operators.memory import out_of_memory
 from curvcli.operators.pullback import pullback, pullbacks
 
@@ -27,6 +28,8 @@ class FirstOrderGraph(NamedTuple):
 
     gradients: list[Tensor]
     positions: list[int]
+    leaves: list[Tensor]
+    """What was differentiated by, in the order of the parameters."""
 
 
 class Hessian(Curvature[FirstOrderGraph]):
@@ -35,6 +38,10 @@ class Hessian(Curvature[FirstOrderGraph]):
     Where an operation has no second derivative and no replacement, products are central differences of
     the gradient, with a note.
     """
+
+    def views(self, v_N: Tensor) -> list[Tensor]:
+        """``v_N`` cut into the tensors that a graph is multiplied with."""
+        return self.objective.views(v_N, whole=False)
 
     def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
         """H v by central differences of the gradient over ± ``length`` in the direction of v."""
@@ -94,38 +101,34 @@ class Hessian(Curvature[FirstOrderGraph]):
 
     def _graph(self, batch: Batch) -> FirstOrderGraph:
         with torch.enable_grad(), self.kernels.active(), FusedLayers():
-            total = self.objective.sum_of(batch)
+            with LookedUp(self.objective) as lookups:
+                total = self.objective.sum_of(batch)
+            leaves = lookups.leaves
             if not total.requires_grad:
-                return FirstOrderGraph([], [])
-            gradients = torch.autograd.grad(
-                total, self.objective.parameters, create_graph=True, allow_unused=True
-            )
+                return FirstOrderGraph([], [], leaves)
+            gradients = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
         # A gradient that is constant in θ (a linear loss) has no graph and no curvature.
         positions = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-        return FirstOrderGraph([gradients[i] for i in positions], positions)
+        return FirstOrderGraph([gradients[i] for i in positions], positions, leaves)
 
     def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:
-        parameters = self.objective.parameters
         if not graph.gradients:
             return torch.zeros(self.n, dtype=self.dtype, device=self.device)
         with self.kernels.active():
             vectors = [views[i] for i in graph.positions]
-            parts = pullback(graph.gradients, parameters, vectors, retain_graph=retain)
+            parts = pullback(graph.gradients, graph.leaves, vectors, retain_graph=retain)
         return self.objective.flatten(parts)
 
     def _multiply_together(self, graph: FirstOrderGraph, vectors_KN: Tensor) -> Tensor:
         if not graph.gradients:
             return torch.zeros_like(vectors_KN)
-        parameters = self.objective.parameters
-        parts = [
-            torch.stack(views) for views in zip(*map(self.objective.views, vectors_KN), strict=True)
-        ]
+        parts = [torch.stack(views) for views in zip(*map(self.views, vectors_KN), strict=True)]
         try:
             # An operation without a batching rule is reported by a warning, and slow.
             with self.kernels.active(), warnings.catch_warnings():
                 warnings.simplefilter("error")
                 vectors = [parts[i] for i in graph.positions]
-                products = pullbacks(graph.gradients, parameters, vectors)
+                products = pullbacks(graph.gradients, graph.leaves, vectors)
         except (RuntimeError, UserWarning) as error:
             if out_of_memory(error):
                 raise

@@ -56,7 +56,7 @@ class PreconditionedHessian(Hessian):
         return type(self)(objective, diagonal_N=self._scale_N.double().pow(-2), like=self)
 
     def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:
-        scales = self.objective.views(self._scale_N)
+        scales = self.views(self._scale_N)
         scaled = [v * s for v, s in zip(views, scales, strict=True)]
         return super()._multiply(graph, scaled, retain).mul_(self._scale_N)
 
