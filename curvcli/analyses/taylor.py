@@ -158,7 +158,7 @@ def _way_to(context: Context, path: str | None) -> "Tensor":
     import copy
     from pathlib import Path
 
-    from curvcli.target.checkpoint import open_checkpoint
+    from curvcli.target.formats import open_checkpoint
     from curvcli.target.model import load_weights
 
     objective = context.objective
