@@ -14,7 +14,8 @@ from curvcli.analyses.hessian_result import HessianResult
 from curvcli.analyses.saddle_result import Extreme
 from curvcli.errors import UsageError
 from curvcli.health.check import DEFAULT_RULES
-from curvcli.health.rules import RuleEntry, decide, make_rule
+from curvcli.health.decision import decide
+from curvcli.health.rules import RuleEntry, make_rule
 from curvcli.report.data import CostInfo, Envelope, Finding
 
 BAD_RULES = [
