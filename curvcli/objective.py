@@ -5,7 +5,6 @@ other batches gives the same L, gradient and Hessian.
 """
 
 import copy
-import fnmatch
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,17 +14,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from curvcli.batch import Batch, tensors_in
+from curvcli.batch import Batch
 from curvcli.device import MemoryMeter, used_memory
-from curvcli.errors import (
-    DataError,
-    LossError,
-    ModelError,
-    NonFiniteError,
-    did_you_mean,
-    some,
-)
+from curvcli.errors import DataError, LossError, NonFiniteError, some
 from curvcli.lookups import Lookups, uses
+from curvcli.loss_faults import random_modules, why_not_finite
+from curvcli.network import (
+    check_weights,
+    choose_parameters,
+    set_mode,
+    untouched_buffers,
+    uses_batch_statistics,
+)
 
 # Samples of a piece whose bytes are counted.
 _MEASURED = 2
@@ -320,13 +320,15 @@ class Objective:
         first, second = sums
         if not math.isfinite(first) and not self.accept_nonfinite:
             raise NonFiniteError(
-                self._why_not_finite(first), "look for overflow: try --dtype float64"
+                why_not_finite(first, self.model, self.batches, self.terms),
+                "look for overflow: try --dtype float64",
             )
         # Atomic additions on GPUs change the last bits; randomness changes the first ones.
         if abs(first - second) > 1e3 * torch.finfo(self.dtype).eps * abs(first):
+            suspects = random_modules(self.model, self.batches[0], self.terms)
             raise LossError(
                 f"the loss is random: {first / weight:.6g} and then {second / weight:.6g} on the same "
-                f"data; random modules: {some(self._random_modules())}",
+                f"data; random modules: {some(suspects)}",
                 "make the model deterministic in eval mode (dropout and sampling off)",
             )
         with torch.enable_grad(), self.untouched_buffers():
@@ -352,186 +354,6 @@ class Objective:
         # Half of what is free: the kernels' own buffers are not seen.
         room = (self.memory - used_memory(self.device)) / 2
         return max(1, int(room * piece.size / max(1, meter.peak)))
-
-    def _why_not_finite(self, value: float) -> str:
-        """Name the first module whose output is not finite."""
-        found: list[str] = []
-
-        def watch(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                if not found and not all(
-                    bool(torch.isfinite(t).all())
-                    for t in tensors_in(output)
-                    if t.is_floating_point()
-                ):
-                    found.append(name)
-
-            return hook
-
-        for batch in self.batches:
-            self._with_hooks(watch, batch)
-        data_is_finite = all(
-            bool(torch.isfinite(t).all())
-            for batch in self.batches
-            for t in tensors_in(batch.data)
-            if t.is_floating_point()
-        )
-        if not data_is_finite:
-            return f"the loss is {value}: the data contains NaN or Inf"
-        where = f", first in the output of {found[0]!r}" if found else " in the loss itself"
-        return f"the loss is {value} although weights and data are finite{where}"
-
-    def _random_modules(self) -> list[str]:
-        """Names of the leaf modules whose first differing output shows randomness."""
-        runs: list[dict[str, float]] = []
-        for _ in range(2):
-            seen: dict[str, float] = {}
-
-            def watch(name: str, seen: dict[str, float] = seen) -> Callable[..., None]:
-                def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                    tensors = [
-                        t.double().sum() for t in tensors_in(output) if t.is_floating_point()
-                    ]
-                    seen.setdefault(name, float(sum(tensors)))
-
-                return hook
-
-            self._with_hooks(watch, self.batches[0])
-            runs.append(seen)
-        differing = [n for n in runs[0] if runs[0][n] != runs[1].get(n)]
-        # What follows a random module differs too: name the first, and other modules of its kind.
-        if not differing:
-            return ["(the loss function itself)"]
-        kinds = {n: type(m) for n, m in self._leaves()}
-        return [n for n in differing if kinds[n] is kinds[differing[0]]]
-
-    def _leaves(self) -> list[tuple[str, nn.Module]]:
-        return [
-            (n or type(m).__name__, m)
-            for n, m in self.model.named_modules()
-            if not list(m.children())
-        ]
-
-    def _with_hooks(self, watch: Callable[[str], Callable[..., None]], batch: Batch) -> None:
-        handles = [m.register_forward_hook(watch(n)) for n, m in self._leaves()]
-        try:
-            with torch.no_grad(), self.untouched_buffers():
-                self.terms(self.model, batch.data)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-@contextmanager
-def untouched_buffers(model: nn.Module) -> Iterator[None]:
-    """Modules work on copies of their buffers, so that no evaluation changes the next one."""
-    saved = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        for module, name, buffer in saved:
-            module._buffers[name] = buffer.clone()
-        yield
-    finally:
-        for module, name, buffer in saved:
-            module._buffers[name] = buffer
-
-
-# Modules that training mode changes in nothing but dropout.
-_ONLY_DROPOUT = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
-
-
-def set_mode(model: nn.Module, train_mode: bool) -> list[str]:
-    """Evaluation mode, or training mode with dropout off; returns notes on what was not literal."""
-    model.train(train_mode)
-    if not train_mode:
-        return []
-    dropouts = [m for m in model.modules() if isinstance(m, _ONLY_DROPOUT)]
-    for module in dropouts:
-        module.eval()
-    return [f"dropout stays off in train mode ({len(dropouts)} modules)"] if dropouts else []
-
-
-def uses_batch_statistics(model: nn.Module) -> bool:
-    """Whether a BatchNorm normalises by the batch it is given."""
-    return any(
-        isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or not m.track_running_stats)
-        for m in model.modules()
-    )
-
-
-def choose_parameters(
-    model: nn.Module, select: Sequence[str] = ()
-) -> tuple[list[str], list[nn.Parameter], list[str]]:
-    """Names and tensors of θ, and notes on what was left out. Those not selected are frozen.
-
-    Args:
-        model: the network.
-        select: globs over parameter names; empty: all that are trainable.
-
-    Raises:
-        ModelError: nothing is left, or a glob matches nothing, or the dtypes differ.
-    """
-    # named_parameters() lists a tied parameter once.
-    notes = []
-    everything = dict(model.named_parameters())
-    trainable = {n: p for n, p in everything.items() if p.requires_grad}
-    frozen = [n for n, p in everything.items() if not p.requires_grad]
-    if frozen:
-        notes.append(f"{len(frozen)} frozen parameters are left out: {some(frozen, 3)}")
-    chosen = trainable
-    if select:
-        for pattern in select:
-            if not fnmatch.filter(trainable, pattern):
-                raise ModelError(
-                    f"no trainable parameter matches {pattern!r}."
-                    + did_you_mean(pattern.strip("*"), trainable),
-                    f"the parameters are {some(trainable, 8)}",
-                )
-        chosen = {n: p for n, p in trainable.items() if any(fnmatch.fnmatch(n, s) for s in select)}
-        for name in trainable.keys() - chosen.keys():
-            trainable[name].requires_grad_(False)
-    if not chosen:
-        raise ModelError(
-            f"the model has no trainable parameter ({len(everything)} parameters in all)",
-            "integer and frozen parameters cannot be differentiated; unfreeze some in the factory",
-        )
-    kinds = {p.dtype for p in chosen.values()}
-    if len(kinds) > 1:
-        raise ModelError(
-            f"the parameters have several dtypes: {some(str(k) for k in kinds)}",
-            "pass --dtype float32",
-        )
-    return list(chosen), list(chosen.values()), notes
-
-
-def check_weights(model: nn.Module) -> None:
-    """Weights and buffers are finite.
-
-    Raises:
-        NonFiniteError: NaN or Inf in weights, NaN in buffers.
-    """
-    for kind, tensors in (
-        ("weights", model.named_parameters()),
-        ("buffers", model.named_buffers()),
-    ):
-        bad = {
-            name: int((~torch.isfinite(t)).sum())
-            for name, t in tensors
-            # Attention masks are buffers full of -inf by design: NaN alone is wrong there.
-            if t.is_floating_point()
-            and not bool((torch.isfinite(t) if kind == "weights" else ~torch.isnan(t)).all())
-        }
-        if bad:
-            first = next(iter(bad))
-            raise NonFiniteError(
-                f"{kind} contain NaN or Inf: {bad[first]} values in {first!r}"
-                + (f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""),
-                "'curvcli info CHECKPOINT' lists them all",
-            )
 
 
 def flatten(parts: Sequence[Tensor]) -> Tensor:

@@ -1,8 +1,10 @@
 """Fixtures shared by the tests."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,3 +51,11 @@ def make_objective() -> MakeObjective:
 @pytest.fixture(autouse=True)
 def _same_threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """A test draws the same alone, in the whole suite and in parallel, so that a failure can be repeated."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)

@@ -18,7 +18,7 @@ from curvcli.cli.main import make_app
 from curvcli.errors import CheckpointError, DataError
 from curvcli.target import archive
 from curvcli.target.batches import read_batches
-from curvcli.target.checkpoint import open_checkpoint
+from curvcli.target.formats import open_checkpoint
 
 
 def refused(path: Path, match: str) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from curvcli.errors import CheckpointError, CurvError, ModelError
-from curvcli.target.checkpoint import open_checkpoint
+from curvcli.target.formats import open_checkpoint
 from curvcli.target.model import build_model, compute_dtype, load_weights
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import curvcli
 from curvcli.errors import CheckpointError, CurvError, DataError
-from curvcli.target.checkpoint import open_checkpoint
 from curvcli.target.exported import check_expression
+from curvcli.target.formats import open_checkpoint
 from curvcli.target.torchscript import ScriptProgram, check_code
 
 

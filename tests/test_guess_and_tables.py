@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import curvcli
 from curvcli.errors import DataError, ModelError, UsageError
-from curvcli.target.checkpoint import open_checkpoint
+from curvcli.target.formats import open_checkpoint
 from curvcli.target.guess import build_auto, recognise
 from curvcli.target.library import build_from_library
 from curvcli.target.model import load_weights

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from curvcli.analyses.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.figures import Figure, Precision, figures, leaf
 from curvcli.analyses.hessian_result import HessianResult
-from curvcli.analyses.saddle import Extreme
+from curvcli.analyses.saddle_result import Extreme
 from curvcli.errors import UsageError
 from curvcli.health.check import DEFAULT_RULES
-from curvcli.health.rules import RuleEntry, decide, make_rule
+from curvcli.health.decision import decide
+from curvcli.health.rules import RuleEntry, make_rule
 from curvcli.report.data import CostInfo, Envelope, Finding
 
 BAD_RULES = [
@@ -164,7 +165,7 @@ def test_every_entry_of_a_list_is_judged() -> None:
 
 def test_standard_errors_are_widened_by_the_confidence() -> None:
     """Two-sided normal quantiles: 1.959964 at 95 %, 3.290527 at 99.9 %."""
-    from curvcli.analyses.saddle import IndexEstimate
+    from curvcli.analyses.saddle_result import IndexEstimate
 
     item = IndexEstimate(-0.1, 5.0, 0.5, 8)
     for confidence, z in ((0.95, 1.959964), (0.999, 3.290527)):
@@ -175,7 +176,7 @@ def test_standard_errors_are_widened_by_the_confidence() -> None:
 
 
 def test_an_unknown_error_leaves_everything_open() -> None:
-    from curvcli.analyses.saddle import IndexEstimate
+    from curvcli.analyses.saddle_result import IndexEstimate
 
     path = leaf(IndexEstimate, ("value",), "x")
     (figure,) = figures(IndexEstimate(-0.1, 5.0, None, 1), path, "x", Precision())
@@ -185,7 +186,7 @@ def test_an_unknown_error_leaves_everything_open() -> None:
 def test_a_value_with_its_error_may_be_named_without_value() -> None:
     path = leaf(Extreme, ("residual",), "x")
     assert path.steps == ("residual",)
-    from curvcli.analyses.saddle import SaddleResult
+    from curvcli.analyses.saddle_result import SaddleResult
 
     assert leaf(SaddleResult, ("lambda_max",), "saddle").steps == ("lambda_max", "value")
 

@@ -15,9 +15,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from curvcli.analyses.context import Context, resolve_target
-from curvcli.analyses.saddle import SaddleResult, saddle
+from curvcli.analyses.saddle import saddle
+from curvcli.analyses.saddle_result import SaddleResult
 from curvcli.analyses.step import StepResult, step
-from curvcli.analyses.taylor import TaylorResult, taylor
+from curvcli.analyses.taylor import taylor
+from curvcli.analyses.taylor_result import TaylorResult
 from curvcli.analyses.verdict import Evidence, classify
 from curvcli.batch import Batch
 from curvcli.errors import CurvError, LossError, OutputError, UsageError

@@ -81,7 +81,7 @@ def jacobian(
         CurvError: wrong input; see the subclasses.
     """
     from curvcli.errors import UsageError
-    from curvcli.objective import check_weights, set_mode
+    from curvcli.network import check_weights, set_mode
     from curvcli.operators.jacobian import explore
     from curvcli.operators.spectra import Settings
     from curvcli.operators.taps import Passage, Target, find_source

@@ -115,7 +115,7 @@ def parameters(
     """``--wrt parameters``: the neural tangent kernel of all samples."""
     from curvcli.analyses.jacobian_summary import tangent_kernel
     from curvcli.errors import UsageError
-    from curvcli.objective import choose_parameters
+    from curvcli.network import choose_parameters
     from curvcli.operators.chunks import available_memory
     from curvcli.operators.kernels import Kernels
     from curvcli.operators.ntk import GRAM_ROWS, ParameterJacobian, join
@@ -263,7 +263,7 @@ def _coupled(jacobian: "ParameterJacobian") -> bool:
     """Whether a sample's outputs change when it is run alone."""
     import torch
 
-    from curvcli.objective import uses_batch_statistics
+    from curvcli.network import uses_batch_statistics
 
     batch = jacobian.batch
     if not batch.splittable or uses_batch_statistics(jacobian.model):

@@ -3,22 +3,28 @@
 import math
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from curvcli.analyses.analysis import Analysis
 from curvcli.analyses.context import Context, Stage, parse_seconds
 from curvcli.analyses.eigenpairs import Reach
+from curvcli.analyses.saddle_result import (
+    Escape,
+    Extreme,
+    IndexEstimate,
+    SaddleResult,
+    Share,
+    WalkPoint,
+)
+from curvcli.analyses.saddle_view import view
 from curvcli.analyses.verdict import (
     Evidence,
-    Region,
     Verdict,
     classify,
     products_to_settle,
     region,
     stationarity_of,
 )
-from curvcli.report.data import Bar, Block, Column, Facts, Measured, Number, Sentence, Table
-from curvcli.report.numbers import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,77 +40,6 @@ _CHUNK = 8
 _WALK = (0.01, 0.03, 0.1, 0.3, 1.0)
 # Parameters named in the escape direction.
 _SHARES = 12
-
-
-class Extreme(Struct, frozen=True):
-    """An end of the spectrum as far as seen."""
-
-    value: Annotated[float, Meta(description="Rayleigh quotient of the extreme Ritz vector")]
-    residual: Annotated[float, Meta(description="some eigenvalue lies within value ± residual")]
-
-
-class Share(Struct, frozen=True):
-    """How much of a direction lies in one parameter."""
-
-    name: str
-    share: Annotated[float, Meta(description="of the squared norm")]
-
-
-class WalkPoint(Struct, frozen=True):
-    """The loss at a distance along ± the escape direction."""
-
-    radius: Annotated[float, Meta(description="distance from the weights, signed")]
-    change: Annotated[Number, Meta(description="L(θ + radius · v) − L(θ)")]
-    predicted: Annotated[float, Meta(description="by the second-order Taylor model")]
-
-
-class Escape(Struct, frozen=True):
-    """The direction of lowest curvature and the loss along it."""
-
-    curvature: float
-    shares: Annotated[list[Share], Meta(description="parameters with most of it, largest first")]
-    walk: list[WalkPoint]
-    falls: Annotated[
-        bool, Meta(description="whether the loss falls along it by more than rounding")
-    ]
-
-
-class IndexEstimate(Struct, frozen=True):
-    """Number of eigenvalues below a floor, by stochastic Lanczos quadrature."""
-
-    below: Annotated[float, Meta(description="eigenvalues smaller than this are counted")]
-    value: float
-    standard_error: Number
-    probes: int
-
-
-class SaddleResult(Struct, frozen=True):
-    """Where the weights are on the loss surface."""
-
-    verdict: Verdict
-    probability: Annotated[
-        float, Meta(description="with which verdicts that rest on the reach hold")
-    ]
-    stationarity: Annotated[
-        Number, Meta(description="ρ = ‖g‖² / (2 ‖H‖ (L − L*)), in [0, 1] for a smooth loss")
-    ]
-    gradient_norm: float
-    gradient_noise: Annotated[
-        Number, Meta(description="sampling error of the gradient, √(tr Σ / W)")
-    ]
-    lambda_min: Extreme
-    lambda_max: Extreme
-    reach: Reach
-    index_at_least: Annotated[int, Meta(description="negative eigenvalues that are proven")]
-    escape: Escape | None
-    region: Annotated[Region, Meta(description="how the surface bends around the weights")]
-    loss: float
-    floor: Annotated[float, Meta(description="curvature below this is rounding of the products")]
-    parameters: int
-    more_products: Annotated[
-        int | None, Meta(description="a guess of how many more products would settle the verdict")
-    ]
-    index: IndexEstimate | None
 
 
 def saddle(
@@ -374,74 +309,6 @@ def _findings(context: Context, result: SaddleResult) -> None:
             f"about {result.more_products} more products would settle it (--max-matvecs)",
             value=float(result.more_products), threshold=0.0,
         )  # fmt: skip
-
-
-_MEANING: dict[Verdict, tuple[str, str]] = {
-    "not-stationary": ("The gradient does not vanish: this is no critical point.", "plain"),
-    "strict-saddle": ("A strict saddle: stationary, and the surface bends both ways.", "bad"),
-    "local-minimum": ("A local minimum: stationary, and every direction bends upwards.", "good"),
-    "local-maximum": ("A local maximum: stationary, and every direction bends downwards.", "bad"),
-    "flat-minimum": ("A flat minimum: stationary, with no curvature below the reach.", "good"),
-    "inconclusive": ("Inconclusive: what was measured proves no kind of point.", "plain"),
-}
-
-
-def view(result: SaddleResult) -> list[Block]:
-    """The verdict, its evidence, the escape direction and the walk."""
-    text, tone = _MEANING[result.verdict]
-    if result.verdict in ("local-minimum", "local-maximum", "flat-minimum"):
-        text = f"{text[:-1]} (with probability {result.probability:g})."
-    if result.verdict == "not-stationary":
-        text += f" Around the weights the surface is {result.region} as far as seen."
-    if result.more_products:
-        text += f" About {result.more_products} more products would settle it."
-    blocks: list[Block] = [
-        Sentence(text, tone),  # type: ignore[arg-type]
-        Facts(
-            [
-                ("verdict", result.verdict),
-                ("stationarity ρ", result.stationarity),
-                ("gradient norm", result.gradient_norm),
-                ("its sampling noise", result.gradient_noise),
-                ("loss", result.loss),
-                ("λ min", Measured(result.lambda_min.value, result.lambda_min.residual)),
-                ("λ max", Measured(result.lambda_max.value, result.lambda_max.residual)),
-                ("reach", f"[{number(result.reach.lower)}, {number(result.reach.upper)}]"),
-                ("noise floor", result.floor),
-                (
-                    "negative eigenvalues",
-                    f"at least {result.index_at_least} of {result.parameters:,}",
-                ),
-            ],
-            "Evidence",
-        ),
-    ]
-    if result.index is not None:
-        blocks.append(
-            Facts([
-                ("eigenvalues below", result.index.below),
-                ("estimated number", Measured(result.index.value, result.index.standard_error)),
-                ("probes", result.index.probes),
-            ], "Index")
-        )  # fmt: skip
-    if result.escape is not None:
-        blocks += _escape_blocks(result.escape)
-    return blocks
-
-
-def _escape_blocks(escape: Escape) -> list[Block]:
-    shares = Table(
-        "Direction of lowest curvature",
-        (Column("parameter", numeric=False), Column("share"), Column("", numeric=False)),
-        [(s.name, s.share, Bar(s.share)) for s in escape.shares],
-    )
-    walk = Table(
-        "Walk along it",
-        (Column("radius"), Column("change of the loss"), Column("predicted")),
-        [(p.radius, p.change, p.predicted) for p in sorted(escape.walk, key=lambda p: p.radius)],
-        "The loss falls along it." if escape.falls else "The loss does not fall along it.",
-    )
-    return [shares, walk]
 
 
 ANALYSIS = Analysis(saddle, view)

@@ -1,9 +1,8 @@
 """`curvcli trace`: sums over the whole spectrum, and the diagonal, each with its standard error."""
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
@@ -17,18 +16,15 @@ from curvcli.analyses.matrices import (
     MatrixOption,
     OptimizerOption,
 )
-from curvcli.analyses.trace_result import Estimate, Split, Status, TensorCurvature, TraceResult
+from curvcli.analyses.trace_result import Estimate, Split, TensorCurvature, TraceResult
+from curvcli.analyses.trace_sums import SpectrumSums, SumPlan, deflated, spectrum_sums
 from curvcli.analyses.trace_view import view
 
 if TYPE_CHECKING:
     import torch
 
-    from curvcli.linalg.operator import Float64Array
     from curvcli.linalg.spectral_sums import Probes, SpectralSum
     from curvcli.operators.curvature import Curvature
-
-# Damping where none is given, relative to the largest eigenvalue.
-_DAMPING = 1e-2
 
 
 def trace(
@@ -93,9 +89,9 @@ def trace(
     operator, _ = Chosen(matrix, draws, optimizer).operator(
         context, wanted=deflate, preferred_capacity=2 * (deflate + steps)
     )
-    plan = _Plan(tol, deflate, steps, probes, max_matvecs)
+    plan = SumPlan(tol, deflate, steps, probes, max_matvecs)
     generator = torch.Generator().manual_seed(context.spec.seed)
-    sums, damping = _sums(context, operator, plan, damping, exact_rows, generator)
+    sums, damping = spectrum_sums(context, operator, plan, damping, exact_rows, generator)
     result = _result(operator, sums, damping, matrix)
     if split:
         result = _with_split(context, operator, plan, result, generator)
@@ -115,166 +111,9 @@ def trace(
     return result
 
 
-class _Plan(NamedTuple):
-    tol: float
-    deflate: int
-    steps: int
-    probes: int
-    max_matvecs: int
-
-
-class _Sums(NamedTuple):
-    """What is known of the spectrum."""
-
-    trace: "SpectralSum"
-    squares: "SpectralSum"
-    effective: "SpectralSum"
-    participation: "SpectralSum"
-    blocks: "list[SpectralSum]"
-    probes: int
-    steps: int
-    deflated: int
-    status: Status
-    method: Literal["probes", "gram", "whole"]
-
-
-def _sums(
-    context: Context,
-    operator: "Curvature[Any]",
-    plan: _Plan,
-    damping: float | None,
-    rows: int,
-    generator: "torch.Generator",
-) -> tuple[_Sums, float]:
-    from curvcli.operators.gauss_newton import GaussNewton
-    from curvcli.operators.gram import gram_spectrum
-
-    if rows and isinstance(operator, GaussNewton):
-        gram = gram_spectrum(operator, rows)
-        if gram is not None:
-            context.notes.append(
-                f"the whole spectrum was computed from the Gram matrix of {len(gram.values_R)} rows"
-            )
-            damping = _damping(operator, float(gram.values_R[0]), damping)
-            diagonal_N = gram.diagonal()
-            blocks = _exact(_block_sums(operator)(diagonal_N).tolist())
-            return _all_known(gram.all_values(), damping, blocks, "gram"), damping
-    return _estimated(context, operator, plan, damping, generator)
-
-
-def _estimated(
-    context: Context,
-    operator: "Curvature[Any]",
-    plan: _Plan,
-    damping: float | None,
-    generator: "torch.Generator",
-) -> tuple[_Sums, float]:
-    """By Krylov space and probes; the damping is fixed by a few products where it is not given."""
-    import numpy as np
-
-    from curvcli.linalg.quadrature import gauss_rule
-    from curvcli.linalg.spectral_sums import Goal, estimate
-
-    if damping is None and not operator.objective.weight_decay:
-        largest = float(np.abs(gauss_rule(operator, _PILOT, generator).theta_M).max())
-        damping = _damping(operator, largest, None)
-    damping = _damping(operator, 0.0, damping)
-    effective = partial(_effective, damping=damping, indefinite=_indefinite(operator))
-    deflate = _deflated(operator, plan)
-    steps = max(1, min(plan.steps, operator.plan.capacity // 2 - deflate))
-    found, status = estimate(
-        operator,
-        deflate,
-        Goal(plan.tol, (effective,), steps, plan.probes, plan.max_matvecs),
-        generator,
-        blocks=_block_sums(operator),
-        stop=context.stop,
-        progress=lambda done: context.progress(Stage("products", done, None)),
-    )
-    steps = max((len(r.nodes.theta_M) for r in found.rules), default=0)
-    whole = found.exact.kept == operator.n
-    return _Sums(
-        found.trace(), found.square_sum(), found.sum_of(effective),
-        found.participation_ratio(), found.block_traces(), len(found.forms), steps,
-        found.exact.kept, status, "whole" if whole else "probes",
-    ), damping  # fmt: skip
-
-
-# Products that tell the scale of the spectrum.
-_PILOT = 12
-
-
-def _deflated(operator: "Curvature[Any]", plan: _Plan) -> int:
-    """Krylov vectors to be exact on: all, where they are so few that probes would cost more."""
-    capacity = operator.plan.capacity
-    if operator.n <= min(capacity, plan.deflate + plan.steps):
-        return operator.n
-    return min(plan.deflate, capacity // 4)
-
-
-def _damping(operator: "Curvature[Any]", largest: float, given: float | None) -> float:
-    if given is not None:
-        return given
-    return operator.objective.weight_decay or _DAMPING * largest or 1.0
-
-
-def _effective(x: "Float64Array", damping: float, indefinite: bool) -> "Float64Array":
-    import numpy as np
-
-    if indefinite:
-        return np.square(x) / (np.square(x) + damping**2)
-    positive = np.maximum(x, 0.0)  # below zero is rounding
-    return positive / (positive + damping)
-
-
-def _indefinite(operator: "Curvature[Any]") -> bool:
-    from curvcli.operators.hessian import Hessian
-
-    return isinstance(operator, Hessian)
-
-
-def _block_sums(operator: "Curvature[Any]") -> "Callable[[torch.Tensor], torch.Tensor]":
-    """Sums over the tensors of the parameters."""
-    import torch
-
-    lengths = operator.objective.sizes()
-
-    def sums(v_N: torch.Tensor) -> torch.Tensor:
-        return torch.stack([part.double().sum() for part in v_N.split(lengths)])
-
-    return sums
-
-
-def _exact(values: "list[float]") -> "list[SpectralSum]":
-    from curvcli.linalg.spectral_sums import SpectralSum
-
-    return [SpectralSum(v, 0.0, 0) for v in values]
-
-
-def _all_known(
-    values: "Float64Array", damping: float, blocks: "list[SpectralSum]", method: Literal["gram"]
-) -> _Sums:
-    import numpy as np
-
-    total, square = float(values.sum()), float(np.square(values).sum())
-    effective = float(_effective(values, damping, indefinite=False).sum())
-    ratio = total**2 / square if square else 0.0
-    trace, squares, dimension, participation = _exact([total, square, effective, ratio])
-    return _Sums(
-        trace,
-        squares,
-        dimension,
-        participation,
-        blocks,
-        0,
-        0,
-        len(values),
-        "converged",
-        method,
-    )
-
-
-def _result(operator: "Curvature[Any]", sums: _Sums, damping: float, matrix: Matrix) -> TraceResult:
+def _result(
+    operator: "Curvature[Any]", sums: SpectrumSums, damping: float, matrix: Matrix
+) -> TraceResult:
     objective = operator.objective
     n = objective.dimension
     tensors = [
@@ -318,7 +157,7 @@ def _known(error: float) -> float | None:
 def _with_split(
     context: Context,
     operator: "Curvature[Any]",
-    plan: _Plan,
+    plan: SumPlan,
     result: TraceResult,
     generator: "torch.Generator",
 ) -> TraceResult:
@@ -337,7 +176,7 @@ def _with_split(
         ("residual", Difference(operator, gauss_newton)),
     ):
         probes, ended = estimate(
-            op, _deflated(operator, plan), Goal(plan.tol, (), 1, plan.probes, plan.max_matvecs), generator,
+            op, deflated(operator, plan), Goal(plan.tol, (), 1, plan.probes, plan.max_matvecs), generator,
             stop=context.stop,
             progress=partial(_tell, context, what),
         )  # fmt: skip

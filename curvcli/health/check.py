@@ -19,7 +19,8 @@ from curvcli.health.baseline import (
 )
 from curvcli.health.check_result import CheckedTarget, CheckResult, Count, RuleOutcome
 from curvcli.health.check_view import cases, described, view
-from curvcli.health.rules import Outcome, Rule, RuleEntry, decide, make_rule, read_entries
+from curvcli.health.decision import Outcome, decide
+from curvcli.health.rules import Rule, RuleEntry, make_rule, read_entries
 from curvcli.health.run_analyses import Answers, Budget, run_analyses
 
 DEFAULT_RULES = (

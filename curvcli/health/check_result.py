@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from curvcli.analyses.figures import Figure
-from curvcli.health.rules import Decision
+from curvcli.health.decision import Decision
 from curvcli.report.data import ErrorInfo, Severity, TargetInfo
 
 

@@ -4,7 +4,7 @@ import re
 
 from curvcli.analyses.figures import Figure
 from curvcli.health.check_result import CheckedTarget, CheckResult, RuleOutcome
-from curvcli.health.rules import Outcome
+from curvcli.health.decision import Outcome
 from curvcli.report.data import Block, Case, Cell, Column, Measured, Sentence, Table
 from curvcli.report.numbers import number
 

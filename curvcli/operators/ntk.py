@@ -20,7 +20,8 @@ from curvcli.errors import MemoryLimitError, ModelError
 from curvcli.linalg.bidiagonal import steps_that_fit
 from curvcli.linalg.golub_kahan import golub_kahan, true_residuals
 from curvcli.linalg.lanczos import ROUNDING
-from curvcli.objective import LossTerms, flatten, untouched_buffers
+from curvcli.network import untouched_buffers
+from curvcli.objective import LossTerms, flatten
 from curvcli.operators.chunks import HELD
 from curvcli.operators.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.kernels import Kernels

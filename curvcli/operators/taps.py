@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from curvcli.batch import Batch, tensors_in
 from curvcli.errors import ModelError, UsageError, did_you_mean, some
-from curvcli.objective import untouched_buffers
+from curvcli.network import untouched_buffers
 from curvcli.operators.kernels import Kernels
 from curvcli.operators.shortcuts import Shortcuts
 from curvcli.target.loss import call_model, main_output

@@ -15,7 +15,8 @@ from torch import Tensor
 from curvcli.batch import Batch, tensors_in
 from curvcli.errors import DataError, did_you_mean, some
 from curvcli.target.archive import check_archive
-from curvcli.target.checkpoint import load_torch, open_checkpoint
+from curvcli.target.formats import open_checkpoint
+from curvcli.target.pickled import load_torch
 from curvcli.target.references import is_reference, resolve
 from curvcli.target.tabular import is_table
 from curvcli.target.text import is_text

@@ -21,7 +21,8 @@ from curvcli.target.batches import (
     fingerprint,
     read_batches,
 )
-from curvcli.target.checkpoint import Checkpoint, open_checkpoint
+from curvcli.target.checkpoint import Checkpoint
+from curvcli.target.formats import open_checkpoint
 from curvcli.target.huggingface import Directory, is_directory
 from curvcli.target.images import image_batches, prepare_pixels, preprocessing
 from curvcli.target.loss import WHOLE_BATCHES, loss_terms, objective_terms

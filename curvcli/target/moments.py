@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CheckpointError, some
-from curvcli.target.checkpoint import load_torch
+from curvcli.target.pickled import load_torch
 
 # Where training programs keep the optimizer's state_dict.
 _PLACES = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt_state")

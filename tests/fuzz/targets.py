@@ -27,7 +27,7 @@ from torch import nn
 
 from curvcli.errors import CurvError
 from curvcli.target.batches import read_batches
-from curvcli.target.checkpoint import open_checkpoint
+from curvcli.target.formats import open_checkpoint
 from curvcli.target.guess import recognise
 from curvcli.target.huggingface import Directory
 from curvcli.target.images import image_batches

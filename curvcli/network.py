@@ -1,0 +1,122 @@
+"""The network that is inspected: its mode, which of its parameters are θ, and what must not change in it."""
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from curvcli.errors import ModelError, NonFiniteError, did_you_mean, some
+
+
+@contextmanager
+def untouched_buffers(model: nn.Module) -> Iterator[None]:
+    """Modules work on copies of their buffers, so that no evaluation changes the next one."""
+    saved = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        for module, name, buffer in saved:
+            module._buffers[name] = buffer.clone()
+        yield
+    finally:
+        for module, name, buffer in saved:
+            module._buffers[name] = buffer
+
+
+# Modules that training mode changes in nothing but dropout.
+_ONLY_DROPOUT = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+
+
+def set_mode(model: nn.Module, train_mode: bool) -> list[str]:
+    """Evaluation mode, or training mode with dropout off; returns notes on what was not literal."""
+    model.train(train_mode)
+    if not train_mode:
+        return []
+    dropouts = [m for m in model.modules() if isinstance(m, _ONLY_DROPOUT)]
+    for module in dropouts:
+        module.eval()
+    return [f"dropout stays off in train mode ({len(dropouts)} modules)"] if dropouts else []
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether a BatchNorm normalises by the batch it is given."""
+    return any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or not m.track_running_stats)
+        for m in model.modules()
+    )
+
+
+def choose_parameters(
+    model: nn.Module, select: Sequence[str] = ()
+) -> tuple[list[str], list[nn.Parameter], list[str]]:
+    """Names and tensors of θ, and notes on what was left out. Those not selected are frozen.
+
+    Args:
+        model: the network.
+        select: globs over parameter names; empty: all that are trainable.
+
+    Raises:
+        ModelError: nothing is left, or a glob matches nothing, or the dtypes differ.
+    """
+    # named_parameters() lists a tied parameter once.
+    notes = []
+    everything = dict(model.named_parameters())
+    trainable = {n: p for n, p in everything.items() if p.requires_grad}
+    frozen = [n for n, p in everything.items() if not p.requires_grad]
+    if frozen:
+        notes.append(f"{len(frozen)} frozen parameters are left out: {some(frozen, 3)}")
+    chosen = trainable
+    if select:
+        for pattern in select:
+            if not fnmatch.filter(trainable, pattern):
+                raise ModelError(
+                    f"no trainable parameter matches {pattern!r}."
+                    + did_you_mean(pattern.strip("*"), trainable),
+                    f"the parameters are {some(trainable, 8)}",
+                )
+        chosen = {n: p for n, p in trainable.items() if any(fnmatch.fnmatch(n, s) for s in select)}
+        for name in trainable.keys() - chosen.keys():
+            trainable[name].requires_grad_(False)
+    if not chosen:
+        raise ModelError(
+            f"the model has no trainable parameter ({len(everything)} parameters in all)",
+            "integer and frozen parameters cannot be differentiated; unfreeze some in the factory",
+        )
+    kinds = {p.dtype for p in chosen.values()}
+    if len(kinds) > 1:
+        raise ModelError(
+            f"the parameters have several dtypes: {some(str(k) for k in kinds)}",
+            "pass --dtype float32",
+        )
+    return list(chosen), list(chosen.values()), notes
+
+
+def check_weights(model: nn.Module) -> None:
+    """Weights and buffers are finite.
+
+    Raises:
+        NonFiniteError: NaN or Inf in weights, NaN in buffers.
+    """
+    for kind, tensors in (
+        ("weights", model.named_parameters()),
+        ("buffers", model.named_buffers()),
+    ):
+        bad = {
+            name: int((~torch.isfinite(t)).sum())
+            for name, t in tensors
+            # Attention masks are buffers full of -inf by design: NaN alone is wrong there.
+            if t.is_floating_point()
+            and not bool((torch.isfinite(t) if kind == "weights" else ~torch.isnan(t)).all())
+        }
+        if bad:
+            first = next(iter(bad))
+            raise NonFiniteError(
+                f"{kind} contain NaN or Inf: {bad[first]} values in {first!r}"
+                + (f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""),
+                "'curvcli info CHECKPOINT' lists them all",
+            )
