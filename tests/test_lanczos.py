@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -75,6 +75,12 @@ OUTLIERS = np.concatenate(
 )
 
 
+EXHAUSTED = [
+    *(-1, -0.5, 0.125, 0.25, 0.25, 0.3125, 0.375, 0.46875, 0.484375),
+    *(0.5, 0.625, 0.75, 0.875, 0.875, 0.875, 1),
+]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("capacity", [17, 30, 200])
 def test_outliers_are_found_at_both_ends_with_any_basis(dtype: torch.dtype, capacity: int) -> None:
@@ -90,6 +96,8 @@ def test_outliers_are_found_at_both_ends_with_any_basis(dtype: torch.dtype, capa
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(0, 2**31),
 )
+# A residual that is rounding alone, in a basis that lost some orthogonality: two passes are not enough.
+@example([0.0] * 9 + EXHAUSTED, torch.float64, 34)
 @settings(max_examples=60, deadline=None)
 def test_every_bound_holds_on_any_spectrum(
     eigenvalues: list[float], dtype: torch.dtype, seed: int

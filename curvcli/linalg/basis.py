@@ -12,6 +12,10 @@ from curvcli.linalg.vectors import euclidean_norm
 # Daniel, Gragg, Kaufman & Stewart (Math. Comp. 30, 1976): one pass of Gram-Schmidt is enough when
 # the vector keeps at least this share of its length.
 DGKS_ETA = 2**-0.5
+# Passes at most: each leaves the share `lost`, at worst √eps, of what it removes, so that three of them reach rounding.
+_PASSES = 3
+# Components, in units of eps times its length, that a vector may keep in a basis that is not quite orthonormal.
+_ROUNDING = 10
 # Columns rotated at a time in a restart, so that it needs no second basis.
 _CHUNK = 1 << 16
 
@@ -52,33 +56,39 @@ class Basis:
         self.size += 1
 
     def project_out(
-        self, w_N: Tensor, norm: Tensor | None = None, twice: bool = False
+        self, w_N: Tensor, norm: Tensor | None = None, lost: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """Remove from ``w_N``, in place, its components in the span of the basis.
 
-        Gram-Schmidt with a second pass only where the first one cancelled (the DGKS criterion).
+        Gram-Schmidt with another pass only where the one before cancelled (the DGKS criterion), or
+        where the loss of orthogonality of the basis itself left more than rounding behind.
 
         Args:
             w_N: the vector.
             norm: its length, where that is known.
-            twice: whatever the first pass finds.
+            lost: largest component of one basis vector in another.
 
         Returns:
             The coefficients removed, shape ``(size,)``, and the remaining norm, a scalar tensor.
         """
-        before = euclidean_norm(w_N) if norm is None else norm
-        if self.size == 0:
-            return w_N.new_zeros(0), before
+        after = euclidean_norm(w_N) if norm is None else norm
         q_MN = self.rows
-        h_M = q_MN @ w_N
-        w_N.addmv_(q_MN.T, h_M, alpha=-1)
-        after = euclidean_norm(w_N)
-        if twice or bool(after < DGKS_ETA * before):
-            again_M = q_MN @ w_N
-            w_N.addmv_(q_MN.T, again_M, alpha=-1)
-            h_M = h_M + again_M
+        removed_M = w_N.new_zeros(self.size)
+        if self.size == 0:
+            return removed_M, after
+        rounding = _ROUNDING * torch.finfo(w_N.dtype).eps
+        for _ in range(_PASSES):
+            before = after
+            h_M = q_MN @ w_N
+            w_N.addmv_(q_MN.T, h_M, alpha=-1)
+            removed_M += h_M
             after = euclidean_norm(w_N)
-        return h_M, after
+            left_behind = after < DGKS_ETA * before
+            if lost:
+                left_behind = left_behind | (lost * euclidean_norm(h_M) > rounding * after)
+            if not left_behind:
+                break
+        return removed_M, after
 
     def combine(self, s_MK: Float64Array) -> Tensor:
         """The linear combinations ``S^T Q`` of the first ``M`` rows, shape ``(K, n)``."""

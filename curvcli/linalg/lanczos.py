@@ -391,7 +391,7 @@ def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64
     if worth_it and orthogonality.suffices(t_MM[: j + 1, : j + 1], alpha, float(norm)):
         orthogonality.kept(float(norm))
     else:
-        h_M, norm = basis.project_out(w_N, norm, twice=orthogonality.in_doubt)
+        h_M, norm = basis.project_out(w_N, norm, orthogonality.lost)
         removed_M = h_M.double().cpu().numpy()
         orthogonality.removed(removed_M)
         if orthogonality.partial and state.first_cycle:
@@ -413,10 +413,8 @@ def _append_fresh(op: Space, state: LanczosState) -> None:
     if state.processed < state.basis.capacity:
         state.t_MM[state.processed, :] = state.t_MM[:, state.processed] = 0.0
     fresh_N = random_unit_vector(op, state.generator)
-    for _ in range(2):  # the second pass is needed where few dimensions are left
-        _, norm = state.basis.project_out(fresh_N)
-        fresh_N.div_(norm)
-    state.basis.append(fresh_N)
+    _, norm = state.basis.project_out(fresh_N, lost=state.orthogonality.lost)
+    state.basis.append(fresh_N, float(norm))
 
 
 def _ritz(state: LanczosState, wanted: Wanted, tol: float) -> _Spectrum:
@@ -498,16 +496,12 @@ def _outside(state: LanczosState, tail: Tail) -> Tail | None:
     pending = state.basis.size
     state.basis.size = state.processed
     rest_N = tail.direction_N.clone()
-    _, first = state.basis.project_out(rest_N)
-    share = float(first)
-    if share > 0:
-        rest_N.div_(share)
-        _, norm = state.basis.project_out(rest_N)
-        rest_N.div_(norm)
+    _, norm = state.basis.project_out(rest_N, lost=state.orthogonality.lost)
     state.basis.size = pending
+    share = float(norm)
     if share <= 100 * torch.finfo(state.basis.dtype).eps:
         return None
-    return Tail(tail.beta * share, tail.c_M, rest_N)
+    return Tail(tail.beta * share, tail.c_M, rest_N.div_(share))
 
 
 def _follow_the_worst(state: LanczosState, spectrum: _Spectrum) -> None:

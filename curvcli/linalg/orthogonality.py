@@ -24,6 +24,10 @@ _MARGIN = 4
 _COUPLED = 2
 
 
+# Share of the loss allowed that estimates may reach: they have been found up to ten times too small.
+_SAFETY = 0.1
+
+
 class Orthogonality:
     """The estimates for the two newest vectors of a basis.
 
@@ -44,9 +48,9 @@ class Orthogonality:
         self._expected_M = np.zeros(0)
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether the next product may have large components in a basis that is not orthonormal to rounding."""
-        return self.partial and self._due == _COUPLED
+    def lost(self) -> float:
+        """Largest component of one vector of the basis in another, beyond rounding."""
+        return math.sqrt(self._eps) if self.partial else 0.0
 
     def unknown(self) -> None:
         """The basis or its newest vector has changed: nothing is known until two vectors were orthogonalised."""
@@ -70,7 +74,9 @@ class Orthogonality:
         expected_M[: m - 1] -= t_MM[m, m - 1] * self._before_M
         expected_M += np.copysign(self._noise, expected_M)
         self._expected_M = expected_M
-        return float(np.abs(expected_M).max()) <= min(self.limit, math.sqrt(self._eps) * beta)
+        return float(np.abs(expected_M).max()) <= min(
+            self.limit, _SAFETY * math.sqrt(self._eps) * beta
+        )
 
     def kept(self, beta: float) -> None:
         """The vector that `suffices` was asked about is the newest one as it is."""
