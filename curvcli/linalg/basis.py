@@ -56,8 +56,8 @@ class Basis:
         self.size += 1
 
     def project_out(
-        self, w_N: Tensor, norm: Tensor | None = None, lost: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+        self, w_N: Tensor, norm: float | None = None, lost: float = 0.0
+    ) -> tuple[Tensor, float]:
         """Remove from ``w_N``, in place, its components in the span of the basis.
 
         Gram-Schmidt with another pass only where the one before cancelled (the DGKS criterion), or
@@ -69,24 +69,23 @@ class Basis:
             lost: largest component of one basis vector in another.
 
         Returns:
-            The coefficients removed, shape ``(size,)``, and the remaining norm, a scalar tensor.
+            The coefficients removed, shape ``(size,)``, and the remaining norm.
         """
-        after = euclidean_norm(w_N) if norm is None else norm
-        q_MN = self.rows
+        after = float(euclidean_norm(w_N)) if norm is None else norm
         removed_M = w_N.new_zeros(self.size)
         if self.size == 0:
             return removed_M, after
+        q_MN = self.rows
         rounding = _ROUNDING * torch.finfo(w_N.dtype).eps
         for _ in range(_PASSES):
             before = after
             h_M = q_MN @ w_N
             w_N.addmv_(q_MN.T, h_M, alpha=-1)
             removed_M += h_M
-            after = euclidean_norm(w_N)
-            left_behind = after < DGKS_ETA * before
-            if lost:
-                left_behind = left_behind | (lost * euclidean_norm(h_M) > rounding * after)
-            if not left_behind:
+            after = float(euclidean_norm(w_N))
+            cancelled = after < DGKS_ETA * before
+            left = lost * float(euclidean_norm(h_M)) if lost else 0.0
+            if not cancelled and left <= rounding * after:
                 break
         return removed_M, after
 

@@ -345,7 +345,7 @@ def _step(op: Space, state: LanczosState, w_N: Tensor) -> None:
     if state.rechecked is not None:
         state.rechecked += 1
     column_M, beta = _orthogonalise(op, state, w_N)
-    if not (math.isfinite(column_M.sum()) and math.isfinite(beta)):
+    if not math.isfinite(beta):
         raise NonFiniteError(
             f"product {state.matvecs} contains NaN or Inf although the loss is finite",
             "try --dtype float64; or a second derivative may not exist here (0/0, sqrt at 0)",
@@ -382,39 +382,38 @@ def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64
     local = float(t_MM[j - 1, j]) if j else 0.0
     if local:
         latest_2 = torch.tensor([local, alpha], dtype=w_N.dtype, device=w_N.device)
-        w_N.addmv_(basis.rows[j - 1 : j + 1].T, latest_2, alpha=-1)
+        w_N.addmv_(basis.rows[j - 1 :].T, latest_2, alpha=-1)
     else:
         w_N.add_(q_N, alpha=-alpha)
-    norm = euclidean_norm(w_N)
-    column_M = np.zeros(j + 1)
+    norm = float(euclidean_norm(w_N))
     worth_it = state.first_cycle and j + 2 < basis.capacity and j * op.n >= WORTH_SKIPPING
-    if worth_it and orthogonality.suffices(t_MM[: j + 1, : j + 1], alpha, float(norm)):
-        orthogonality.kept(float(norm))
+    if worth_it and orthogonality.suffices(t_MM[: j + 1, : j + 1], alpha, norm):
+        orthogonality.kept(norm)
+        column_M = np.zeros(j + 1)
     else:
         h_M, norm = basis.project_out(w_N, norm, orthogonality.lost)
-        removed_M = h_M.double().cpu().numpy()
-        orthogonality.removed(removed_M)
+        column_M = h_M.double().cpu().numpy()
+        if worth_it:
+            orthogonality.removed(column_M)
         if orthogonality.partial and state.first_cycle:
             # In T they would count for the vectors before as well, whose products do not contain them.
-            state.left_out_M[j] = float(np.linalg.norm(removed_M))
-        else:
-            column_M = removed_M
+            state.left_out_M[j] = float(np.linalg.norm(column_M))
+            column_M = np.zeros(j + 1)
     column_M[j] += alpha
     if j:
         column_M[j - 1] += local
-    return column_M, float(norm)
+    return column_M, norm
 
 
 def _append_fresh(op: Space, state: LanczosState) -> None:
     """Make a random vector orthogonal to the processed ones the pending vector."""
     state.first_cycle = False
-    state.orthogonality.unknown()
     state.basis.size = state.processed
     if state.processed < state.basis.capacity:
         state.t_MM[state.processed, :] = state.t_MM[:, state.processed] = 0.0
     fresh_N = random_unit_vector(op, state.generator)
     _, norm = state.basis.project_out(fresh_N, lost=state.orthogonality.lost)
-    state.basis.append(fresh_N, float(norm))
+    state.basis.append(fresh_N, norm)
 
 
 def _ritz(state: LanczosState, wanted: Wanted, tol: float) -> _Spectrum:
@@ -453,7 +452,6 @@ def _restart(state: LanczosState, spectrum: _Spectrum, wanted: Wanted) -> None:
     state.live = state.live.transformed(s_MK) if state.live else None
     state.suspended = [tail.transformed(s_MK) for tail in state.suspended]
     state.first_cycle = False
-    state.orthogonality.unknown()
     state.restarts += 1
 
 
@@ -496,9 +494,8 @@ def _outside(state: LanczosState, tail: Tail) -> Tail | None:
     pending = state.basis.size
     state.basis.size = state.processed
     rest_N = tail.direction_N.clone()
-    _, norm = state.basis.project_out(rest_N, lost=state.orthogonality.lost)
+    _, share = state.basis.project_out(rest_N, lost=state.orthogonality.lost)
     state.basis.size = pending
-    share = float(norm)
     if share <= 100 * torch.finfo(state.basis.dtype).eps:
         return None
     return Tail(tail.beta * share, tail.c_M, rest_N.div_(share))
@@ -518,7 +515,6 @@ def _follow_the_worst(state: LanczosState, spectrum: _Spectrum) -> None:
     if chosen is None or chosen.direction_N is None:
         return
     _suspend(state)
-    state.orthogonality.unknown()
     state.basis.size = m = state.processed
     if m < state.basis.capacity:
         state.t_MM[m, :] = state.t_MM[:, m] = 0.0

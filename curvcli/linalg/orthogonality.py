@@ -19,8 +19,8 @@ from curvcli.linalg.operator import Float64Array
 _LEFT = 4
 # Estimates are taken to be so many times what was found of the one before.
 _MARGIN = 4
-# The recurrence couples a vector to two before it: after a vector, or a basis, that it knows nothing of, so many
-# vectors have to be orthogonalised.
+# The recurrence couples a vector to two before it: where it begins, and after a vector that it does not explain,
+# so many have to be orthogonalised.
 _COUPLED = 2
 
 
@@ -51,11 +51,6 @@ class Orthogonality:
     def lost(self) -> float:
         """Largest component of one vector of the basis in another, beyond rounding."""
         return math.sqrt(self._eps) if self.partial else 0.0
-
-    def unknown(self) -> None:
-        """The basis or its newest vector has changed: nothing is known until two vectors were orthogonalised."""
-        self._due = _COUPLED
-        self._in_a_row = 0
 
     def suffices(self, t_MM: Float64Array, alpha: float, beta: float) -> bool:
         """Whether A q − α q − β q₋ (of length ``beta``) may become the next vector as it is.

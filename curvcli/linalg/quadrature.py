@@ -70,9 +70,8 @@ def gauss_rules(op: SymmetricOperator, q_N: Tensor, steps: int) -> Rules:
         w_N = op.matvec(basis[j])
         if j == 0:
             first_N = w_N.clone()
-        h_M, norm = basis.project_out(w_N)
+        h_M, beta = basis.project_out(w_N)
         alphas.append(float(h_M[j]))
-        beta = float(norm)
         scale = max(map(abs, (*alphas, *betas)))
         if j + 1 == steps or beta <= 10 * torch.finfo(op.dtype).eps * scale:
             break
