@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from curvcli.batch import Batch
-from curvcli.linalg.lanczos import Wanted, lanczos, lanczos_by_request, start
+from curvcli.linalg.factorization import start
+from curvcli.linalg.lanczos import lanczos, lanczos_by_request
 from curvcli.linalg.lockstep import lockstep
+from curvcli.linalg.ritz import Wanted
 from curvcli.objective import Objective
 from curvcli.operators.diagonal_blocks import DiagonalBlocks, blocks_of
 from curvcli.operators.hessian import Hessian

@@ -44,15 +44,15 @@ def measure(name: str) -> tuple[float, float, float]:
     medians, means, shares = [], [], []
     for _ in range(3):
         unit = gradient_seconds(workload)
-        matvec, step = Stopwatch(Hessian.matvec), Stopwatch(engine._step)
-        ritz = Stopwatch(engine._ritz)
-        originals = Hessian.matvec, engine._step, engine._ritz
+        matvec, step = Stopwatch(Hessian.matvec), Stopwatch(engine.step)
+        ritz = Stopwatch(engine.ritz)
+        originals = Hessian.matvec, engine.step, engine.ritz
         Hessian.matvec = lambda self, v_N, m=matvec: m(self, v_N)  # type: ignore[method-assign]
-        engine._step, engine._ritz = step, ritz
+        engine.step, engine.ritz = step, ritz
         try:
             run_curvcli(workload, recheck=0, spread=0)
         finally:
-            Hessian.matvec, engine._step, engine._ritz = originals  # type: ignore[method-assign]
+            Hessian.matvec, engine.step, engine.ritz = originals  # type: ignore[method-assign]
         medians.append(statistics.median(matvec.times) / unit)
         means.append(statistics.mean(matvec.times) / unit)
         vectors = sum(step.times) + sum(ritz.times)

@@ -18,7 +18,7 @@ from torch import nn
 from curvcli.analyses import get
 from curvcli.analyses.targets import resolve_targets, step_of
 from curvcli.errors import CheckpointError, UsageError
-from curvcli.linalg.deflated_trace import deflated_trace
+from curvcli.linalg.probes import deflated_trace
 from curvcli.operators.between import moved, principal_cosines
 from curvcli.report.data import json_schema
 from curvcli.target.settle import read_settled

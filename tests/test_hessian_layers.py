@@ -20,10 +20,12 @@ from curvcli.analyses.hessian_result import HessianResult
 from curvcli.batch import Batch
 from curvcli.cli.main import make_app
 from curvcli.linalg.alignment import space_error, vector_errors
+from curvcli.linalg.factorization import start
 from curvcli.linalg.heterogeneity import densities, heterogeneity, js_distance, rule_of, with_zeros
-from curvcli.linalg.lanczos import Wanted, lanczos, start
+from curvcli.linalg.lanczos import lanczos
 from curvcli.linalg.probes import Sums, ratio
 from curvcli.linalg.quadrature import Nodes
+from curvcli.linalg.ritz import Wanted
 from curvcli.objective import Objective
 from curvcli.operators.curvature import Strategy
 from curvcli.operators.diagonal_blocks import DiagonalBlocks, blocks_of

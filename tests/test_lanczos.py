@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from curvcli.errors import CurvError, NoAnswerError, NonFiniteError
-from curvcli.linalg.lanczos import LanczosResult, Wanted, lanczos, start
+from curvcli.linalg.factorization import start
+from curvcli.linalg.lanczos import LanczosResult, lanczos
 from curvcli.linalg.reach import reach, smallest_component
+from curvcli.linalg.ritz import Wanted
 from curvcli.linalg.state import load_state, save_state
 
 
@@ -19,7 +21,7 @@ from curvcli.linalg.state import load_state, save_state
 def reorthogonalisation(request: pytest.FixtureRequest) -> Iterator[int]:
     """Every test runs with each vector orthogonalised and with those left alone that need not be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("curvcli.linalg.lanczos.WORTH_SKIPPING", request.param)
+        patch.setattr("curvcli.linalg.factorization.WORTH_SKIPPING", request.param)
         yield request.param
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from curvcli.linalg import lanczos as engine
+from curvcli.linalg import factorization as engine
 from curvcli.linalg.basis import Basis
-from curvcli.linalg.lanczos import LOSS, LanczosResult, LanczosState, Wanted, lanczos, start
+from curvcli.linalg.factorization import LanczosState, start
+from curvcli.linalg.lanczos import LOSS, LanczosResult, lanczos
+from curvcli.linalg.ritz import Wanted
 from curvcli.linalg.state import load_state, save_state
 from tests.test_lanczos import OUTLIERS, Prescribed
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from curvcli.linalg.lanczos import Wanted, lanczos, start
+from curvcli.linalg.factorization import start
+from curvcli.linalg.lanczos import lanczos
 from curvcli.linalg.operator import random_unit_vector
 from curvcli.linalg.reach import smallest_component
+from curvcli.linalg.ritz import Wanted
 from curvcli.linalg.warm import mixed
 from tests.test_lanczos import OUTLIERS, Prescribed
 

@@ -112,8 +112,8 @@ def _all_known(
     import torch
 
     from curvcli.linalg.density import Density
-    from curvcli.linalg.lanczos import ROUNDING
     from curvcli.linalg.operator import eigh
+    from curvcli.linalg.ritz import ROUNDING
     from curvcli.linalg.spectral_sums import krylov
     from curvcli.operators.gauss_newton import GaussNewton
     from curvcli.operators.gram import gram_spectrum
@@ -152,9 +152,11 @@ def _sampled(
     import torch
 
     from curvcli.linalg.density import Density
-    from curvcli.linalg.lanczos import Wanted, lanczos, start
+    from curvcli.linalg.factorization import start
+    from curvcli.linalg.lanczos import lanczos
     from curvcli.linalg.operator import Deflated
     from curvcli.linalg.quadrature import gauss_rules, random_complement
+    from curvcli.linalg.ritz import Wanted
 
     vectors_KN = torch.zeros(0, operator.n, dtype=operator.dtype, device=operator.device)
     values, named, error = np.zeros(0), [], 0.0

@@ -87,7 +87,8 @@ def _tests() -> "dict[str, Callable[[torch.device], tuple[float, float]]]":
     from torch import nn
 
     from curvcli.batch import Batch
-    from curvcli.linalg.lanczos import Wanted, lanczos
+    from curvcli.linalg.lanczos import lanczos
+    from curvcli.linalg.ritz import Wanted
     from curvcli.objective import Objective
     from curvcli.operators.hessian import Hessian
 

@@ -119,7 +119,7 @@ def _limits(
     certificate: "Certificate", found: "LanczosResult", tol: float
 ) -> list[tuple[float, float]]:
     """(residual, what it must not exceed) of each pair."""
-    from curvcli.linalg.lanczos import SMALL
+    from curvcli.linalg.ritz import SMALL
 
     values = certificate.values_K.tolist()
     norm = max(found.norm, *(abs(v) for v in values))

@@ -64,7 +64,9 @@ def _measure(context: Context, objective: "Objective") -> _Run:
 
 def _sharpness(context: Context, objective: "Objective") -> tuple[float, float]:
     """(λ_max, its residual); NaN where the second derivative is not finite."""
-    from curvcli.linalg.lanczos import Wanted, lanczos, start
+    from curvcli.linalg.factorization import start
+    from curvcli.linalg.lanczos import lanczos
+    from curvcli.linalg.ritz import Wanted
     from curvcli.operators.hessian import Hessian
 
     notes = len(objective.notes)

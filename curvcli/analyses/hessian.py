@@ -22,7 +22,8 @@ from curvcli.analyses.matrices import (
 )
 
 if TYPE_CHECKING:
-    from curvcli.linalg.lanczos import LanczosResult, Progress, Wanted
+    from curvcli.linalg.lanczos import LanczosResult, Progress
+    from curvcli.linalg.ritz import Wanted
     from curvcli.operators.curvature import Curvature
 
 CAPACITY = 200
@@ -91,7 +92,9 @@ def hessian(
         CurvError: wrong input; see the subclasses.
     """
     from curvcli.errors import UsageError
-    from curvcli.linalg.lanczos import Wanted, lanczos, start
+    from curvcli.linalg.factorization import start
+    from curvcli.linalg.lanczos import lanczos
+    from curvcli.linalg.ritz import Wanted
     from curvcli.linalg.state import load_state, save_state
 
     if top + bottom == 0:
@@ -235,7 +238,7 @@ def _answer(
     """The answer, and the pairs without those known exactly, as they belong to the vectors of ``whole``."""
     import torch
 
-    from curvcli.linalg.lanczos import ROUNDING
+    from curvcli.linalg.ritz import ROUNDING
     from curvcli.linalg.vectors import euclidean_norm
     from curvcli.operators.fisher import Fisher
 

@@ -29,7 +29,8 @@ from curvcli.analyses.verdict import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from curvcli.linalg.lanczos import LanczosResult, LanczosState
+    from curvcli.linalg.factorization import LanczosState
+    from curvcli.linalg.lanczos import LanczosResult
     from curvcli.linalg.quadrature import Nodes
     from curvcli.operators.hessian import Hessian
     from curvcli.operators.line import GradientNoise
@@ -155,7 +156,9 @@ def _search(
     """Products until both extremes have converged and the verdict is settled."""
     import torch
 
-    from curvcli.linalg.lanczos import ROUNDING, Wanted, lanczos, start
+    from curvcli.linalg.factorization import start
+    from curvcli.linalg.lanczos import lanczos
+    from curvcli.linalg.ritz import ROUNDING, Wanted
 
     wanted = Wanted(1, 1) if operator.n > 1 else Wanted(1, 0)
     state = start(operator, operator.plan.capacity, context.spec.seed)
@@ -196,7 +199,7 @@ def _certified(context: Context, operator: "Hessian", found: "LanczosResult") ->
     import torch
 
     from curvcli.analyses.eigenpairs import certified_pairs
-    from curvcli.linalg.lanczos import ROUNDING
+    from curvcli.linalg.ritz import ROUNDING
 
     floor = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     if context.stop() is None:

@@ -50,7 +50,8 @@ def taylor(
     import torch
 
     from curvcli.errors import UsageError, did_you_mean
-    from curvcli.linalg.lanczos import ROUNDING, Wanted, lanczos
+    from curvcli.linalg.lanczos import lanczos
+    from curvcli.linalg.ritz import ROUNDING, Wanted
     from curvcli.linalg.vectors import euclidean_norm
     from curvcli.operators.hessian import Hessian
     from curvcli.operators.line import Line

@@ -125,8 +125,10 @@ def _point(
     """The figures of one checkpoint, and what the next one starts from."""
     import torch
 
-    from curvcli.linalg.deflated_trace import deflated_trace
-    from curvcli.linalg.lanczos import Wanted, lanczos, start
+    from curvcli.linalg.factorization import start
+    from curvcli.linalg.lanczos import lanczos
+    from curvcli.linalg.probes import deflated_trace
+    from curvcli.linalg.ritz import Wanted
     from curvcli.operators.hessian import Hessian
 
     objective = member.objective
@@ -202,7 +204,7 @@ def _guess(vectors_KN: "Tensor") -> "Tensor":
 def _rounding(operator: "Hessian", norm: float) -> float:
     import torch
 
-    from curvcli.linalg.lanczos import ROUNDING
+    from curvcli.linalg.ritz import ROUNDING
 
     return float(ROUNDING * torch.finfo(operator.dtype).eps * norm)
 

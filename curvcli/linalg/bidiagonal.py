@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.basis import DGKS_ETA
-from curvcli.linalg.lanczos import ROUNDING, SMALL
+from curvcli.linalg.ritz import ROUNDING, SMALL
 
 # Steps between two looks at the singular values of B.
 _CHECK_EVERY = 2

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvcli.linalg.lanczos import ROUNDING, LanczosResult
+from curvcli.linalg.lanczos import LanczosResult
 from curvcli.linalg.operator import Float64Array, SymmetricOperator
+from curvcli.linalg.ritz import ROUNDING
 from curvcli.linalg.vectors import euclidean_norm, euclidean_norms
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.bidiagonal import BatchedOperator, Bidiagonalisation, Pairs, without
-from curvcli.linalg.lanczos import ROUNDING, SMALL
+from curvcli.linalg.ritz import ROUNDING, SMALL
 
 # Rounds of looking for copies of singular values: each finds one more of every multiple value.
 _ROUNDS = 16

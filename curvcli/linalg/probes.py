@@ -7,12 +7,13 @@ Shapes: ``N`` length of a vector, ``K`` vectors, ``S`` probes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from curvcli.linalg.operator import SymmetricOperator
 from curvcli.linalg.quadrature import Estimate
 
 
@@ -45,6 +46,36 @@ class Sums(NamedTuple):
         return Estimate(self.known + mean, math.sqrt(variance / s))
 
 
+def deflated_trace(
+    op: SymmetricOperator,
+    vectors_KN: Tensor,
+    values_K: Sequence[float],
+    probes: int,
+    generator: torch.Generator,
+    stop: Callable[[], object] = lambda: None,
+) -> Estimate | None:
+    """tr A = Σ v_iᵀ A v_i + E zᵀ P A P z.
+
+    Args:
+        op: A.
+        vectors_KN: orthonormal vectors v_i; leading eigenvectors take most of the variance away.
+        values_K: v_iᵀ A v_i.
+        probes: vectors z, one product each.
+        generator: of their signs.
+        stop: asked before each product.
+
+    Returns:
+        None where no product was made.
+    """
+    samples: list[float] = []
+    for _ in range(probes):
+        if stop() is not None:
+            break
+        z_N = without(vectors_KN, random_signs(op.n, generator, vectors_KN))
+        samples.append(float(torch.dot(z_N, op.matvec(z_N))))
+    return Sums(sum(values_K), samples).estimate()
+
+
 def ratio(above: Sums, below: Sums) -> Estimate | None:
     """``above`` / ``below``, both from the same probes, with its error by the jackknife over them.
 
@@ -63,8 +94,13 @@ def ratio(above: Sums, below: Sums) -> Estimate | None:
     whole = of(range(s))
     if math.isnan(whole):
         return None
-    if s == 1:
-        return Estimate(whole, None)
+    return Estimate(whole, jackknife(of, s))
+
+
+def jackknife(of: Callable[[Sequence[int]], float], s: int) -> float | None:
+    """Standard error of a function of ``s`` samples, given by their indices (Tukey 1958); None for a single one."""
+    if s < 2:
+        return None
     left = [of([j for j in range(s) if j != i]) for i in range(s)]
     mean = sum(left) / s
-    return Estimate(whole, math.sqrt((s - 1) / s * sum((v - mean) ** 2 for v in left)))
+    return math.sqrt((s - 1) / s * sum((v - mean) ** 2 for v in left))

@@ -19,6 +19,7 @@ from torch import Tensor
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos import Status
 from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, random_unit_vector
+from curvcli.linalg.probes import Sums, jackknife
 from curvcli.linalg.quadrature import Rules, gauss_rules, random_complement
 from curvcli.linalg.student import quantile
 
@@ -209,15 +210,13 @@ class Probes:
         samples_P2 = np.array([self.forms, self.squares]).T
         p = len(samples_P2)
 
-        def value(chosen_P2: Float64Array) -> float:
-            total, squares = fixed + chosen_P2.mean(0) if len(chosen_P2) else fixed
+        def value(chosen: Sequence[int]) -> float:
+            total, squares = fixed + samples_P2[chosen].mean(0) if len(chosen) else fixed
             return float(total**2 / squares) if squares else 0.0
 
-        whole = value(samples_P2)
-        if p < 2:
+        whole, error = value(range(p)), jackknife(value, p)
+        if error is None:
             return SpectralSum(whole, math.nan if self.dimension else 0.0, 0)
-        left = np.array([value(np.delete(samples_P2, i, axis=0)) for i in range(p)])
-        error = math.sqrt((p - 1) / p * float(((left - left.mean()) ** 2).sum()))
         return SpectralSum(whole, error, p - 1)
 
     def block_traces(self) -> list[SpectralSum]:
@@ -239,14 +238,11 @@ class Probes:
 
 def _sum(exact: float, samples: list[float], dimension: int) -> SpectralSum:
     """The exact part and the mean of the samples, which stand for a complement of this dimension."""
-    if not samples:
+    found = Sums(exact, samples).estimate()
+    if found is None:
         return SpectralSum(exact, math.nan if dimension else 0.0, 0)
-    p = len(samples)
-    mean = sum(samples) / p
-    if p < 2:
-        return SpectralSum(exact + mean, math.nan, 0)
-    variance = sum((s - mean) ** 2 for s in samples) / (p - 1)
-    return SpectralSum(exact + mean, math.sqrt(variance / p), p - 1)
+    error = math.nan if found.standard_error is None else found.standard_error
+    return SpectralSum(found.value, error, len(samples) - 1)
 
 
 @dataclass(frozen=True)

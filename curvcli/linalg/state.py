@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
 from curvcli.linalg.basis import Basis
-from curvcli.linalg.lanczos import LanczosState, Tail
+from curvcli.linalg.factorization import LanczosState, Tail
 from curvcli.linalg.operator import SymmetricOperator
 
 _FORMAT = "curvcli-lanczos/1"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curvcli.batch import Batch
 from curvcli.errors import LossError
-from curvcli.linalg.lanczos import ROUNDING
+from curvcli.linalg.ritz import ROUNDING
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective import SplitLoss
 from curvcli.operators.curvature import Curvature

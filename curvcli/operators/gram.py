@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvcli.linalg.lanczos import ROUNDING
 from curvcli.linalg.operator import Float64Array
+from curvcli.linalg.ritz import ROUNDING
 from curvcli.linalg.vectors import euclidean_norms
 from curvcli.operators.gauss_newton import GaussNewton
 from curvcli.operators.pullback import pullback

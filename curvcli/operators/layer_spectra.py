@@ -14,19 +14,14 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.certify import certify
+from curvcli.linalg.factorization import LanczosState, start
 from curvcli.linalg.heterogeneity import rule_of, with_zeros
-from curvcli.linalg.lanczos import (
-    ROUNDING,
-    SMALL,
-    LanczosState,
-    Wanted,
-    lanczos_by_request,
-    start,
-)
+from curvcli.linalg.lanczos import lanczos_by_request
 from curvcli.linalg.lockstep import Request, lockstep
 from curvcli.linalg.operator import eigh
 from curvcli.linalg.probes import Sums, random_signs, without
 from curvcli.linalg.quadrature import Nodes
+from curvcli.linalg.ritz import ROUNDING, SMALL, Wanted
 from curvcli.operators.diagonal_blocks import Block, DiagonalBlocks
 
 # Up to so many entries a block is computed whole: no more products than a Lanczos run takes.

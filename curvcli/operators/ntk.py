@@ -19,7 +19,7 @@ from curvcli.device import MemoryMeter
 from curvcli.errors import MemoryLimitError, ModelError
 from curvcli.linalg.bidiagonal import steps_that_fit
 from curvcli.linalg.golub_kahan import golub_kahan, true_residuals
-from curvcli.linalg.lanczos import ROUNDING
+from curvcli.linalg.ritz import ROUNDING
 from curvcli.network import untouched_buffers
 from curvcli.objective import LossTerms, flatten
 from curvcli.operators.chunks import HELD

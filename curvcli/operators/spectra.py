@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curvcli.linalg.bidiagonal import BatchedOperator, without
 from curvcli.linalg.golub_kahan import Triplets, golub_kahan, true_residuals
-from curvcli.linalg.lanczos import ROUNDING
+from curvcli.linalg.ritz import ROUNDING
 from curvcli.operators.jacobian import Jacobian
 
 Method = Literal["dense", "golub-kahan"]

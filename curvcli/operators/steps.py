@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvcli.linalg.lanczos import LanczosResult, Wanted, lanczos
+from curvcli.linalg.lanczos import LanczosResult, lanczos
+from curvcli.linalg.ritz import Wanted
 from curvcli.linalg.solve import Solution, conjugate_gradients, minres
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective import Objective
