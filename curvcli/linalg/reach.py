@@ -59,21 +59,18 @@ def reach(
 
 
 def _excess(gaps_M: Float64Array, level: float) -> float:
-    """The t ≥ 0 with Σ log(t + gap_i) = level, by bisection; the sum grows with t."""
+    """The t ≥ 0 with Σ log(t + gap_i) = level, or a little more.
 
-    def excess_of(t: float) -> float:
-        return float(np.sum(np.log(t + gaps_M))) - level
-
-    high = max(float(gaps_M.max()), 1e-300)
-    while excess_of(high) < 0:
-        high *= 2
-    low = 0.0
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
+    The sum is convex and grows in u = log t, so that Newton's method comes down to the root from above.
+    """
+    # No gap is negative, so that the root of m log t = level is not smaller.
+    t = math.exp(min(max(level / len(gaps_M), -690.0), 700.0))
+    for _ in range(100):
+        shifted_M = t + gaps_M
+        above = float(np.log(shifted_M).sum()) - level
+        slope = t * float((1.0 / shifted_M).sum())
+        # The step overshoots to below the root only by rounding: 1e-12 of the sum is more than that.
+        if above <= 1e-12 * max(1.0, abs(level)):
             break
-        if excess_of(middle) < 0:
-            low = middle
-        else:
-            high = middle
-    return high
+        t *= math.exp(-above / slope)
+    return t
