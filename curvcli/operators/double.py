@@ -97,8 +97,9 @@ def _twin(operator: C, samples: int) -> tuple[C, Batch]:
     if operator.n * _BYTES > operator.room():
         raise RuntimeError("a copy of the model in float64 does not fit in memory")
     piece = objective.batches[0]
-    if operator.micro_batch is not None:  # twice the bytes
-        samples = min(samples, max(1, operator.micro_batch // 2))
+    if operator.micro_batch is not None:
+        # Twice the bytes, and on a CPU as much again: its float64 convolutions unfold their input.
+        samples = min(samples, max(1, operator.micro_batch // 4))
     if objective.splittable and piece.size > samples:
         piece = piece.take(range(0, piece.size, piece.size // samples)[:samples])
     data = move(piece.data, objective.device, torch.float64)
