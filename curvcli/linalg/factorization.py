@@ -16,7 +16,7 @@ from torch import Tensor
 
 from curvcli.errors import NonFiniteError
 from curvcli.linalg.basis import Basis
-from curvcli.linalg.operator import Float64Array, Space, random_unit_vector
+from curvcli.linalg.operator import Float64Array, Space, product, random_unit_vector
 from curvcli.linalg.orthogonality import Orthogonality
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.linalg.warm import mixed
@@ -79,11 +79,12 @@ class LanczosState:
     orthogonality: Orthogonality = field(init=False)
     """Whether the next vector has to be orthogonalised."""
 
-    left_out_M: Float64Array = field(init=False)
-    """Norm of what orthogonalisation removed from each product without its being in T, shape (capacity,)."""
+    left_out_MM: Float64Array = field(init=False)
+    """What orthogonalisation removed from products without its being in T: its components in the basis of the time,
+    one column for each vector; a change of basis turns the columns only, so that norms of their combinations stay."""
 
     def __post_init__(self) -> None:
-        self.left_out_M = np.zeros(self.basis.capacity)
+        self.left_out_MM = np.zeros_like(self.t_MM)
         self.orthogonality = Orthogonality(torch.finfo(self.basis.dtype).eps)
 
     @property
@@ -169,7 +170,7 @@ def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64
             orthogonality.removed(column_M)
         if orthogonality.partial and state.first_cycle:
             # In T they would count for the vectors before as well, whose products do not contain them.
-            state.left_out_M[j] = float(np.linalg.norm(column_M))
+            state.left_out_MM[: j + 1, j] = column_M
             column_M = np.zeros(j + 1)
     column_M[j] += alpha
     if j:
@@ -239,9 +240,9 @@ def restart(
     state.suspended = [t for t in (outside(state, t) for t in state.suspended) if t is not None]
     state.basis.restart(s_MK, keep_last=True)
     state.t_MM[:] = 0.0
-    left_out_K = state.left_out_M[:m] @ np.abs(s_MK)
+    left_out_MK = product(state.left_out_MM[:, :m], s_MK)
     state.processed = k = len(keep)
-    state.left_out_M[:k], state.left_out_M[k:] = left_out_K, 0.0
+    state.left_out_MM[:, :k], state.left_out_MM[:, k:] = left_out_MK, 0.0
     state.t_MM[range(k), range(k)] = theta_M[keep]
     state.live = state.live.transformed(s_MK) if state.live else None
     state.suspended = [tail.transformed(s_MK) for tail in state.suspended]

@@ -63,6 +63,14 @@ def random_unit_vector(op: Space, generator: torch.Generator) -> Tensor:
     return z_N.to(device=op.device, dtype=op.dtype)
 
 
+def product(a_LM: Float64Array, b_MK: Float64Array) -> Float64Array:
+    """A B of small matrices, by torch for the reason given in `eigh`."""
+    found_LK: Float64Array = (
+        torch.from_numpy(np.ascontiguousarray(a_LM)) @ torch.from_numpy(np.ascontiguousarray(b_MK))
+    ).numpy()
+    return found_LK
+
+
 def eigh(matrix_MM: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Eigenvalues (ascending) and eigenvectors (columns) of a small symmetric matrix.
 

@@ -1,6 +1,7 @@
 """How far a spectrum can reach beyond the Ritz values that were seen."""
 
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,5 +73,5 @@ def _excess(gaps_M: Float64Array, level: float) -> float:
         # The step overshoots to below the root only by rounding: 1e-12 of the sum is more than that.
         if above <= 1e-12 * max(1.0, abs(level)):
             break
-        t *= math.exp(-above / slope)
+        t = max(t * math.exp(-above / slope), sys.float_info.min)
     return t

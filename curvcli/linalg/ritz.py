@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from curvcli.linalg.factorization import LanczosState
-from curvcli.linalg.operator import Float64Array, eigh
+from curvcli.linalg.operator import Float64Array, eigh, product
 
 Order = Literal["value", "magnitude"]
 
@@ -80,7 +80,9 @@ def ritz(state: LanczosState, wanted: Wanted, tol: float) -> Spectrum:
     bounds_M = np.zeros_like(theta_M)
     for tail in (*state.suspended, *([state.live] if state.live else [])):
         bounds_M = bounds_M + tail.share(s_MM)
-    bounds_M = bounds_M + state.left_out_M[: len(theta_M)] @ np.abs(s_MM)
+    if state.orthogonality.partial:
+        left_out_MM = product(state.left_out_MM[:, : len(theta_M)], s_MM)
+        bounds_M = bounds_M + np.linalg.norm(left_out_MM, axis=0)
     norm = float(np.abs(theta_M).max())
     limit_M = tol * np.maximum(np.abs(theta_M), SMALL * norm)
     # Room for the rounding that the true residual will contain, where the tolerance leaves any.

@@ -37,13 +37,13 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         "before_recheck": state.before_recheck,
         "share": state.share,
         "partial": state.orthogonality.partial,
-        "left_out": state.left_out_M[: state.processed].tolist(),
     }
     scalars["suspended"] = [_entry(tail) for tail in state.suspended]
     scalars["live"] = _entry(state.live) if state.live else None
     tensors = {
         "basis": state.basis.rows.contiguous(),
         "t": torch.from_numpy(state.projected.copy()),
+        "left_out": torch.from_numpy(state.left_out_MM[:, : state.processed].copy()),
         "generator": state.generator.get_state(),
         **{
             f"suspended.{i}": tail.direction_N
@@ -117,8 +117,12 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
         **{name: scalars[name] for name in _COUNTERS},
     )
     state.orthogonality.partial = scalars.get("partial", False)
-    left_out = scalars.get("left_out", [])
-    state.left_out_M[: len(left_out)] = left_out
+    if state.orthogonality.partial:
+        left_out_LM = tensors["left_out"].numpy()
+        if len(left_out_LM) > basis.capacity:
+            # Rows may be turned, as only lengths of columns' combinations count.
+            left_out_LM = np.linalg.qr(left_out_LM, mode="r")
+        state.left_out_MM[: len(left_out_LM), :m] = left_out_LM
     return state
 
 
