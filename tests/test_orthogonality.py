@@ -94,10 +94,11 @@ def test_what_was_left_out_does_not_grow_with_restarts(monkeypatch: pytest.Monke
     assert (partial.status, partial.matvecs) == (full.status, full.matvecs)
 
 
-def test_a_resumed_run_knows_what_was_left_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("capacity", [25, 200])
+def test_a_resumed_run_knows_what_was_left_out(tmp_path, capacity: int) -> None:  # type: ignore[no-untyped-def]
     op = Prescribed(OUTLIERS, torch.float32)
-    state, found = run(op)
+    state, found = run(op, capacity)
     assert np.abs(state.left_out_MM).max() > 0
     save_state(tmp_path / "s", state, "x")
-    again = lanczos(op, Wanted(6, 3), state=load_state(tmp_path / "s", op, 200, "x"), tol=TOL)
+    again = lanczos(op, Wanted(6, 3), state=load_state(tmp_path / "s", op, capacity, "x"), tol=TOL)
     assert again.bounds_K == pytest.approx(found.bounds_K, rel=1e-12)

@@ -2,7 +2,7 @@
 
 One direction, the live one, is the next vector to be multiplied; others wait (Wu & Simon, SIAM J. Matrix Anal. Appl.
 22, 2000, have the live one only). Vectors are orthogonalised against the basis only where they have to be
-(`linalg.orthogonality`); what is removed then without its being in T is added up, for bounds to contain it.
+(`linalg.orthogonality`); what is removed then without its being in T is kept, for bounds to contain it.
 
 Shapes: ``N`` length of a vector, ``M`` size of the basis, ``K`` vectors kept.
 """
@@ -80,8 +80,8 @@ class LanczosState:
     """Whether the next vector has to be orthogonalised."""
 
     left_out_MM: Float64Array = field(init=False)
-    """What orthogonalisation removed from products without its being in T: its components in the basis of the time,
-    one column for each vector; a change of basis turns the columns only, so that norms of their combinations stay."""
+    """What orthogonalisation removed from products without its being in T, one column for each vector: components in
+    the basis of the first cycle, later in any orthonormal one, as only norms of combinations of the columns count."""
 
     def __post_init__(self) -> None:
         self.left_out_MM = np.zeros_like(self.t_MM)
@@ -240,9 +240,10 @@ def restart(
     state.suspended = [t for t in (outside(state, t) for t in state.suspended) if t is not None]
     state.basis.restart(s_MK, keep_last=True)
     state.t_MM[:] = 0.0
-    left_out_MK = product(state.left_out_MM[:, :m], s_MK)
+    left_out_MK = torch.from_numpy(product(state.left_out_MM[:m, :m], s_MK))
     state.processed = k = len(keep)
-    state.left_out_MM[:, :k], state.left_out_MM[:, k:] = left_out_MK, 0.0
+    state.left_out_MM[:] = 0.0
+    state.left_out_MM[:k, :k] = torch.linalg.qr(left_out_MK, mode="r").R.numpy()
     state.t_MM[range(k), range(k)] = theta_M[keep]
     state.live = state.live.transformed(s_MK) if state.live else None
     state.suspended = [tail.transformed(s_MK) for tail in state.suspended]

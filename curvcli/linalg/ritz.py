@@ -81,7 +81,8 @@ def ritz(state: LanczosState, wanted: Wanted, tol: float) -> Spectrum:
     for tail in (*state.suspended, *([state.live] if state.live else [])):
         bounds_M = bounds_M + tail.share(s_MM)
     if state.orthogonality.partial:
-        left_out_MM = product(state.left_out_MM[:, : len(theta_M)], s_MM)
+        m = len(theta_M)
+        left_out_MM = product(state.left_out_MM[:m, :m], s_MM)
         bounds_M = bounds_M + np.linalg.norm(left_out_MM, axis=0)
     norm = float(np.abs(theta_M).max())
     limit_M = tol * np.maximum(np.abs(theta_M), SMALL * norm)

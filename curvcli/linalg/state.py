@@ -43,7 +43,9 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
     tensors = {
         "basis": state.basis.rows.contiguous(),
         "t": torch.from_numpy(state.projected.copy()),
-        "left_out": torch.from_numpy(state.left_out_MM[:, : state.processed].copy()),
+        "left_out": torch.from_numpy(
+            state.left_out_MM[: state.processed, : state.processed].copy()
+        ),
         "generator": state.generator.get_state(),
         **{
             f"suspended.{i}": tail.direction_N
@@ -118,11 +120,7 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     )
     state.orthogonality.partial = scalars.get("partial", False)
     if state.orthogonality.partial:
-        left_out_LM = tensors["left_out"].numpy()
-        if len(left_out_LM) > basis.capacity:
-            # Rows may be turned, as only lengths of columns' combinations count.
-            left_out_LM = np.linalg.qr(left_out_LM, mode="r")
-        state.left_out_MM[: len(left_out_LM), :m] = left_out_LM
+        state.left_out_MM[:m, :m] = tensors["left_out"].numpy()
     return state
 
 
