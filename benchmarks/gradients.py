@@ -21,13 +21,13 @@ import torch
 from torch import nn
 from workloads import WORKLOADS, Workload
 
-from curvcli.analyses.context import Context, resolve_target
-from curvcli.analyses.gradients import gradients
-from curvcli.batch import Batch
-from curvcli.device import MemoryMeter
-from curvcli.objective import Objective
-from curvcli.operators.gradient_flow import flow
-from curvcli.target.loss import loss_terms
+from curvcli.analyses.gradients.run import gradients
+from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli.loading.loss import loss_terms
+from curvcli.machine.meter import MemoryMeter
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+from curvcli.operators.signals.gradient_flow import flow
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent / "sample_models"

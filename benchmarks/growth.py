@@ -31,10 +31,10 @@ def point(width: int, samples: int, k: int) -> dict[str, float]:
     from torch import nn
 
     import curvcli
-    from curvcli.analyses.hessian import hessian
-    from curvcli.analyses.hessian_result import HessianResult
-    from curvcli.device import MemoryMeter
-    from curvcli.target.loss import loss_terms
+    from curvcli.analyses.hessian.result import HessianResult
+    from curvcli.analyses.hessian.run import hessian
+    from curvcli.loading.loss import loss_terms
+    from curvcli.machine.meter import MemoryMeter
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from curvcli.analyses.context import Context, resolve_target
-from curvcli.operators.jacobian import Jacobian, explore
-from curvcli.operators.taps import Passage
+from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli.operators.jacobian.jacobian import Jacobian, explore
+from curvcli.operators.jacobian.taps import Passage
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"
 

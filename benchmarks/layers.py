@@ -15,15 +15,15 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from curvcli.batch import Batch
-from curvcli.linalg.factorization import start
-from curvcli.linalg.lanczos import lanczos, lanczos_by_request
-from curvcli.linalg.lockstep import lockstep
-from curvcli.linalg.ritz import Wanted
-from curvcli.objective import Objective
-from curvcli.operators.diagonal_blocks import DiagonalBlocks, blocks_of
-from curvcli.operators.hessian import Hessian
-from curvcli.target.loss import loss_terms
+from curvcli.linalg.lanczos.factorization import start
+from curvcli.linalg.lanczos.lanczos import lanczos, lanczos_by_request
+from curvcli.linalg.lanczos.lockstep import lockstep
+from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.loading.loss import loss_terms
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks, blocks_of
+from curvcli.operators.curvature.hessian import Hessian
 
 LAYERS, REPEATS = 20, 3
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from workloads import Workload, digits_mlp, gpt, resnet20
 
-from curvcli.batch import Batch
-from curvcli.objective import Objective
-from curvcli.operators.curvature import Curvature
-from curvcli.operators.matrices import curvature
-from curvcli.target.loss import loss_terms
+from curvcli.loading.loss import loss_terms
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.matrices import curvature
 
 MATRICES = ("hessian", "ggn", "fisher", "empirical-fisher")
 ROUNDS = 15

@@ -27,7 +27,7 @@ import torch
 from engines import ENGINES, TOL, reference
 from workloads import CACHE, WORKLOADS, Workload
 
-from curvcli.device import peak_memory, used_memory
+from curvcli.machine.device import peak_memory, used_memory
 
 HERE = Path(__file__).parent
 # Beyond so many gradients an engine is measured once only.

@@ -17,8 +17,8 @@ from engines import run_curvcli
 from run import gradient_seconds
 from workloads import WORKLOADS
 
-from curvcli.linalg import lanczos as engine
-from curvcli.operators.hessian import Hessian
+from curvcli.linalg.lanczos import lanczos as engine
+from curvcli.operators.curvature.hessian import Hessian
 
 
 class Stopwatch:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from curvcli.analyses.context import Context
-    from curvcli.batch import Batch
-    from curvcli.objective import Objective
+    from curvcli.analyses.shared.context import Context
+    from curvcli.objective.batch import Batch
+    from curvcli.objective.objective import Objective
 
 __all__ = ["Batch", "Context", "Objective", "__version__", "analyse", "load"]
 
@@ -37,11 +37,11 @@ def load(path: str | None = None, **settings: Any) -> "Context":
     Raises:
         CurvError: a setting is wrong. Files are opened later, by the analysis.
     """
-    from curvcli.analyses import MODULES
-    from curvcli.analyses.context import Context, resolve_target
+    from curvcli.analyses.registry import NAMES
+    from curvcli.analyses.shared.context import Context, resolve_target
 
     flags = {name.replace("_", "-"): value for name, value in settings.items()}
-    spec, _ = resolve_target(path, flags, tuple(MODULES))
+    spec, _ = resolve_target(path, flags, tuple(NAMES))
     return Context(spec)
 
 
@@ -56,7 +56,7 @@ def analyse(name: str, run: "Context", **options: Any) -> Any:
     Raises:
         CurvError: wrong input; see `curvcli.errors`.
     """
-    from curvcli.analyses import get
+    from curvcli.analyses.registry import get
 
     analysis = get(name)
     return analysis.run(run, **analysis.validate(options, f"analyse({name!r})"))
@@ -65,11 +65,11 @@ def analyse(name: str, run: "Context", **options: Any) -> Any:
 def __getattr__(name: str) -> Any:
     # torch is imported when an object that needs it is first asked for.
     if name in ("Batch", "Objective"):
-        from curvcli import objective
+        from curvcli.objective import objective
 
         return getattr(objective, name)
     if name == "Context":
-        from curvcli.analyses.context import Context
+        from curvcli.analyses.shared.context import Context
 
         return Context
     raise AttributeError(f"module 'curvcli' has no attribute {name!r}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from curvcli import analyse, load
-from curvcli.analyses import get
-from curvcli.report import terminal
+from curvcli.analyses.registry import get
+from curvcli.report.text import terminal
 
 ROOT = Path(__file__).parent.parent
 

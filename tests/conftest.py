@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvcli.batch import Batch
-from curvcli.objective import Objective
-from curvcli.target.loss import loss_terms
+from curvcli.loading.loss import loss_terms
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
 
-SAMPLES = Path(__file__).parent.parent / "sample_models"
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "sample_models"
 
 MakeObjective = Callable[..., Objective]
 

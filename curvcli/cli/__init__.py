@@ -1,1 +1,1 @@
-"""Commands derived from the analyses; the only place that knows Typer."""
+"""From flags to exit code; the only place that knows Typer."""

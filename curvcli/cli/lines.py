@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import msgspec
 
-from curvcli.analyses.analysis import Analysis
+from curvcli.analyses.shared.analysis import Analysis
 from curvcli.report.data import Envelope
 
 
@@ -50,7 +50,7 @@ def append_summary(analysis: Analysis, envelope: Envelope[Any]) -> None:
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if not summary or analysis.cases is None or envelope.result is None:
         return
-    from curvcli.report import markdown
+    from curvcli.report.text import markdown
 
     text = markdown.render(
         f"curvcli {envelope.command}", analysis.view(envelope.result), envelope.findings

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from curvcli import __version__
-from curvcli.analyses import MODULES, get
+from curvcli.analyses.registry import NAMES, get
 from curvcli.cli import options
-from curvcli.cli.run import execute
+from curvcli.cli.execute import execute
 from curvcli.errors import EXIT_BAD_INPUT, EXIT_OK, did_you_mean
 
 _EPILOG = (
@@ -29,7 +29,7 @@ def make_app() -> typer.Typer:
         epilog=_EPILOG,
     )
     app.callback()(_root)
-    for name in MODULES:
+    for name in NAMES:
         analysis = get(name)
         run = options.command(analysis, functools.partial(execute, name, analysis))
         app.command(name, cls=options.GroupedCommand, short_help=analysis.summary, epilog=_EPILOG)(
@@ -61,10 +61,10 @@ def schema(
 
     from curvcli.report.data import json_schema
 
-    if command not in MODULES:
+    if command not in NAMES:
         typer.echo(
-            f"error: there is no analysis {command!r}.{did_you_mean(command, MODULES)}\n"
-            f"  analyses: {', '.join(MODULES)}",
+            f"error: there is no analysis {command!r}.{did_you_mean(command, NAMES)}\n"
+            f"  analyses: {', '.join(NAMES)}",
             err=True,
         )
         raise typer.Exit(EXIT_BAD_INPUT)

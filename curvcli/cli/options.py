@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from curvcli.analyses.analysis import Analysis, Option
-from curvcli.target.spec import option_fields, parse_assignments
+from curvcli.analyses.shared.analysis import Analysis, Option
+from curvcli.loading.spec import option_fields, parse_assignments
 
 # Settings that `key=value` flags fill, and the flag's name in the singular.
 _ASSIGNED = {"model_args": "--model-arg", "loss_args": "--loss-arg"}

@@ -4,7 +4,7 @@ import sys
 import time
 from types import TracebackType
 
-from curvcli.analyses.context import Stage
+from curvcli.analyses.shared.context import Stage
 from curvcli.report.numbers import printable
 
 

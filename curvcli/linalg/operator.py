@@ -9,6 +9,11 @@ from torch import Tensor
 
 Float64Array = npt.NDArray[np.float64]
 
+# A Ritz value below this share of the norm is judged against the norm, not against itself.
+SMALL = 0.01
+# Relative error of a product in units of eps ‖A‖ that a residual is widened by.
+ROUNDING = 16
+
 
 class Space(Protocol):
     """ℝⁿ as it is stored."""

@@ -1,1 +1,1 @@
-"""Linear maps of the parameters that can only be multiplied with."""
+"""Linear maps that can only be multiplied with, and what is measured on the way through a network."""

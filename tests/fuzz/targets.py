@@ -26,15 +26,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from curvcli.errors import CurvError
-from curvcli.target.batches import read_batches
-from curvcli.target.formats import open_checkpoint
-from curvcli.target.guess import recognise
-from curvcli.target.huggingface import Directory
-from curvcli.target.images import image_batches
-from curvcli.target.library import RAW
-from curvcli.target.spec import make_spec, read_target_file
-from curvcli.target.tabular import read_table
-from curvcli.target.text import read_records
+from curvcli.loading.checkpoints.formats import open_checkpoint
+from curvcli.loading.data.batches import read_batches
+from curvcli.loading.data.images import image_batches
+from curvcli.loading.data.tabular import read_table
+from curvcli.loading.data.text import read_records
+from curvcli.loading.models.guess import recognise
+from curvcli.loading.models.huggingface import Directory
+from curvcli.loading.models.library import RAW
+from curvcli.loading.spec import make_spec, read_target_file
 
 MEMORY = 4 << 30
 """Resident memory that no input may make the process grow by."""

@@ -1,0 +1,1 @@
+"""Whether the gradient is that of the loss."""

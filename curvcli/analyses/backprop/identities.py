@@ -1,0 +1,301 @@
+"""The vectorised identities of backpropagation, recomputed by hand and held against autograd.
+
+For z = x Wᵀ + b: ∂L/∂W = δᵀx and ∂L/∂b = Σ δ with δ = ∂L/∂z; for convolutions the same sum over positions. Inputs x and
+output gradients δ are recorded by hooks; the products are written out here and share nothing with autograd.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from curvcli.errors import ModelError
+from curvcli.machine.containers import move
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+
+Convolution = nn.modules.conv._ConvNd
+Transposed = nn.modules.conv._ConvTransposeNd
+# Steps of the finite differences, relative to the first.
+_SHRINK = (0.03, 0.001)
+
+
+@dataclass
+class Record:
+    """What went into a layer, and the gradient that came back, for each call."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    deltas: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One parameter's gradient by autograd and by hand."""
+
+    parameter: str
+    layers: list[str]
+    kind: str
+    norm: float
+    error: float
+    """‖autograd − by hand‖ / max of both norms; 0 where both vanish."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """One parameter's directional derivative by autograd and by finite differences."""
+
+    parameter: str
+    exact: float
+    difference: float
+    error: float
+    """|exact − difference| relative to the larger, or to the resolution of the difference."""
+
+
+class _Difference(NamedTuple):
+    """A central difference, its relative distance from the exact slope, and whether it has digits."""
+
+    value: float
+    error: float
+    resolved: bool
+
+
+class BackpropCheck:
+    """Checks of ∇L in float64, on a copy of the model and a few samples.
+
+    Args:
+        objective: L; it is not changed.
+        samples: how many samples of the first batch are used.
+
+    Raises:
+        ModelError: the model cannot be copied, or does not run in float64.
+    """
+
+    def __init__(self, objective: Objective, samples: int) -> None:
+        piece = next(iter(objective.batches[0].pieces(samples)))
+        try:
+            model = copy.deepcopy(objective.model).double()
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"the model cannot be copied to float64: {error}",
+                "backprop is checked in float64 only",
+            ) from error
+        data = move(piece.data, objective.device, torch.float64)
+        self.objective = Objective(
+            model,
+            [Batch(data, piece.size, piece.splittable)],
+            objective.terms,
+            select=objective.names,
+            train_mode=objective.train_mode,
+        )
+        self.samples = piece.size
+        self.records: dict[str, Record] = {}
+        self.gradients = self._record()
+
+    def identities(self) -> list[Identity]:
+        """Every parameter of linear, convolution and embedding layers, against its recomputed gradient."""
+        by_hand: dict[int, Tensor] = {}
+        owners: dict[int, list[tuple[str, str]]] = {}
+        for name, module in _checked(self.objective.model):
+            for parameter, value in _recomputed(module, self.records[name]):
+                key = id(parameter)
+                by_hand[key] = by_hand[key] + value if key in by_hand else value
+                owners.setdefault(key, []).append(
+                    (name or type(module).__name__, type(module).__name__)
+                )
+        strangers = self._used_elsewhere()
+        found = []
+        for name, parameter, gradient in zip(
+            self.objective.names, self.objective.parameters, self.gradients, strict=True
+        ):
+            if id(parameter) not in by_hand or id(parameter) in strangers:
+                continue
+            layers = owners[id(parameter)]
+            other = by_hand[id(parameter)]
+            norms = [float(torch.linalg.vector_norm(t)) for t in (gradient, other)]
+            error = (
+                float(torch.linalg.vector_norm(gradient - other)) / max(norms)
+                if max(norms)
+                else 0.0
+            )
+            found.append(Identity(name, [n for n, _ in layers], layers[0][1], norms[0], error))
+        return found
+
+    def slopes(
+        self, seed: int, progress: Callable[[int, int], None] = lambda done, all_: None
+    ) -> list[Slope]:
+        """∂L along a random direction of each parameter tensor, against central differences.
+
+        A detached branch or a wrong backward shows in the parameters in front of it.
+        """
+        objective = self.objective
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        zero_N = torch.zeros(objective.n, dtype=torch.float64, device=objective.device)
+        for index, (name, gradient) in enumerate(zip(objective.names, self.gradients, strict=True)):
+            progress(index, len(objective.names))
+            v = torch.randn(gradient.shape, generator=generator, dtype=torch.float64).to(
+                gradient.device
+            )
+            v /= torch.linalg.vector_norm(v)
+            direction_N = zero_N.clone()
+            objective.views(direction_N)[index].copy_(v)
+            exact = float((gradient * v).sum())
+            scale = 1 + float(torch.linalg.vector_norm(objective.parameters[index].detach()))
+            first = 1e-6 * scale / max(1, v.numel()) ** 0.25
+            best = self._difference(direction_N, first, exact)
+            for shrink in _SHRINK:
+                # Where the third derivative is huge only a smaller step is right; it counts where its
+                # rounding leaves digits to compare. A wrong gradient is wrong at every step.
+                other = self._difference(direction_N, first * shrink, exact)
+                if other.resolved and other.error < best.error:
+                    best = other
+            found.append(Slope(name, exact, best.value, best.error))
+        return found
+
+    def _difference(self, direction_N: Tensor, h: float, exact: float) -> _Difference:
+        """The central difference of L over ± h, held against ``exact``."""
+        values = []
+        for sign in (1.0, -1.0):
+            with self.objective.moved(sign * h * direction_N):
+                values.append(self.objective.value())
+        difference = (values[0] - values[1]) / (2 * h)
+        resolution = 100 * torch.finfo(torch.float64).eps * max(map(abs, values)) / h
+        # Slopes below 1e4 times the rounding of the difference cannot be told from zero.
+        largest = max(abs(exact), abs(difference))
+        error = abs(exact - difference) / max(largest, 1e4 * resolution)
+        return _Difference(difference, error, largest > 1e4 * resolution)
+
+    def _record(self) -> list[Tensor]:
+        """One backward pass with hooks on every checked layer."""
+        handles = []
+        for name, module in _checked(self.objective.model):
+            record = self.records.setdefault(name, Record())
+            handles.append(module.register_forward_hook(_recorder(record), with_kwargs=True))
+        try:
+            with torch.enable_grad():
+                total = self.objective.sum_of(self.objective.batches[0])
+                gradients = torch.autograd.grad(
+                    total, self.objective.parameters, allow_unused=True, materialize_grads=True
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        return list(gradients)
+
+    def _used_elsewhere(self) -> set[int]:
+        """Parameters that modules of other kinds hold too, so that their sum by hand is incomplete."""
+        checked = {id(module) for _, module in _checked(self.objective.model)}
+        return {
+            id(parameter)
+            for module in self.objective.model.modules()
+            if id(module) not in checked
+            for parameter in module.parameters(recurse=False)
+        }
+
+
+def _checked(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    kinds = (nn.Linear, Convolution, nn.Embedding)
+    # Attention modules use their projection's weight without calling it.
+    inside = {
+        id(child)
+        for m in model.modules()
+        if isinstance(m, nn.MultiheadAttention)
+        for child in m.modules()
+    }
+    return [
+        (n, m) for n, m in model.named_modules() if isinstance(m, kinds) and id(m) not in inside
+    ]
+
+
+def _recorder(record: Record) -> Callable[..., Tensor | None]:
+    def hook(
+        _module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
+        x = inputs[0] if inputs else keywords["input"]
+        if not output.requires_grad:
+            return None
+        # The slot keeps calls and their gradients together: backward visits them in reverse.
+        slot = len(record.deltas)
+        record.inputs.append(x.detach().clone())
+        record.deltas.append(torch.zeros_like(output))
+        output.register_hook(lambda delta: record.deltas.__setitem__(slot, delta.detach()))
+        # In-place activations work on the clone: changing a view would take the hook out of the graph.
+        return output.clone()
+
+    return hook
+
+
+def _recomputed(module: nn.Module, record: Record) -> list[tuple[nn.Parameter, Tensor]]:
+    """(parameter, gradient by hand) of one layer, summed over its calls."""
+    found: dict[int, tuple[nn.Parameter, Tensor]] = {}
+
+    def add(parameter: Any, value: Tensor) -> None:
+        if parameter is not None:
+            known = found.get(id(parameter))
+            found[id(parameter)] = (parameter, value if known is None else known[1] + value)
+
+    for x, delta in zip(record.inputs, record.deltas, strict=True):
+        if isinstance(module, nn.Linear):
+            rows, deltas = x.reshape(-1, x.shape[-1]), delta.reshape(-1, delta.shape[-1])
+            add(module.weight, deltas.T @ rows)
+            add(module.bias, deltas.sum(0))
+        elif isinstance(module, nn.Embedding):
+            add(module.weight, _embedding(module, x, delta))
+        elif isinstance(module, Transposed):
+            add(module.weight, _correlate(delta, x, module, transposed=True))
+            add(module.bias, _over_positions(delta))
+        elif isinstance(module, Convolution):
+            add(module.weight, _correlate(x, delta, module, transposed=False))
+            add(module.bias, _over_positions(delta))
+    return list(found.values())
+
+
+def _embedding(module: nn.Embedding, tokens: Tensor, delta: Tensor) -> Tensor:
+    """Σ of the output gradients of each token."""
+    one_hot = F.one_hot(tokens.reshape(-1), module.num_embeddings).to(delta.dtype)
+    if module.padding_idx is not None:
+        one_hot[:, module.padding_idx] = 0
+    return one_hot.T @ delta.reshape(-1, delta.shape[-1])
+
+
+def _over_positions(delta: Tensor) -> Tensor:
+    return delta.sum([d for d in range(delta.dim()) if d != 1])
+
+
+def _correlate(wide: Tensor, narrow: Tensor, module: Any, transposed: bool) -> Tensor:
+    """Σ over samples and positions of wide (shifted by each kernel offset) times narrow.
+
+    For a convolution ``wide`` is the padded input and ``narrow`` the output gradient; for a transposed one the
+    output gradient and the input change places.
+    """
+    dims = len(module.kernel_size)
+    if wide.dim() == dims + 1:
+        wide, narrow = wide[None], narrow[None]
+    if transposed:
+        wide = F.pad(wide, [p for d in reversed(range(dims)) for p in (module.padding[d],) * 2])
+    else:
+        pads = list(module._reversed_padding_repeated_twice)
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        wide = F.pad(wide, pads, mode=mode)
+    weight = torch.zeros_like(module.weight)
+    groups = module.groups
+    wide_G = wide.unflatten(1, (groups, -1))
+    narrow_G = narrow.unflatten(1, (groups, -1))
+    letters = "xyz"[:dims]
+    for offset in itertools.product(*(range(k) for k in module.kernel_size)):
+        window = wide_G
+        for d in range(dims):
+            first = offset[d] * module.dilation[d]
+            count = narrow.shape[2 + d]
+            last = first + (count - 1) * module.stride[d] + 1
+            window = window.movedim(3 + d, 0)[first : last : module.stride[d]].movedim(0, 3 + d)
+        # weight: (out, in/groups, …) of a convolution, (in, out/groups, …) of a transposed one.
+        product = torch.einsum(f"bgi{letters},bgo{letters}->goi", window, narrow_G)
+        index: Any = (slice(None), slice(None), *offset)
+        weight[index] = product.flatten(0, 1)
+    return weight

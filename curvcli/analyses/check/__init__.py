@@ -1,0 +1,1 @@
+"""Whether checkpoints keep the rules that their project sets."""

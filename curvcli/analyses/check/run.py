@@ -1,0 +1,280 @@
+"""`curvcli check`: do checkpoints keep the rules that their project sets?"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from curvcli.analyses.check.answers import Answers, Budget, run_analyses
+from curvcli.analyses.check.baseline import (
+    BaselineFile,
+    BaselineTarget,
+    key_of,
+    read_baseline,
+    write_baseline,
+)
+from curvcli.analyses.check.decision import Outcome, decide
+from curvcli.analyses.check.result import CheckedTarget, CheckResult, Count, RuleOutcome
+from curvcli.analyses.check.rules import Rule, RuleEntry, make_rule, read_entries
+from curvcli.analyses.check.view import cases, described, view
+from curvcli.analyses.registry import get
+from curvcli.analyses.shared.analysis import Analysis
+from curvcli.analyses.shared.context import Context, parse_seconds
+from curvcli.analyses.shared.figures import Figure, Precision
+from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, UsageError
+
+DEFAULT_RULES = (
+    RuleEntry("info.nonfinite == 0", message="the weights contain NaN or Inf", optional=True),
+    RuleEntry("backprop.findings.errors == 0", message="the gradient is not that of the loss"),
+    RuleEntry("gradients.findings.errors == 0", message="signals or gradients are ill"),
+    RuleEntry("gradients.findings.warnings == 0", severity="warning",
+              message="signals or gradients are suspect"),
+    RuleEntry('saddle.verdict not in ["strict-saddle", "local-maximum"]',
+              message="training has not reached a minimum"),
+)  # fmt: skip
+
+
+def check(
+    context: Context,
+    *,
+    rules: Annotated[
+        list[str | RuleEntry],
+        "Rule, e.g. 'hessian.top[0].value < 50'; repeatable. Default: those of the target file, else of curvcli.",
+    ] = [],  # noqa: B006
+    undecided: Annotated[
+        Literal["fail", "warn", "pass"],
+        "What a rule does whose threshold lies within the error: fail exits with 3.",
+    ] = "warn",
+    confidence: Annotated[
+        float, Meta(gt=0, lt=1, description="Of the intervals of numbers with a standard error.")
+    ] = 0.999,
+    baseline: Annotated[
+        str | None, "File of figures that rules compare with by the word 'baseline'."
+    ] = None,
+    update_baseline: Annotated[bool, "Write the figures of this run into that file."] = False,
+    budget: Annotated[str | None, "Time to spend in all, e.g. 60s, shared out over rules."] = None,
+    cache: Annotated[bool, "Keep answers, and use them while nothing has changed."] = True,
+) -> CheckResult:
+    """Hold checkpoints against thresholds; exits with 1 when a rule is violated.
+
+    A rule compares a figure of any analysis with a threshold: hessian.top[0].value < 50, saddle.verdict !=
+    "strict-saddle", hessian.top[0].value <= 1.2 * baseline. The interval of the figure is compared, not the point:
+    a violation is certain, a pass is certain, or the rule is undecided. Analyses that rules need are run once each,
+    with the options that the target file sets for them. Exit codes: 0 the rules hold, 1 a violation, 2 bad input, 3
+    no answer.
+
+    Args:
+        context: the targets are its members.
+
+    Raises:
+        UsageError: a rule is not understood or names what no analysis has; nothing has run by then.
+    """
+    seconds = parse_seconds(budget)
+    members = list(context.members) or [context]
+    sets = [_rules(member, rules) for member in members]
+    path = Path(baseline) if baseline else None
+    if path is None and (update_baseline or any(r.uses_baseline for s in sets for r in s)):
+        raise UsageError(
+            "a baseline is needed, but none is named", "name its file by --baseline baseline.json"
+        )
+    before = read_baseline(path, may_be_missing=update_baseline) if path else BaselineFile()
+    shared = Budget(seconds, sum(len(_needed(s)) and sum(_needed(s).values()) for s in sets))
+    checked: list[CheckedTarget] = []
+    updated: dict[str, BaselineTarget] = {}
+    for member, own in zip(members, sets, strict=True):
+        answers = run_analyses(member, _needed(own), shared, cache, context)
+        for note in answers.notes:
+            context.notes.append(note)
+        key = key_of(member.name, path) if path else member.name
+        known = {f.path: f for f in before.targets[key].figures} if key in before.targets else {}
+        target = _judge(member, own, answers, known, confidence, update_baseline)
+        checked.append(target)
+        if update_baseline and all(run.error is None for run in target.analyses):
+            updated[key] = _figures(target)
+    if path is not None and update_baseline:
+        write_baseline(path, before, updated)
+        context.notes.append(f"the baseline {path} has the figures of {len(updated)} targets now")
+    result = _result(checked, undecided, confidence, baseline)
+    _conclude(context, result)
+    return result
+
+
+def _rules(member: Context, given: list[str | RuleEntry]) -> list[Rule]:
+    own: list[Any] = member.tables.get("check", {}).get("rules") or given
+    entries = read_entries(own)
+    if not entries:
+        entries = list(DEFAULT_RULES)
+        if member.spec.data is None:
+            entries = [e for e in entries if e.rule.startswith("info.")]
+            member.notes.append("no data is named: only the checkpoint itself is checked")
+        elif member.spec.checkpoint is None:
+            entries = [e for e in entries if not e.rule.startswith("info.")]
+    found = [make_rule(entry) for entry in entries]
+    for rule in found:
+        _check_room(rule, member)
+    return found
+
+
+def _check_room(rule: Rule, member: Context) -> None:
+    """A place in a list whose length is an option of the analysis (top, bottom) must be asked for."""
+    for path in rule.leaves:
+        if len(path.steps) < 2 or not isinstance(path.steps[1], int):
+            continue
+        name, place = str(path.steps[0]), path.steps[1]
+        option = next((o for o in get(path.analysis).options() if o.name == name), None)
+        length = member.tables.get(path.analysis, {}).get(name, option.default if option else None)
+        if (
+            isinstance(length, int)
+            and not isinstance(length, bool)
+            and not -length <= place < length
+        ):
+            raise UsageError(
+                f"the rule {rule.text!r} asks for {name}[{place}], but {path.analysis} finds {length}",
+                f"set [{path.analysis}] {name} = {place + 1} in the target file",
+            )
+
+
+def _needed(rules: list[Rule]) -> dict[str, int]:
+    """Analyses that the rules need, quick ones first, and how many rules need each."""
+    counts: dict[str, int] = {}
+    for rule in rules:
+        for name in rule.analyses:
+            counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: get(item[0]).needs == "objective"))
+
+
+def _judge(
+    member: Context,
+    rules: list[Rule],
+    answers: Answers,
+    known: dict[str, Figure],
+    confidence: float,
+    updating: bool,
+) -> CheckedTarget:
+    failed = {run.analysis: run.error for run in answers.runs if run.error is not None}
+
+    def precision(name: str) -> Precision:
+        target = answers.envelopes[name].target
+        return Precision(confidence, target.dtype if target else None)
+
+    outcomes = []
+    for rule in rules:
+        broken = next((n for n in rule.analyses if n in failed), None)
+        if broken is not None:
+            error = failed[broken]
+            reason = f"{broken}: {error.message}" if error else broken
+            found = [Outcome("error", None, None, reason)]
+        else:
+            found = decide(rule, answers.envelopes, precision, known.get)
+            if updating and rule.uses_baseline:
+                found = [_fresh(o) for o in found]
+        outcomes += [_outcome(member, rule, outcome) for outcome in found]
+    targets = [e.target for e in answers.envelopes.values() if e.target is not None]
+    fullest = max(targets, key=lambda t: t.samples is not None, default=None)
+    return CheckedTarget(
+        name=member.name,
+        file=member.name if Path(member.name).exists() else (member.spec.checkpoint or member.name),
+        target=fullest,
+        rules=outcomes,
+        analyses=answers.runs,
+    )
+
+
+def _fresh(outcome: Outcome) -> Outcome:
+    """While a baseline is being made, what it does not have yet is no error."""
+    if (
+        outcome.decision == "error"
+        and outcome.figure is not None
+        and outcome.figure.value is not None
+    ):
+        return Outcome("skipped", outcome.figure, None, "new in the baseline")
+    return outcome
+
+
+def _outcome(member: Context, rule: Rule, outcome: Outcome) -> RuleOutcome:
+    return RuleOutcome(
+        rule=rule.text,
+        severity=rule.entry.severity,
+        decision=outcome.decision,
+        figure=outcome.figure,
+        threshold=outcome.threshold,
+        message=described(rule.text, rule.entry.message, outcome),
+        line=_line(Path(member.name), rule.text),
+    )
+
+
+def _line(path: Path, text: str) -> int:
+    """Where a rule stands in a target file; 1 if it does not."""
+    if path.suffix != ".toml":
+        return 1
+    quoted = text.replace('"', '\\"')
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return 1
+    return next((i for i, line in enumerate(lines, 1) if text in line or quoted in line), 1)
+
+
+def _figures(target: CheckedTarget) -> BaselineTarget:
+    figures = {r.figure.path: r.figure for r in target.rules if r.figure is not None}
+    info = target.target
+    return BaselineTarget(
+        info.checkpoint_sha256 if info else None,
+        info.data_sha256 if info else None,
+        [figures[path] for path in sorted(figures)],
+    )
+
+
+def _result(
+    checked: list[CheckedTarget], undecided: str, confidence: float, baseline: str | None
+) -> CheckResult:
+    rules = [rule for target in checked for rule in target.rules]
+
+    def number(decision: str) -> int:
+        return sum(rule.decision == decision for rule in rules)
+
+    bad = any(r.decision == "violation" and r.severity == "error" for r in rules)
+    count = Count(
+        number("pass"), number("violation"), number("undecided"), number("error"), number("skipped")
+    )
+    return CheckResult(
+        healthy=not bad and not count.errors,
+        undecided=undecided,
+        confidence=confidence,
+        count=count,
+        targets=checked,
+        baseline=baseline,
+    )
+
+
+def _conclude(context: Context, result: CheckResult) -> None:
+    """Findings, and how the program ends."""
+    code = EXIT_OK
+    for target in result.targets:
+        for rule in target.rules:
+            severity = rule.severity
+            if rule.decision in ("pass", "skipped"):
+                continue
+            if rule.decision == "undecided":
+                if result.undecided == "pass":
+                    continue
+                severity = "error" if result.undecided == "fail" else "warning"
+            if rule.decision == "error":
+                severity = "error"
+            context.find(
+                f"check.{rule.decision}", severity, target.name, rule.message,
+                value=rule.figure.value if rule.figure and isinstance(rule.figure.value, float) else None,
+                threshold=rule.threshold if isinstance(rule.threshold, float) else None,
+            )  # fmt: skip
+    rules = [rule for target in result.targets for rule in target.rules]
+    if result.count.errors:
+        code = max([run.error.exit_code for t in result.targets for run in t.analyses if run.error],
+                   default=EXIT_NO_ANSWER)  # fmt: skip
+    elif result.count.undecided and result.undecided == "fail":
+        code = EXIT_NO_ANSWER
+    if any(r.decision == "violation" and r.severity == "error" for r in rules):
+        code = EXIT_VIOLATION
+    context.exit_code = code or None  # --strict may still judge the warnings
+
+
+ANALYSIS = Analysis(check, view, targets="many", cases=cases)

@@ -1,0 +1,123 @@
+"""Two models of one architecture: the loss on the line between them, and what moved."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from curvcli.errors import ModelError, some
+from curvcli.objective.objective import Objective
+
+
+class Moved(NamedTuple):
+    """How far one parameter moved."""
+
+    name: str
+    distance: float
+    before: float
+    """‖A‖."""
+    cosine: float | None
+
+
+def check_alike(a: nn.Module, b: nn.Module) -> None:
+    """Whether both have the same parameters.
+
+    Raises:
+        ModelError: names or shapes differ.
+    """
+    shapes = [{n: tuple(p.shape) for n, p in m.named_parameters()} for m in (a, b)]
+    differing = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
+    if differing:
+        raise ModelError(
+            f"the checkpoints are of different models: {some(differing, 3)} differ",
+            "compare checkpoints of one architecture",
+        )
+
+
+class Between:
+    """α -> L((1 − α) A + α B), running statistics of normalisation included.
+
+    Args:
+        a: L at A; its model is moved and restored.
+        b: the model at B.
+    """
+
+    def __init__(self, a: Objective, b: nn.Module) -> None:
+        self._objective = a
+        own = {**dict(a.model.named_parameters()), **dict(a.model.named_buffers())}
+        other = {**dict(b.named_parameters()), **dict(b.named_buffers())}
+        self._pairs = [
+            (tensor, tensor.data, other[name].data)
+            for name, tensor in own.items()
+            if tensor.is_floating_point() and name in other
+        ]
+        self.known: dict[float, float] = {}
+
+    @contextmanager
+    def _at(self, position: float) -> Iterator[None]:
+        try:
+            for tensor, a, b in self._pairs:
+                tensor.data = a + position * (b - a) if position < 1 else b
+            yield
+        finally:
+            for tensor, a, _ in self._pairs:
+                tensor.data = a
+
+    def __call__(self, position: float) -> float:
+        """The loss there."""
+        if position not in self.known:
+            with self._at(position):
+                self.known[position] = self._objective.value()
+        return self.known[position]
+
+    def excess(self, position: float) -> float:
+        """How far the loss lies above the straight line between its ends."""
+        return self(position) - ((1 - position) * self(0.0) + position * self(1.0))
+
+    def highest(self, points: int, refinements: int = 12) -> float:
+        """Where the excess is largest: on a grid, then by golden sections around its best point."""
+        grid = [i / (points - 1) for i in range(points)]
+        scores = [self.excess(x) for x in grid]
+        if not all(map(math.isfinite, scores)):
+            return grid[next(i for i, s in enumerate(scores) if not math.isfinite(s))]
+        best = max(range(points), key=lambda i: scores[i])
+        low, high = grid[max(0, best - 1)], grid[min(points - 1, best + 1)]
+        golden = (math.sqrt(5) - 1) / 2
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        for _ in range(refinements):
+            if self.excess(left) >= self.excess(right):
+                high, right = right, left
+                left = high - golden * (high - low)
+            else:
+                low, left = left, right
+                right = low + golden * (high - low)
+        return max(self.known, key=self.excess)
+
+    def resolution(self) -> float:
+        """Below this a difference of losses is rounding: 32 eps of the largest loss seen."""
+        finite = [abs(v) for v in self.known.values() if math.isfinite(v)]
+        return 32 * torch.finfo(self._objective.dtype).eps * max(finite, default=0.0)
+
+
+def moved(a: nn.Module, b: nn.Module) -> list[Moved]:
+    """Every parameter's way from A to B, the largest in proportion to ‖A‖ first."""
+    other = dict(b.named_parameters())
+    found = []
+    for name, parameter in a.named_parameters():
+        x, y = parameter.detach().double(), other[name].detach().double()
+        norms = float(torch.linalg.vector_norm(x)), float(torch.linalg.vector_norm(y))
+        cosine = float(torch.sum(x * y)) / (norms[0] * norms[1]) if all(norms) else None
+        found.append(Moved(name, float(torch.linalg.vector_norm(y - x)), norms[0], cosine))
+    return sorted(
+        found, key=lambda m: -(m.distance / m.before if m.before else math.inf * m.distance)
+        if m.distance else 0.0,
+    )  # fmt: skip
+
+
+def principal_cosines(a_KN: Tensor, b_KN: Tensor) -> list[float]:
+    """Cosines of the principal angles between the spans of two orthonormal sets (Björck & Golub 1973)."""
+    products_KK = a_KN.double() @ b_KN.double().T
+    return [min(1.0, float(s)) for s in torch.linalg.svdvals(products_KK)]

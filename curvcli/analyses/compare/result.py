@@ -1,0 +1,83 @@
+"""What `curvcli compare` answers."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.shared.figures import Figure
+from curvcli.report.data import Number, TargetInfo
+
+
+class FigureComparison(Struct, frozen=True, kw_only=True):
+    """One figure of both checkpoints."""
+
+    path: str
+    a: Figure
+    b: Figure
+    difference: Annotated[Number, Meta(description="b − a; null where they are no numbers")]
+    ratio: Annotated[Number, Meta(description="b / a")]
+    beyond: Annotated[
+        bool | None,
+        Meta(description="the intervals do not overlap; null: one of the values is not known"),
+    ]
+
+
+class Eigenspaces(Struct, frozen=True, kw_only=True):
+    """How the leading eigenspaces of both Hessians lie to each other."""
+
+    dimension: int
+    cosines: Annotated[list[float], Meta(description="of the principal angles, largest first")]
+    overlap: Annotated[float, Meta(description="mean squared cosine: 1 the same space")]
+    overlap_error: Annotated[
+        Number,
+        Meta(
+            description="bound from residuals and gaps (Davis & Kahan); null where a gap is within its error"
+        ),
+    ]
+    expected_at_random: Annotated[float, Meta(description="k/n, of two random spaces")]
+    gaps: Annotated[
+        list[float], Meta(description="λ_k − λ_k+1 of A and of B: the space is defined if > 0")
+    ]
+
+
+class LinePoint(Struct, frozen=True):
+    """The loss between the checkpoints."""
+
+    position: Annotated[float, Meta(description="0: A, 1: B")]
+    loss: Number
+
+
+class Barrier(Struct, frozen=True, kw_only=True):
+    """The loss along the line, against the straight line between its ends (Frankle et al. 2020)."""
+
+    points: list[LinePoint]
+    height: Annotated[
+        Number, Meta(description="largest L(α) − ((1 − α) L(A) + α L(B)); null: not finite")
+    ]
+    position: float
+    error: Annotated[float, Meta(description="rounding of the loss")]
+    lowest: Annotated[float, Meta(description="position of the lowest loss seen")]
+    connected: Annotated[bool, Meta(description="height within rounding of zero")]
+
+
+class MovedLayer(Struct, frozen=True, kw_only=True):
+    """How far one parameter moved."""
+
+    name: str
+    distance: Annotated[float, Meta(description="‖B − A‖")]
+    relative: Annotated[Number, Meta(description="‖B − A‖ / ‖A‖")]
+    cosine: Annotated[Number, Meta(description="between A and B")]
+    share: Annotated[float, Meta(description="of the squared distance of all")]
+
+
+class CompareResult(Struct, frozen=True, kw_only=True):
+    """Two checkpoints of one model."""
+
+    a: TargetInfo | None
+    b: TargetInfo | None
+    figures: list[FigureComparison]
+    eigenspaces: Eigenspaces | None
+    line: Barrier
+    layers: Annotated[list[MovedLayer], Meta(description="largest relative distance first")]
+    distance: Annotated[float, Meta(description="‖B − A‖ over all parameters")]
+    confidence: float

@@ -1,0 +1,1 @@
+"""The spectral density of a curvature matrix."""

@@ -1,0 +1,1 @@
+"""How activations and gradients grow or fade through the layers and over time."""

@@ -1,0 +1,300 @@
+"""The rules of `curvcli gradients` applied: each finding names layer, value, threshold and a remedy."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from curvcli.analyses.gradients.result import GradientsResult, LayerSignal
+from curvcli.analyses.gradients.rules import RULES
+from curvcli.report.data import Finding
+from curvcli.report.numbers import number
+
+# More hits of one rule are summed up in the message of the last one.
+_SHOWN = 3
+_RECTIFY = "use ReLU or GELU between the layers, normalisation or residual connections"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Applies the rules to a result.
+
+    Args:
+        result: what was measured.
+        limits: threshold of every rule.
+        learning_rate: for update/weight ratios; None leaves those rules out.
+    """
+
+    result: GradientsResult
+    limits: Mapping[str, float]
+    learning_rate: float | None = None
+
+    def findings(self) -> Iterator[Finding]:
+        """Every finding, the gravest cause first."""
+        yield from self._nonfinite()
+        depth = list(self._depth())
+        yield from depth
+        yield from self._layers(already=bool(depth))
+        yield from self._activations()
+        if self.learning_rate is not None:
+            yield from self._updates(self.learning_rate)
+        if depth:
+            yield from self._weights()
+        yield from self._time()
+        yield from self._attention()
+
+    def _nonfinite(self) -> Iterator[Finding]:
+        layers = self.result.layers
+        limit = self.limits["nonfinite"]
+        first = next((s for s in layers if s.nonfinite > limit), None)
+        if first is not None:
+            later = sum(s.nonfinite > limit for s in layers) - 1
+            more = f"; {later} later layers follow" if later else ""
+            yield self._finding(
+                "nonfinite", first.name, float(first.nonfinite),
+                f"{first.nonfinite} NaN or Inf first appear in the output of {first.name} ({first.kind}){more}: "
+                "look at its weights ('curvcli info') and for overflow (--dtype float64, normalisation)",
+            )  # fmt: skip
+            return
+        backward = next((s for s in reversed(layers) if s.nonfinite_gradient > limit), None)
+        if backward is not None:
+            yield self._finding(
+                "nonfinite", backward.name, float(backward.nonfinite_gradient),
+                f"{backward.nonfinite_gradient} NaN or Inf first appear in the gradient at {backward.name} "
+                f"({backward.kind}), on the way back; the activations are finite: look for a square root, norm "
+                "or logarithm at zero, or overflow",
+            )  # fmt: skip
+        elif self.result.loss is None:
+            yield self._finding(
+                "nonfinite", "loss", None,
+                "the loss is NaN or Inf although every activation and gradient is finite: it overflows (look at the "
+                "size of the outputs, or try --dtype float64), or it takes a logarithm of zero",
+            )  # fmt: skip
+
+    def _depth(self) -> Iterator[Finding]:
+        result = self.result
+        gain, per_layer = result.depth_gain, result.gain_per_layer
+        if gain is None or per_layer is None:
+            return
+        names = result.trend_layers
+        measured = (
+            f"by a factor of {number(gain, 3)} from {names[-1]} back to {names[0]} "
+            f"(χ = {number(per_layer**2, 3)} a layer)"
+        )
+        if self._ill("vanishing-depth", gain) and self._certain(below=True):
+            yield self._finding(
+                "vanishing-depth", names[0], gain,
+                f"the gradient vanishes {measured}: {self._why_vanishing()}",
+            )  # fmt: skip
+        if self._ill("exploding-depth", gain) and self._certain(below=False):
+            yield self._finding(
+                "exploding-depth", names[0], gain,
+                f"the gradient explodes {measured}: {self._why_exploding()}",
+            )  # fmt: skip
+
+    def _certain(self, below: bool) -> bool:
+        """Whether the trend itself is beyond doubt: its interval, where there is one, excludes 1."""
+        interval = self.result.depth_gain_interval
+        return interval is None or (interval[1] < 1 if below else interval[0] > 1)
+
+    def _layers(self, already: bool) -> Iterator[Finding]:
+        reached = [s for s in self.result.layers if s.activation_gradient_norm]
+        trunk = [s for s in reached if s.role != "branch"]
+        if not trunk:
+            return
+        last = trunk[-1]
+        if last.activation_gradient_samples is not None:
+            # What has no sample axis (a position embedding) gathers the gradients of all samples.
+            reached = [s for s in reached if s.activation_gradient_samples is not None]
+        cause = (
+            "the trend over the depth says where it comes from"
+            if already
+            else "look at this layer's weights, its activation function and for a missing normalisation"
+        )
+
+        def relative(s: LayerSignal, measure: str) -> float:
+            return (getattr(s, measure) or 0.0) / (getattr(last, measure) or math.inf)
+
+        def rms(s: LayerSignal) -> float:
+            return relative(s, "activation_gradient_rms")
+
+        def norm(s: LayerSignal) -> float:
+            return relative(s, "activation_gradient_norm")
+
+        def peak(s: LayerSignal) -> float:
+            # A single large entry is no explosion while the whole gradient is not large.
+            return min(relative(s, "activation_gradient_peak"), norm(s))
+
+        for rule, what, value in (
+            ("vanishing-layer", "RMS", rms),
+            ("exploding-layer", "norm", norm),
+            ("exploding-peak", "largest entry and norm", peak),
+        ):
+            yield from self._each(
+                rule,
+                reached,
+                value,
+                lambda s, v, what=what: (  # type: ignore[misc]
+                    f"the gradient at {s.name} is {number(v, 3)} times that at the output "
+                    f"{last.name} ({what}): {cause}"
+                ),
+                shown=1 if already else _SHOWN,
+            )
+
+    def _activations(self) -> Iterator[Finding]:
+        layers = self.result.layers
+        yield from self._each(
+            "dead-units", layers, self._dead,
+            lambda s, v: f"{v:.1%} of the units of {s.name} fire for no sample: use a smaller learning rate or "
+            "LeakyReLU/GELU, and look at the biases before it",
+        )  # fmt: skip
+        yield from self._each(
+            "saturated", layers, lambda s: s.saturated_fraction,
+            lambda s, v: f"{v:.1%} of {s.name} is saturated (derivative below 10 % of its largest): use smaller "
+            "initial weights (Xavier), normalise its input, or lower the learning rate",
+        )  # fmt: skip
+        yield from self._each(
+            "flat", layers, lambda s: s.flat_fraction,
+            lambda s, v: f"{v:.1%} of {s.name} has no derivative left (< 1e-7): use smaller initial weights "
+            "(Xavier), or normalise its input",
+        )  # fmt: skip
+
+    def _dead(self, s: LayerSignal) -> float | None:
+        """The share of dead units where chance does not explain it.
+
+        Deep layers of random weights see inputs that are nearly alike (Schoenholz et al. 2017): each unit is then
+        dead with probability one half, and every second layer has more than half. Three standard errors are allowed.
+        """
+        limit = self.limits["dead-units"]
+        if s.dead_fraction is None or s.units is None:
+            return None
+        deviation = math.sqrt(max(0.0, limit * (1 - limit)) / s.units)
+        return s.dead_fraction if s.dead_fraction > limit + 3 * deviation else None
+
+    def _updates(self, rate: float) -> Iterator[Finding]:
+        def value(s: LayerSignal) -> float | None:
+            return None if s.gradient_to_weight is None else rate * s.gradient_to_weight
+
+        yield from self._each(
+            "update-large", self.result.layers, value,
+            lambda s, v: f"a step of {rate:g} changes the weights of {s.name} by {number(v, 3)} of their size: "
+            "lower the learning rate or clip the gradient",
+        )  # fmt: skip
+        yield from self._each(
+            "update-small", [s for s in self.result.layers if s.weight_rms], value,
+            lambda s, v: f"a step of {rate:g} changes the weights of {s.name} by {number(v, 3)} of their size: "
+            "the layer stands still",
+        )  # fmt: skip
+
+    def _weights(self) -> Iterator[Finding]:
+        scaled = [s for s in self.result.layers if s.weight_scale]
+        if len(scaled) < 2:
+            return
+        low = min(scaled, key=lambda s: s.weight_scale or 0.0)
+        high = max(scaled, key=lambda s: s.weight_scale or 0.0)
+        ratio = ((high.weight_scale or 0.0) / (low.weight_scale or 1.0)) ** 2
+        if self._ill("uneven-weights", ratio):
+            yield self._finding(
+                "uneven-weights", high.name, ratio,
+                f"fan_in · variance of the weights is {number(ratio, 3)} times larger in {high.name} than in "
+                f"{low.name}: initialise all layers by one scheme ('--reinit default,kaiming' compares)",
+            )  # fmt: skip
+
+    def _time(self) -> Iterator[Finding]:
+        for trend in self.result.time:
+            if trend.kind == "positions":
+                continue
+            gain, steps = trend.gradient_gain, trend.steps
+            if self._ill("vanishing-time", gain):
+                horizon = (
+                    f" (memory horizon {number(trend.memory_horizon, 3)} steps)"
+                    if trend.memory_horizon
+                    else ""
+                )
+                remedy = (
+                    "raise the forget gate's bias to 1 or more"
+                    if trend.kind.startswith("LSTM")
+                    else "use an LSTM or GRU, or orthogonal recurrent weights"
+                )
+                yield self._finding(
+                    "vanishing-time", trend.name, gain,
+                    f"the gradient of {trend.name} fades by a factor of {number(gain, 3)} over {steps} steps"
+                    f"{horizon}: {remedy}, shorten the sequences, or add attention",
+                )  # fmt: skip
+            if self._ill("exploding-time", gain):
+                yield self._finding(
+                    "exploding-time", trend.name, gain,
+                    f"the gradient of {trend.name} grows by a factor of {number(gain, 3)} over {steps} steps: clip "
+                    "the gradient's norm, or use orthogonal recurrent weights",
+                )  # fmt: skip
+            for name, gate in trend.gates.items():
+                if self._ill("gate-saturation", gate.saturated_fraction):
+                    yield self._finding(
+                        "gate-saturation", f"{trend.name}.{name}", gate.saturated_fraction,
+                        f"{gate.saturated_fraction:.1%} of the {name} gate of {trend.name} is saturated (mean "
+                        f"{gate.mean:.2f}): lower the learning rate, or normalise its input",
+                    )  # fmt: skip
+
+    def _attention(self) -> Iterator[Finding]:
+        for layer in self.result.attention:
+            collapsed = [h for h in layer.entropy if self._ill("attention-collapse", h)]
+            if collapsed and 2 * len(collapsed) > len(layer.entropy):
+                yield self._finding(
+                    "attention-collapse", layer.name, max(h for h in collapsed if h is not None),
+                    f"{len(collapsed)} of {len(layer.entropy)} heads of {layer.name} look at a single key: normalise "
+                    "queries and keys, lower the learning rate, or warm up longer",
+                )  # fmt: skip
+
+    def _why_vanishing(self) -> str:
+        kinds = {s.kind.lower() for s in self.result.layers if s.role != "branch"}
+        saturated = any((s.saturated_fraction or 0) > 0.5 for s in self.result.layers)
+        if "sigmoid" in kinds:
+            return f"each sigmoid multiplies it by at most 1/4; {_RECTIFY}"
+        if saturated:
+            return (
+                "the activations are saturated; use smaller initial weights (Xavier) or normalise"
+            )
+        if any((s.dead_fraction or 0) > 0.5 for s in self.result.layers):
+            return "dead units let nothing through; lower the learning rate, use LeakyReLU or GELU"
+        return (
+            f"{self._scale()}use Kaiming (ReLU) or orthogonal initialisation, normalisation or residual "
+            "connections; '--reinit default,kaiming,orthogonal' compares"
+        )
+
+    def _why_exploding(self) -> str:
+        return (
+            f"{self._scale()}use a smaller initial gain (Xavier, Kaiming), normalisation, a lower learning rate, or "
+            "clip the gradient"
+        )
+
+    def _scale(self) -> str:
+        scales = sorted(s.weight_scale for s in self.result.layers if s.weight_scale)
+        if not scales:
+            return ""
+        return f"√fan_in times the weights' deviation is {number(scales[len(scales) // 2], 3)} (Kaiming: 1.41); "
+
+    def _each(
+        self,
+        rule: str,
+        layers: list[LayerSignal],
+        value: Callable[[LayerSignal], float | None],
+        message: Callable[[LayerSignal, float], str],
+        shown: int = _SHOWN,
+    ) -> Iterator[Finding]:
+        """One finding for each of the worst layers; the last says how many more there are."""
+        hits = [(v, s) for s in layers if (v := value(s)) is not None and self._ill(rule, v)]
+        hits.sort(key=lambda hit: hit[0], reverse=RULES[rule].above)
+        for i, (v, s) in enumerate(hits[:shown]):
+            rest = len(hits) - shown if i == shown - 1 else 0
+            more = f" (and {rest} more layers)" if rest > 0 else ""
+            yield self._finding(rule, s.name, v, message(s, v) + more)
+
+    def _ill(self, rule: str, value: float | None) -> bool:
+        return RULES[rule].violated(value, self.limits[rule])
+
+    def _finding(self, rule: str, subject: str, value: float | None, message: str) -> Finding:
+        limit = self.limits[rule]
+        sign = ">" if RULES[rule].above else "<"
+        return Finding(
+            f"gradients.{rule}", RULES[rule].severity, subject, value, limit,
+            f"{message} [{sign} {number(limit, 3)}: {RULES[rule].source}]",
+        )  # fmt: skip

@@ -1,0 +1,232 @@
+"""How the answer of `curvcli gradients` looks: a row and a bar for each layer."""
+
+import math
+from collections.abc import Callable
+
+from curvcli.analyses.gradients.result import GradientsResult, LayerSignal, Spread, TimeTrend
+from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Sentence, Table
+from curvcli.report.numbers import number
+
+# Without --worst, a network with more rows than twice this is folded to so many.
+_FOLDED = 60
+# Decades that a full bar stands for at least: equal gradients have equal, not exaggerated, bars.
+_DECADES = 3.0
+_MARKS = {"trunk": "", "branch": "└", "sum": "+", "unreached": ""}
+
+
+def view(result: GradientsResult) -> list[Block]:
+    """The layers, what happens along depth, time and attention, the noise, the verdict."""
+    blocks: list[Block] = [_summary(result), _layers(result)]
+    if result.time:
+        blocks += _time(result.time)
+    if result.attention:
+        blocks.append(_attention(result))
+    if result.initialisations:
+        blocks.append(_initialisations(result))
+    return [*blocks, *_sentences(result)]
+
+
+def _summary(result: GradientsResult) -> Facts:
+    noise = result.noise
+    rows: list[tuple[str, Cell]] = [
+        ("loss", result.loss),
+        ("gain per layer", _with_interval(result.gain_per_layer, result.gain_per_layer_interval)),
+        ("χ", result.chi),
+        ("gain over the depth", _with_interval(result.depth_gain, result.depth_gain_interval)),
+    ]
+    if result.residual_growth is not None:
+        rows.append(("growth of the residual stream", result.residual_growth))
+    if noise is not None:
+        rows += [
+            (
+                "critical batch size",
+                Measured(noise.critical_batch_size, noise.critical_batch_size_error)
+                if noise.critical_batch_size is not None
+                else "not known: the gradient is within its noise",
+            ),
+            ("signal to noise", Measured(noise.signal_to_noise, noise.signal_to_noise_error)),
+        ]
+    return Facts(rows)
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return "—"
+    if interval is None:
+        return number(value)
+    return f"{number(value)}  [{number(interval[0], 3)}, {number(interval[1], 3)}]"
+
+
+def _layers(result: GradientsResult) -> Table:
+    shown, hidden = _fold(result)
+    logs = [math.log10(g) for s in result.layers if (g := s.activation_gradient_rms)]
+    top = max(logs, default=0.0)
+    # A little below the smallest one, so that it still has a bar.
+    bottom = min(min(logs, default=0.0), top - _DECADES) - 0.05 * _DECADES
+    optional: list[tuple[str, Callable[[LayerSignal], Cell]]] = [
+        ("grad/weight", lambda s: _short(s.gradient_to_weight)),
+        ("zeros", lambda s: _percent(s.zero_fraction)),
+        ("dead", lambda s: _percent(s.dead_fraction)),
+        ("saturated", lambda s: _percent(s.saturated_fraction)),
+        ("γ/σ", lambda s: _short(s.norm_gain)),
+        ("NaN/Inf", lambda s: s.nonfinite + s.nonfinite_gradient or None),
+    ]
+    used = [(n, f) for n, f in optional if any(_tells(f(s)) for s in result.layers)]
+    rows = [
+        (
+            f"{_MARKS[s.role]}{s.name}",
+            _short(s.activation_rms),
+            _short(s.activation_gradient_rms),
+            Bar(_share(s.activation_gradient_rms, bottom, top)),
+            *(f(s) for _, f in used),
+        )
+        for s in shown
+    ]
+    columns = (
+        Column("layer", numeric=False),
+        Column("activation"),
+        Column("∂ℓ/∂act"),
+        Column("", numeric=False),
+        *(Column(n) for n, _ in used),
+    )
+    caption = f"RMS; bars: log scale from {10**bottom:.0e} to {10**top:.0e}"
+    if any(s.role == "branch" for s in result.layers):
+        caption += "; └ bypassed by a residual connection, + sum of a block"
+    if any(s.norm_gain is not None for s in result.layers):
+        caption += "; γ/σ the gradient gain of a normalisation"
+    if hidden:
+        caption += f"; the {len(shown)} that stand out most of {len(result.layers)} layers"
+    return Table("Layers in execution order", columns, rows, caption)
+
+
+def _fold(result: GradientsResult) -> tuple[list[LayerSignal], int]:
+    """The layers to show, in execution order, and how many are left out."""
+    layers = result.layers
+    count = result.rows or (len(layers) if len(layers) <= 2 * _FOLDED else _FOLDED)
+    if count >= len(layers):
+        return layers, 0
+    logs = sorted(math.log10(g) for s in layers if (g := s.activation_gradient_rms))
+    middle = logs[len(logs) // 2] if logs else 0.0
+
+    def badness(layer: LayerSignal) -> tuple[int, float]:
+        gradient = layer.activation_gradient_rms
+        far = abs(math.log10(gradient) - middle) if gradient else 0.0
+        ill = max(layer.dead_fraction or 0.0, layer.saturated_fraction or 0.0)
+        return layer.nonfinite + layer.nonfinite_gradient, far + ill
+
+    order = sorted(range(len(layers)), key=lambda i: badness(layers[i]), reverse=True)
+    return [layers[i] for i in sorted(order[:count])], len(layers) - count
+
+
+def _share(value: float | None, bottom: float, top: float) -> float:
+    if not value:
+        return 0.0
+    return min(1.0, max(0.0, (math.log10(value) - bottom) / (top - bottom)))
+
+
+def _short(value: float | None) -> str | None:
+    return None if value is None else number(value, 3)
+
+
+def _percent(value: float | None) -> str | None:
+    if value is None:
+        return None
+    return "0" if value == 0 else f"{100 * value:.1f} %"
+
+
+def _tells(cell: Cell) -> bool:
+    return cell is not None and cell != "0"
+
+
+def _time(trends: list[TimeTrend]) -> list[Block]:
+    unrolled = any(t.lag for t in trends)
+    rows: list[tuple[Cell, ...]] = []
+    for t in trends:
+        known = [g for g in t.gradient if g is not None]
+        row: tuple[Cell, ...] = (
+            t.name,
+            t.kind,
+            t.steps,
+            _short(known[0] if known else None),
+            _short(known[-1] if known else None),
+            _short(t.gain_per_step),
+        )
+        rows.append((*row, _short(t.decay), _short(t.memory_horizon)) if unrolled else row)
+    columns = [Column("layer", numeric=False), Column("kind", numeric=False)]
+    columns += [Column(n) for n in ("steps", "first", "last", "gain")]
+    caption = "first, last: ‖∂ℓ/∂h‖ at these steps; gain: its factor for each step further back"
+    if unrolled:
+        columns += [Column("decay"), Column("horizon")]
+        caption += "; decay: factor of ‖∂h_T/∂h_t‖ for each step of lag; horizon: steps to 1/e"
+    blocks: list[Block] = [Table("Along the sequence", tuple(columns), rows, caption)]
+    gates = [
+        (t.name, name, _short(gate.mean), _percent(gate.saturated_fraction))
+        for t in trends
+        for name, gate in t.gates.items()
+    ]
+    if gates:
+        names = (Column("layer", numeric=False), Column("gate", numeric=False))
+        blocks.append(
+            Table("Gates", (*names, Column("mean"), Column("saturated")), gates,
+                  "saturated: σ' below 10 % of its largest")
+        )  # fmt: skip
+    return blocks
+
+
+def _attention(result: GradientsResult) -> Table:
+    rows = [
+        (h.name, len(h.entropy), " ".join("—" if e is None else f"{e:.2f}" for e in h.entropy))
+        for h in result.attention
+    ]
+    columns = (
+        Column("layer", numeric=False),
+        Column("heads"),
+        Column("entropy by head", numeric=False),
+    )
+    return Table("Attention", columns, rows, "1: uniform over the keys in sight; 0: a single key")
+
+
+def _initialisations(result: GradientsResult) -> Table:
+    rows = [
+        (
+            s.name,
+            s.seeds,
+            _range(s.gain_per_layer),
+            _range(s.chi),
+            _range(s.depth_gain),
+            _range(s.lambda_max),
+            _range(s.loss),
+        )
+        for s in result.initialisations
+    ]
+    columns = (
+        Column("weights", numeric=False),
+        Column("seeds"),
+        *(Column(n, numeric=False) for n in ("gain/layer", "χ", "depth gain", "λ_max", "loss")),
+    )
+    return Table("Initialisations, best first", columns, rows, "median and range over the seeds")
+
+
+def _range(spread: Spread) -> str:
+    if spread.median is None:
+        return "—"
+    if spread.lowest == spread.highest:
+        return number(spread.median, 3)
+    return f"{number(spread.median, 3)} ({number(spread.lowest, 2)} … {number(spread.highest, 2)})"
+
+
+def _sentences(result: GradientsResult) -> list[Block]:
+    if result.first_nonfinite is not None:
+        return [
+            Sentence(f"NaN or Inf first appear in the output of {result.first_nonfinite}.", "bad")
+        ]
+    if result.depth_gain is None or result.gain_per_layer is None:
+        return [Sentence("The network has too few layers for a trend over its depth.")]
+    first, last = result.trend_layers[0], result.trend_layers[-1]
+    return [
+        Sentence(
+            f"From {last} back to {first} the gradient's norm changes by a factor of "
+            f"{number(result.depth_gain, 3)}: {number(result.gain_per_layer, 3)} for each layer "
+            f"(χ = {number(result.chi, 3)}; 1 keeps it)."
+        )
+    ]

@@ -1,0 +1,1 @@
+"""The ends of a curvature matrix's spectrum, each eigenvalue with its error."""

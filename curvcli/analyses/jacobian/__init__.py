@@ -1,0 +1,1 @@
+"""How the network stretches what goes in: norms and singular values of Jacobians."""

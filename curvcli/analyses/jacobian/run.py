@@ -1,0 +1,351 @@
+"""`curvcli jacobian`: how a network stretches signals, for every sample, layer by layer and through time."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from curvcli.analyses.jacobian.parts import parameters, with_layers, with_time
+from curvcli.analyses.jacobian.result import JacobianResult, Matrix, Status
+from curvcli.analyses.jacobian.view import view
+from curvcli.analyses.shared.analysis import Analysis
+from curvcli.analyses.shared.context import Context, Stage, parse_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curvcli.objective.batch import Batch
+    from curvcli.operators.jacobian.chunks import Chunks, Measured
+    from curvcli.operators.jacobian.jacobian import Structure
+    from curvcli.operators.jacobian.spectra import Settings
+    from curvcli.operators.jacobian.taps import Passage
+
+# Entries of a matrix that --full prints, and matrices it prints unless --sample names some.
+FULL_ENTRIES = 4096
+FULL_MATRICES = 4
+WORST = 5
+
+
+def jacobian(
+    context: Context,
+    *,
+    wrt: Annotated[
+        str | None,
+        "With respect to: the input of this MODULE, a named input, or 'parameters'. "
+        "Default: the model's input (of tokens: their embeddings).",
+    ] = None,
+    of: Annotated[str | None, "Output of this MODULE; default: the model's output."] = None,
+    output_key: Annotated[
+        str | None,
+        "Which of several outputs (-o is the file): names and indices joined by dots, e.g. 1.0 or logits.",
+    ] = None,
+    top: Annotated[int, Meta(ge=1, description="Leading singular values to find.")] = 5,
+    exact: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Form the matrices whose shorter side is at most this; beyond, Golub-Kahan-Lanczos.",
+        ),
+    ] = 64,
+    method: Annotated[
+        Literal["auto", "dense", "golub-kahan"], "How singular values are computed."
+    ] = "auto",
+    tol: Annotated[
+        float, Meta(gt=0, description="Converged when the residual is ≤ tol · max(σ, 0.01 σ₁).")
+    ] = 1e-3,
+    max_matvecs: Annotated[
+        int, Meta(ge=2, description="Products with J and Jᵀ for one piece of the batch at most.")
+    ] = 300,
+    probes: Annotated[
+        int, Meta(ge=2, description="Random vectors for a Frobenius norm that is not exact.")
+    ] = 16,
+    sample: Annotated[list[int] | None, "Only the sample of this number; repeatable."] = None,
+    full: Annotated[bool, "Print whole matrices, where they are small."] = False,
+    per_layer: Annotated[bool, "The Jacobian of every module in the main path."] = False,
+    layer_samples: Annotated[
+        int, Meta(ge=1, description="Samples that --per-layer and the time Jacobian look at.")
+    ] = 16,
+    time: Annotated[bool, "The time Jacobian of recurrent layers, if there are any."] = True,
+    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
+) -> JacobianResult:
+    """Norms, singular values and condition of the Jacobian, for every sample.
+
+    Needs data, but neither targets nor a loss. Output-input Jacobian by default; --wrt and --of choose any
+    inner pair, --per-layer follows the signal through the layers, recurrent layers are followed through
+    time, and --wrt parameters gives the neural tangent kernel.
+
+    Args:
+        context: the target.
+
+    Raises:
+        CurvError: wrong input; see the subclasses.
+    """
+    from curvcli.errors import UsageError
+    from curvcli.objective.network import check_weights, set_mode
+    from curvcli.operators.jacobian.jacobian import explore
+    from curvcli.operators.jacobian.spectra import Settings
+    from curvcli.operators.jacobian.taps import Passage, Target, find_source
+
+    context.limit_time(parse_seconds(timeout))
+    context.progress(Stage("loading", 0, None))
+    target = context.target
+    model = target.model
+    batches, numbers = _choose(target.model_batches, sample)
+    _ = target.checkpoint_sha256, target.data_sha256
+    context.notes.extend(set_mode(model, context.spec.train_mode))
+    check_weights(model)
+    _check_data(batches)
+    settings = Settings(
+        top=top,
+        exact=exact,
+        method=method,
+        tol=tol,
+        max_steps=max(1, max_matvecs // 2),
+        probes=probes,
+        seed=context.spec.seed,
+        keep=full,
+        stop=lambda: context.stop() is not None,
+        progress=lambda j: context.progress(Stage("steps", j, None)),
+    )
+    if wrt == "parameters" and "parameters" not in dict(model.named_modules()):
+        return parameters(context, batches, Target(of, output_key), settings)
+    whole = target.model_batches[0]
+    source, note = find_source(model, whole, wrt)
+    passage = Passage(model, source, Target(of, output_key))
+    if note:
+        context.notes.append(note)
+    context.progress(Stage("looking at the network", 0, None))
+    structure, notes = explore(passage, whole)
+    context.notes.extend(notes)
+    if structure.coupled and sample:
+        raise UsageError(
+            "--sample cannot take samples out of a batch in which they depend on each other",
+            "drop --sample, or choose the batch by --batch-size and --max-batches",
+        )
+    measured, chunks = _measure(context, passage, batches, structure, settings)
+    result = _answer(context, measured, chunks, numbers, str(source), str(passage.target), sample)
+    piece = batches[0]
+    if not structure.coupled and piece.splittable:
+        piece = piece.take(range(min(piece.size, layer_samples, chunks.micro_batch)))
+    if per_layer and not context.incomplete:
+        result = with_layers(
+            context, result, passage, piece, structure, replace(settings, top=1, keep=False)
+        )
+    if time and source.kind != "module-input" and of is None:
+        result = with_time(context, result, passage, piece)
+    return result
+
+
+def _choose(
+    batches: "Sequence[Batch]", sample: list[int] | None
+) -> "tuple[list[Batch], list[int]]":
+    """The batches with only the samples asked for, and the samples' numbers."""
+    from curvcli.errors import UsageError
+
+    total = sum(batch.size for batch in batches)
+    if not sample:
+        return list(batches), list(range(total))
+    wrong = [i for i in sample if not 0 <= i < total]
+    if wrong:
+        raise UsageError(f"--sample {wrong[0]}: there are {total} samples", "count them from 0")
+    if not all(batch.splittable for batch in batches):
+        raise UsageError(
+            "--sample cannot take samples out of a batch with tensors of different lengths",
+            "drop --sample",
+        )
+    chosen: list[Batch] = []
+    numbers: list[int] = []
+    first = 0
+    for batch in batches:
+        rows = [i - first for i in sorted(set(sample)) if first <= i < first + batch.size]
+        if rows:
+            chosen.append(batch.take(rows))
+            numbers.extend(first + i for i in rows)
+        first += batch.size
+    return chosen, numbers
+
+
+def _check_data(batches: "list[Batch]") -> None:
+    import torch
+
+    from curvcli.errors import NonFiniteError
+    from curvcli.machine.containers import tensors_in
+
+    for batch in batches:
+        for tensor in tensors_in(batch.data[:2]):
+            if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+                raise NonFiniteError(
+                    f"the data contains {int(torch.isnan(tensor).sum())} NaN", "clean the inputs"
+                )
+
+
+def _measure(
+    context: Context,
+    passage: "Passage",
+    batches: "list[Batch]",
+    structure: "Structure",
+    settings: "Settings",
+) -> "tuple[list[Measured], Chunks]":
+    from curvcli.operators.jacobian.chunks import Chunks
+
+    total = sum(batch.size for batch in batches)
+    chunks = Chunks(
+        passage,
+        batches,
+        structure,
+        settings,
+        memory=context.spec.memory_bytes,
+        notes=context.notes,
+        progress=lambda done: context.progress(Stage("samples", done, total)),
+    )
+    measured = list(chunks)
+    cost = context.count(next(passage.model.parameters()).device)
+    # Work is counted in products over all the data.
+    cost.matvecs += round(sum(m.products * m.size for m in measured) / total)
+    return measured, chunks
+
+
+def _answer(
+    context: Context,
+    measured: "list[Measured]",
+    chunks: "Chunks",
+    numbers: list[int],
+    wrt: str,
+    of: str,
+    asked: list[int] | None,
+) -> JacobianResult:
+    from curvcli.analyses.jacobian.summary import quantiles, sample_jacobians
+    from curvcli.errors import UsageError
+
+    spectra = [m.spectra for m in measured]
+    rows, columns = spectra[0].rows, spectra[0].columns
+    if len({(s.rows, s.columns) for s in spectra}) > 1 and not chunks.structure.coupled:
+        context.notes.append("batches have Jacobians of several shapes; that of the first is named")
+    samples = sample_jacobians(measured, numbers, chunks.structure.coupled)
+    matrices: list[Matrix] = []
+    if chunks.settings.keep:
+        if rows * columns > FULL_ENTRIES:
+            raise UsageError(
+                f"--full prints matrices of at most {FULL_ENTRIES:,} entries; these are {rows} × {columns}",
+                "choose a smaller pair by --wrt, --of and --output-key",
+            )
+        entries = [
+            e for s in spectra if s.matrices_SMN is not None for e in s.matrices_SMN.tolist()
+        ]
+        shown = len(entries) if asked else FULL_MATRICES
+        matrices = [
+            Matrix(s.index, e) for s, e in zip(samples[:shown], entries[:shown], strict=True)
+        ]
+        if len(entries) > shown:
+            context.notes.append(
+                f"--full shows {shown} of {len(entries)} matrices: choose by --sample"
+            )
+    status = _status(context, measured, numbers, chunks)
+    formed = spectra[0].all_SL is not None
+    ranked = sorted(samples, key=lambda s: -(s.spectral or 0.0))
+    result = JacobianResult(
+        wrt=wrt,
+        of=of,
+        outputs=rows,
+        inputs=columns,
+        method="dense" if formed else "golub-kahan",
+        coupled=chunks.structure.coupled,
+        status=status,
+        frobenius=quantiles(
+            [s.frobenius for s in samples], [s.frobenius_standard_error for s in samples]
+        ),
+        spectral=quantiles(
+            [s.spectral for s in samples], [s.singular_values[0].residual for s in samples]
+        ),
+        condition=quantiles(
+            [s.condition if s.condition is not None else float("inf") for s in samples]
+        )
+        if formed
+        else None,
+        effective_rank=quantiles([s.effective_rank for s in samples]) if formed else None,
+        stable_rank=quantiles([s.stable_rank for s in samples]),
+        samples=samples,
+        worst=[s.index for s in ranked[:WORST]],
+        matrices=matrices,
+        layers=[],
+        path=None,
+        time=[],
+        ntk=None,
+        micro_batch=chunks.micro_batch,
+    )
+    _findings(context, result)
+    return result
+
+
+def _status(
+    context: Context, measured: "list[Measured]", numbers: list[int], chunks: "Chunks"
+) -> Status:
+    reason = context.stop()
+    done = sum(m.size for m in measured)
+    if reason is not None and (
+        done < len(numbers) or not all(m.spectra.complete for m in measured)
+    ):
+        context.incomplete = True
+        context.notes.append(f"ended early: {done} of {len(numbers)} samples were looked at")
+        return reason
+    if all(m.spectra.complete for m in measured):
+        return "converged"
+    context.incomplete = True
+    return "max_matvecs"
+
+
+def _findings(context: Context, result: JacobianResult) -> None:
+    broken = [s.index for s in result.samples if s.spectral is None]
+    if broken:
+        context.find(
+            "jacobian.nonfinite",
+            "error",
+            "samples",
+            f"the Jacobian of {len(broken)} of {len(result.samples)} samples is not finite, first of sample "
+            f"{broken[0]}: derivatives overflow; try --dtype float64",
+            value=float(len(broken)),
+            threshold=0.0,
+        )
+    known = [s for s in result.samples if s.spectral is not None]
+    open_ = [v.residual or 0.0 for s in known for v in s.singular_values if not v.converged]
+    total = sum(len(s.singular_values) for s in known)
+    if open_ and result.status in ("converged", "max_matvecs"):
+        rounding = result.status == "converged"
+        why = (
+            "stay above the tolerance because of rounding in the network: use --dtype float64"
+            if rounding
+            else "have not converged: raise --max-matvecs or --tol"
+        )
+        context.find(
+            "jacobian.rounding" if rounding else "jacobian.not-converged",
+            "warning",
+            "samples",
+            f"the residuals of {len(open_)} of {total} singular values {why}",
+            value=max(open_),
+            threshold=0.0,
+        )
+    jumps = [s.jump for s in known if s.jump is not None]
+    if jumps:
+        context.find(
+            "jacobian.kinks",
+            "note",
+            "samples",
+            f"{len(jumps)} of {len(result.samples)} samples sit on a kink (equal entries of a maximum pool, a "
+            f"rectifier at 0), where the Jacobian jumps by up to {max(jumps):.2g}: their figures are those of one side",
+            value=float(len(jumps)),
+            threshold=0.0,
+        )
+    singular = [s for s in result.samples if s.condition_at_least is not None]
+    if singular and result.condition is not None:
+        context.find(
+            "jacobian.singular",
+            "note",
+            "condition",
+            f"the Jacobian of {len(singular)} of {len(result.samples)} samples is singular to rounding: an output "
+            "direction that no input moves (saturation, softmax, dead units)",
+            value=float(len(singular)),
+            threshold=0.0,
+        )
+
+
+ANALYSIS = Analysis(jacobian, view)

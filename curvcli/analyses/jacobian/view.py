@@ -1,0 +1,205 @@
+"""How the answer of `curvcli jacobian` is shown."""
+
+from curvcli.analyses.jacobian.result import JacobianResult, Quantiles, TangentKernel, TimeJacobian
+from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table
+from curvcli.report.numbers import number
+
+# Rows of a table of singular values or eigenvalues.
+_ROWS = 20
+
+
+def view(result: JacobianResult) -> list[Block]:
+    """Size and norms, the samples that stand out, then layers, time and kernel where asked for."""
+    blocks: list[Block] = [_facts(result)]
+    if result.samples:
+        blocks += [_distribution(result), _worst(result)]
+    blocks += [
+        Table(
+            f"Jacobian of sample {m.index}",
+            tuple(Column(f"∂/∂x{j}") for j in range(len(m.entries[0]))),
+            [tuple(row) for row in m.entries],
+        )
+        for m in result.matrices
+    ]
+    if result.ntk is not None:
+        blocks += _kernel(result.ntk)
+    if result.layers:
+        blocks += _layers(result)
+    for layer in result.time:
+        blocks += _time(layer)
+    return blocks
+
+
+def _facts(result: JacobianResult) -> Facts:
+    how = {
+        "dense": "formed: every singular value",
+        "golub-kahan": "Golub-Kahan-Lanczos: leading singular values",
+        "gram": "kernel formed: every eigenvalue",
+    }[result.method]
+    samples = sum(s.samples for s in result.samples) or (result.ntk.samples if result.ntk else 0)
+    return Facts(
+        [
+            ("with respect to", result.wrt),
+            ("of", result.of),
+            ("matrix", f"{result.outputs:,} × {result.inputs:,}"),
+            (
+                "samples",
+                f"{samples:,}" + (", coupled: one matrix a batch" if result.coupled else ""),
+            ),
+            ("method", how),
+            ("status", result.status.replace("_", " ")),
+        ]
+    )
+
+
+def _distribution(result: JacobianResult) -> Table:
+    def row(name: str, q: Quantiles | None) -> tuple[Cell, ...]:
+        if q is None:
+            return (name, *(None,) * 7)
+        return (
+            name, q.minimum, q.lower_quartile, q.median, q.upper_quartile, q.maximum, q.mean, q.error,
+        )  # fmt: skip
+
+    return Table(
+        "Over the samples",
+        (
+            Column("", numeric=False),
+            *(Column(n) for n in ("min", "25 %", "median", "75 %", "max", "mean", "error")),
+        ),
+        [
+            row("‖J‖_F", result.frobenius),
+            row("‖J‖₂", result.spectral),
+            row("condition", result.condition),
+            row("effective rank", result.effective_rank),
+            row("stable rank", result.stable_rank),
+        ],
+        "error: largest standard error (‖J‖_F; 0: exact) or residual (‖J‖₂). —: not known, or singular.",
+    )
+
+
+# Singular values of a sample that fit a line of 80 characters.
+_SHOWN = 3
+
+
+def _worst(result: JacobianResult) -> Table:
+    by_index = {s.index: s for s in result.samples}
+    asked = max((len(s.singular_values) for s in result.samples), default=0)
+    count = min(asked, _SHOWN)
+    return Table(
+        "Largest spectral norms",
+        (
+            Column("sample"),
+            Column("‖J‖_F"),
+            *(Column(f"σ{i + 1} ± residual") for i in range(count)),
+            Column("condition"),
+        ),
+        [
+            (
+                s.index,
+                Measured(s.frobenius, s.frobenius_standard_error),
+                *(Measured(v.value, v.residual) for v in s.singular_values[:count]),
+                f"> {number(s.condition_at_least, 2)}" if s.condition_at_least else s.condition,
+            )
+            for s in (by_index[i] for i in result.worst)
+        ],
+        "Some singular value lies within each σ ± residual."
+        + (" The JSON holds all." if asked > count else ""),
+    )
+
+
+def _layers(result: JacobianResult) -> list[Block]:
+    table = Table(
+        "Layer by layer",
+        (
+            Column("layer", numeric=False),
+            Column("m × n"),
+            Column("‖J‖₂"),
+            Column("χ"),
+            Column("condition"),
+            Column("iso", numeric=False),
+            Column("product"),
+        ),
+        [
+            (
+                layer.name,
+                f"{layer.outputs}×{layer.inputs}",
+                Measured(layer.spectral, layer.spectral_residual),
+                layer.chi,
+                layer.condition,
+                layer.isometry,
+                layer.running_spectral,
+            )
+            for layer in result.layers
+        ],
+        "χ = ‖J‖_F²/n: mean squared stretch of a random direction. product: ‖J_l ⋯ J_1‖₂ as measured.",
+    )
+    path = result.path
+    assert path is not None
+    if path.isometry:
+        flag = Sentence("Dynamical isometry: every singular value is within 10 % of 1.", "good")
+    elif path.isometry is None:
+        flag = Sentence("Dynamical isometry: not decided by the leading singular values.")
+    else:
+        flag = Sentence("No dynamical isometry: singular values lie more than 10 % from 1.")
+    return [
+        table,
+        Sentence(
+            f"Over {path.samples} samples ‖J‖₂ = {number(path.spectral)}; the bound by the layers' norms is "
+            f"{number(path.bound)}, {number(path.looseness, 3)} times as large."
+        ),
+        flag,
+    ]
+
+
+def _time(layer: TimeJacobian) -> list[Block]:
+    spectral = layer.spectral or [None] * len(layer.lags)
+    table = Table(
+        f"Through time: {layer.name} ({layer.kind}, {layer.steps} steps, state {layer.state})",
+        (Column("lag"), Column("‖∂s_T/∂s_t‖₂"), Column("‖∂s_T/∂s_t‖_F")),
+        list(zip(layer.lags, spectral, layer.frobenius, strict=True)),
+    )
+    exponent = Measured(layer.lyapunov, layer.lyapunov_error)
+    rows: list[tuple[str, Cell]] = [("largest Lyapunov exponent", exponent)]
+    if layer.memory_horizon is not None:
+        rows.append(("memory horizon", f"{number(layer.memory_horizon, 3)} steps"))
+    blocks: list[Block] = [table, Facts(rows)]
+    if layer.lyapunov is not None and layer.lyapunov_error is not None:
+        if layer.lyapunov > 2 * layer.lyapunov_error and layer.lyapunov > 0:
+            text, tone = "Disturbances of the state grow: chaotic, or diverging.", "bad"
+        elif layer.lyapunov < -2 * layer.lyapunov_error:
+            text, tone = "Disturbances of the state fade.", "plain"
+        else:
+            text, tone = "Disturbances of the state neither grow nor fade clearly.", "plain"
+        blocks.append(Sentence(text, "bad" if tone == "bad" else "plain"))
+    return blocks
+
+
+def _kernel(ntk: TangentKernel) -> list[Block]:
+    facts = Facts(
+        [
+            ("samples × outputs", f"{ntk.samples} × {ntk.outputs}"),
+            ("parameters", ntk.parameters),
+            ("trace", Measured(ntk.trace, ntk.trace_standard_error)),
+            ("rank", ntk.rank),
+            ("condition", ntk.condition),
+        ]
+    )
+    columns = [Column("#"), Column("λ ± error")]
+    if ntk.gauss_newton is not None:
+        columns.append(Column("Gauss-Newton of the loss"))
+    rows: list[tuple[Cell, ...]] = []
+    for i, pair in enumerate(ntk.eigenvalues[:_ROWS]):
+        row: tuple[Cell, ...] = (i + 1, Measured(pair.value, pair.residual))
+        if ntk.gauss_newton is not None:
+            other = ntk.gauss_newton[i]
+            row = (*row, Measured(other.value, other.residual))
+        rows.append(row)
+    more = len(ntk.eigenvalues) - len(rows)
+    caption = "Eigenvalues of K = JJᵀ are the non-zero ones of the Gauss-Newton matrix JᵀJ."
+    table = Table(
+        "Neural tangent kernel",
+        tuple(columns),
+        rows,
+        caption + (f" {more} smaller ones are in the JSON." if more > 0 else ""),
+    )
+    return [table, facts]

@@ -1,0 +1,1 @@
+"""What kind of critical point the weights sit at."""

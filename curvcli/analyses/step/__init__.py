@@ -1,0 +1,1 @@
+"""One step by each of several methods, predicted and true."""

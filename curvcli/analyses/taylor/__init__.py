@@ -1,0 +1,1 @@
+"""How far the second-order model of the loss can be trusted."""

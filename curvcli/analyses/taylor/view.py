@@ -1,0 +1,70 @@
+"""How the second-order model and the truth are shown side by side."""
+
+import math
+
+from curvcli.analyses.taylor.result import TaylorResult
+from curvcli.report.data import Block, Chart, Column, Facts, Measured, Sentence, Series, Table
+from curvcli.report.numbers import number
+
+
+def view(result: TaylorResult) -> list[Block]:
+    """One row for each direction, and a chart of each line."""
+    rate = result.critical_learning_rate
+    facts = Facts(
+        [
+            ("loss", result.loss),
+            ("gradient norm", result.gradient_norm),
+            ("λ max", Measured(result.lambda_max, result.lambda_max_residual)),
+            ("critical learning rate 2/λ", rate),
+        ]
+    )
+    table = Table(
+        "Second-order Taylor model",
+        (
+            Column("direction", numeric=False),
+            Column("slope"),
+            Column("curvature"),
+            Column("trusted to"),
+            Column("best step"),
+            Column("change"),
+            Column("third order"),
+        ),
+        [
+            (
+                d.name,
+                d.slope,
+                d.curvature,
+                ("≥ " if d.trusted_to_the_end else "") + number(d.trust_radius),
+                d.best_step.radius if d.best_step else None,
+                d.best_step.change if d.best_step else None,
+                Measured(d.third_order.value, d.third_order.standard_error)
+                if d.third_order
+                else None,
+            )
+            for d in result.directions
+        ],
+        f"trusted to: distance up to which the model is right to {result.trust:.0%} of its terms. "
+        "best step: distance of the lowest loss on the line.",
+    )
+    charts: list[Block] = []
+    for d in result.directions:
+        # Beyond a few radii of trust the model leaves the picture.
+        limit = max(3 * d.trust_radius, 1.5 * d.best_step.radius if d.best_step else 0.0)
+        shown = [p for p in d.points if p.radius <= limit] or d.points
+        radii = [p.radius for p in shown]
+        true = Series("true", radii, [math.nan if p.true is None else p.true for p in shown])
+        charts.append(
+            Chart(
+                f"Along {d.name}",
+                "distance",
+                [true, Series("second order", radii, [p.second for p in shown])],
+            )
+        )
+    sentences: list[Block] = []
+    if rate is not None:
+        sentences.append(
+            Sentence(
+                f"Gradient descent is unstable here for learning rates above {number(rate, 3)}."
+            )
+        )
+    return [facts, table, *charts, *sentences]

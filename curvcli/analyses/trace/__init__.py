@@ -1,0 +1,1 @@
+"""Sums over the whole spectrum: trace, norm, effective dimension."""

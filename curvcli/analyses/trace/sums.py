@@ -1,0 +1,192 @@
+"""Sums over the spectrum of a curvature matrix: from its whole spectrum where that is cheap, else by random vectors."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from curvcli.analyses.shared.context import Context, Stage
+from curvcli.analyses.trace.result import Status
+
+if TYPE_CHECKING:
+    import torch
+
+    from curvcli.linalg.operator import Float64Array
+    from curvcli.linalg.stochastic.spectral_sums import SpectralSum
+    from curvcli.operators.curvature.curvature import Curvature
+
+# Damping where none is given, relative to the largest eigenvalue.
+_DAMPING = 1e-2
+# Products that tell the scale of the spectrum.
+_PILOT = 12
+
+
+class SumPlan(NamedTuple):
+    """How much is spent on the sums, as asked for."""
+
+    tol: float
+    """Standard errors are below this, relative, when they are good enough."""
+    deflate: int
+    """Krylov vectors to be exact on."""
+    steps: int
+    """Products of a random vector for functions of the spectrum, at most."""
+    probes: int
+    """Random vectors at least."""
+    max_matvecs: int
+    """Products at most."""
+
+
+class SpectrumSums(NamedTuple):
+    """What is known of the spectrum."""
+
+    trace: "SpectralSum"
+    squares: "SpectralSum"
+    effective: "SpectralSum"
+    participation: "SpectralSum"
+    blocks: "list[SpectralSum]"
+    probes: int
+    steps: int
+    deflated: int
+    status: Status
+    method: Literal["probes", "gram", "whole"]
+
+
+def spectrum_sums(
+    context: Context,
+    operator: "Curvature[Any]",
+    plan: SumPlan,
+    damping: float | None,
+    rows: int,
+    generator: "torch.Generator",
+) -> tuple[SpectrumSums, float]:
+    """The sums, and the damping of the effective dimension.
+
+    Args:
+        context: takes notes and progress.
+        operator: the curvature matrix.
+        plan: how much to spend.
+        damping: as asked for; None: the weight decay, or a share of the largest eigenvalue.
+        rows: up to so many rows the spectrum is computed exactly from their Gram matrix; 0: never.
+        generator: of the random vectors.
+    """
+    from curvcli.operators.curvature.gauss_newton import GaussNewton
+    from curvcli.operators.curvature.gram import gram_spectrum
+
+    if rows and isinstance(operator, GaussNewton):
+        gram = gram_spectrum(operator, rows)
+        if gram is not None:
+            context.notes.append(
+                f"the whole spectrum was computed from the Gram matrix of {len(gram.values_R)} rows"
+            )
+            damping = _damping(operator, float(gram.values_R[0]), damping)
+            diagonal_N = gram.diagonal()
+            blocks = _exact(_block_sums(operator)(diagonal_N).tolist())
+            return _all_known(gram.all_values(), damping, blocks, "gram"), damping
+    return _estimated(context, operator, plan, damping, generator)
+
+
+def _estimated(
+    context: Context,
+    operator: "Curvature[Any]",
+    plan: SumPlan,
+    damping: float | None,
+    generator: "torch.Generator",
+) -> tuple[SpectrumSums, float]:
+    """By Krylov space and probes; the damping is fixed by a few products where it is not given."""
+    import numpy as np
+
+    from curvcli.linalg.stochastic.quadrature import gauss_rule
+    from curvcli.linalg.stochastic.spectral_sums import Goal, estimate
+
+    if damping is None and not operator.objective.weight_decay:
+        largest = float(np.abs(gauss_rule(operator, _PILOT, generator).theta_M).max())
+        damping = _damping(operator, largest, None)
+    damping = _damping(operator, 0.0, damping)
+    effective = partial(_effective, damping=damping, indefinite=_indefinite(operator))
+    deflate = deflated(operator, plan)
+    steps = max(1, min(plan.steps, operator.plan.capacity // 2 - deflate))
+    found, status = estimate(
+        operator,
+        deflate,
+        Goal(plan.tol, (effective,), steps, plan.probes, plan.max_matvecs),
+        generator,
+        blocks=_block_sums(operator),
+        stop=context.stop,
+        progress=lambda done: context.progress(Stage("products", done, None)),
+    )
+    steps = max((len(r.nodes.theta_M) for r in found.rules), default=0)
+    whole = found.exact.kept == operator.n
+    return SpectrumSums(
+        found.trace(), found.square_sum(), found.sum_of(effective),
+        found.participation_ratio(), found.block_traces(), len(found.forms), steps,
+        found.exact.kept, status, "whole" if whole else "probes",
+    ), damping  # fmt: skip
+
+
+def deflated(operator: "Curvature[Any]", plan: SumPlan) -> int:
+    """Krylov vectors to be exact on: all, where they are so few that probes would cost more."""
+    capacity = operator.plan.capacity
+    if operator.n <= min(capacity, plan.deflate + plan.steps):
+        return operator.n
+    return min(plan.deflate, capacity // 4)
+
+
+def _damping(operator: "Curvature[Any]", largest: float, given: float | None) -> float:
+    if given is not None:
+        return given
+    return operator.objective.weight_decay or _DAMPING * largest or 1.0
+
+
+def _effective(x: "Float64Array", damping: float, indefinite: bool) -> "Float64Array":
+    import numpy as np
+
+    if indefinite:
+        return np.square(x) / (np.square(x) + damping**2)
+    positive = np.maximum(x, 0.0)  # below zero is rounding
+    return positive / (positive + damping)
+
+
+def _indefinite(operator: "Curvature[Any]") -> bool:
+    from curvcli.operators.curvature.hessian import Hessian
+
+    return isinstance(operator, Hessian)
+
+
+def _block_sums(operator: "Curvature[Any]") -> "Callable[[torch.Tensor], torch.Tensor]":
+    """Sums over the tensors of the parameters."""
+    import torch
+
+    lengths = operator.objective.sizes()
+
+    def sums(v_N: torch.Tensor) -> torch.Tensor:
+        return torch.stack([part.double().sum() for part in v_N.split(lengths)])
+
+    return sums
+
+
+def _exact(values: "list[float]") -> "list[SpectralSum]":
+    from curvcli.linalg.stochastic.spectral_sums import SpectralSum
+
+    return [SpectralSum(v, 0.0, 0) for v in values]
+
+
+def _all_known(
+    values: "Float64Array", damping: float, blocks: "list[SpectralSum]", method: Literal["gram"]
+) -> SpectrumSums:
+    import numpy as np
+
+    total, square = float(values.sum()), float(np.square(values).sum())
+    effective = float(_effective(values, damping, indefinite=False).sum())
+    ratio = total**2 / square if square else 0.0
+    trace, squares, dimension, participation = _exact([total, square, effective, ratio])
+    return SpectrumSums(
+        trace,
+        squares,
+        dimension,
+        participation,
+        blocks,
+        0,
+        0,
+        len(values),
+        "converged",
+        method,
+    )

@@ -1,0 +1,1 @@
+"""Curvature over the checkpoints of a training run."""

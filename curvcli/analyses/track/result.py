@@ -1,0 +1,63 @@
+"""What `curvcli track` answers."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.shared.eigenpairs import Reach
+from curvcli.report.data import ErrorInfo, Number
+
+Edge = Literal["below", "at", "above"]
+
+
+class TrackedValue(Struct, frozen=True):
+    """An extreme eigenvalue."""
+
+    value: float
+    residual: Annotated[float, Meta(description="some eigenvalue lies within value ± residual")]
+    converged: bool
+
+
+class TrackedTrace(Struct, frozen=True):
+    """tr H."""
+
+    value: float
+    standard_error: Number
+
+
+class TrackPoint(Struct, frozen=True, kw_only=True):
+    """One checkpoint of the series."""
+
+    step: Annotated[int | None, Meta(description="from its name; null where there is no number")]
+    checkpoint: str
+    loss: Number = None
+    gradient_norm: Number = None
+    stationarity: Annotated[Number, Meta(description="ρ = ‖g‖² / (2 ‖H‖ (L − L*))")] = None
+    lambda_max: TrackedValue | None = None
+    lambda_min: TrackedValue | None = None
+    reach: Reach | None = None
+    trace: Annotated[TrackedTrace | None, Meta(description="null with --probes 0")] = None
+    edge: Annotated[
+        Edge | None,
+        Meta(
+            description="λ_max against 2/lr: at: within 30 %; above and below are certain beyond that"
+        ),
+    ] = None
+    sharpness_ratio: Annotated[Number, Meta(description="λ_max · lr / 2")] = None
+    warm: Annotated[
+        bool, Meta(description="started from the eigenvectors of the checkpoint before")
+    ] = False
+    matvecs: Annotated[int, Meta(description="products for the eigenvalues")] = 0
+    trace_matvecs: int = 0
+    error: Annotated[
+        ErrorInfo | None, Meta(description="why there are no figures for this checkpoint")
+    ] = None
+
+
+class TrackResult(Struct, frozen=True, kw_only=True):
+    """Curvature over training."""
+
+    points: list[TrackPoint]
+    learning_rate: Number
+    edge: Annotated[Number, Meta(description="2/lr: gradient descent is unstable above")]
+    failed: Annotated[int, Meta(description="checkpoints without figures")]

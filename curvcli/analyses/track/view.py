@@ -1,0 +1,67 @@
+"""How a series of checkpoints is shown."""
+
+from curvcli.analyses.track.result import TrackedValue, TrackPoint, TrackResult
+from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
+
+
+def view(result: TrackResult) -> list[Block]:
+    """One row for each checkpoint, and the sharpness over training."""
+    rate = result.learning_rate
+    columns = [
+        Column("step"),
+        Column("loss"),
+        Column("λ max"),
+        *([Column("λ lr/2"), Column("edge", numeric=False)] if rate else []),
+        Column("λ min"),
+        Column("trace"),
+        Column("ρ"),
+        Column("products"),
+    ]
+    blocks: list[Block] = [
+        Table(
+            "Curvature over training",
+            tuple(columns),
+            [_row(point, rate is not None) for point in result.points],
+            "λ ± residual, trace ± standard error; ρ: stationarity ‖g‖² / (2 ‖H‖ (L − L*)).",
+        )
+    ]
+    if rate:
+        blocks.insert(0, Facts([("learning rate", rate), ("edge of stability 2/lr", result.edge)]))
+    known = [p for p in result.points if p.lambda_max is not None]
+    if len(known) > 1:
+        steps = [float(p.step if p.step is not None else i) for i, p in enumerate(known)]
+        curves = [Series("λ max", steps, [p.lambda_max.value for p in known if p.lambda_max])]
+        if result.edge:
+            curves.append(Series("2/lr", [steps[0], steps[-1]], [result.edge, result.edge]))
+        blocks.append(Chart("Sharpness over training", "step", curves))
+        losses = [float("nan") if p.loss is None else p.loss for p in known]
+        positive = all(loss > 0 for loss in losses)
+        blocks.append(
+            Chart("Loss over training", "step", [Series("loss", steps, losses)], log_y=positive)
+        )
+    return blocks
+
+
+def _row(point: TrackPoint, with_edge: bool) -> tuple[str | int | float | Measured | None, ...]:
+    trace = point.trace
+    if point.error is not None:
+        width = 6 + 2 * with_edge
+        return (_step(point), "cannot be read", *[None] * (width - 1), None)[: width + 1]
+    return (
+        _step(point),
+        point.loss,
+        _measured(point.lambda_max),
+        *((point.sharpness_ratio, point.edge) if with_edge else ()),
+        _measured(point.lambda_min),
+        Measured(trace.value, trace.standard_error) if trace else None,
+        point.stationarity,
+        point.matvecs + point.trace_matvecs,
+    )
+
+
+def _step(point: TrackPoint) -> str:
+    return point.checkpoint if point.step is None else str(point.step)
+
+
+def _measured(value: TrackedValue | None) -> Measured | None:
+    return Measured(value.value, value.residual) if value else None

@@ -1,1 +1,0 @@
-"""Rules, thresholds and baselines behind `curvcli check`."""

@@ -1,0 +1,1 @@
+"""Eigenvalues at the ends of a spectrum, with their certificates."""

@@ -1,0 +1,132 @@
+"""A Lanczos run on disk, so that a later run goes on instead of starting again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from curvcli.errors import CurvError, OutputError
+from curvcli.linalg.basis import Basis
+from curvcli.linalg.lanczos.factorization import LanczosState, Tail
+from curvcli.linalg.operator import SymmetricOperator
+
+_FORMAT = "curvcli-lanczos/1"
+_COUNTERS = ("processed", "first_cycle", "matvecs", "restarts", "copies_found", "rechecked")
+
+
+def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
+    """Write the basis, the projected matrix and the counters; a temporary name is renamed at the end.
+
+    Args:
+        path: where to.
+        state: the run.
+        fingerprint: of the operator; a state is only resumed for the same one.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    scalars = {name: getattr(state, name) for name in _COUNTERS}
+    scalars |= {
+        "alphas": state.alphas,
+        "betas": state.betas,
+        "before_recheck": state.before_recheck,
+        "share": state.share,
+        "partial": state.orthogonality.partial,
+    }
+    scalars["suspended"] = [_entry(tail) for tail in state.suspended]
+    scalars["live"] = _entry(state.live) if state.live else None
+    tensors = {
+        "basis": state.basis.rows.contiguous(),
+        "t": torch.from_numpy(state.projected.copy()),
+        "left_out": torch.from_numpy(
+            state.left_out_MM[: state.processed, : state.processed].copy()
+        ),
+        "generator": state.generator.get_state(),
+        **{
+            f"suspended.{i}": tail.direction_N
+            for i, tail in enumerate(state.suspended)
+            if tail.direction_N is not None
+        },
+    }
+    metadata = {"format": _FORMAT, "fingerprint": fingerprint, "scalars": json.dumps(scalars)}
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(save(tensors, metadata))
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{str(path)!r} cannot be written: {error.strerror}", "check --state"
+        ) from None
+
+
+def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: str) -> LanczosState:
+    """The run saved in ``path``, ready to go on with at most ``capacity`` vectors.
+
+    Raises:
+        CurvError: not a saved state, or one of another operator.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise CurvError(
+                    f"{path.name} is not a saved state of curvcli", "name another file by --state"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CurvError(
+            f"{path.name} is not a readable state: {error}", "delete it to start anew"
+        ) from None
+    if metadata.get("fingerprint") != fingerprint:
+        raise CurvError(
+            f"{path.name} belongs to another run: weights, data, loss or dtype differ",
+            "delete it, or name another file by --state",
+        )
+    rows = tensors["basis"]
+    if rows.shape[0] > min(capacity, op.n):
+        raise CurvError(
+            f"{path.name} holds {rows.shape[0]} vectors, but only {capacity} fit in memory",
+            "raise --memory",
+        )
+    scalars = json.loads(metadata["scalars"])
+    basis = Basis(op.n, capacity, op.dtype, op.device)
+    for row in rows:
+        basis.append(row.to(op.device))
+    m = scalars["processed"]
+    t_MM = np.zeros((basis.capacity, basis.capacity))
+    t_MM[:m, :m] = tensors["t"].numpy()
+    generator = torch.Generator()
+    generator.set_state(tensors["generator"])
+    live = _tail(scalars["live"]) if scalars["live"] else None
+    state = LanczosState(
+        basis,
+        generator,
+        t_MM,
+        live=live,
+        suspended=[
+            _tail(entry, tensors[f"suspended.{i}"].to(op.device))
+            for i, entry in enumerate(scalars["suspended"])
+        ],
+        alphas=scalars["alphas"],
+        betas=scalars["betas"],
+        before_recheck=scalars["before_recheck"],
+        share=scalars.get("share", 1.0),
+        **{name: scalars[name] for name in _COUNTERS},
+    )
+    state.orthogonality.partial = scalars.get("partial", False)
+    if state.orthogonality.partial:
+        state.left_out_MM[:m, :m] = tensors["left_out"].numpy()
+    return state
+
+
+def _entry(tail: Tail) -> dict[str, Any]:
+    return {"beta": tail.beta, "c_M": tail.c_M.tolist()}
+
+
+def _tail(entry: dict[str, Any], direction_N: Tensor | None = None) -> Tail:
+    return Tail(float(entry["beta"]), np.asarray(entry["c_M"], dtype=np.float64), direction_N)

@@ -1,0 +1,1 @@
+"""Sums over whole spectra from random vectors."""

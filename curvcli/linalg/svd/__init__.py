@@ -1,0 +1,1 @@
+"""Singular values of many small maps at once."""

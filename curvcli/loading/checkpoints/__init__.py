@@ -1,0 +1,1 @@
+"""Files of weights in every format, read without running what they hold."""

@@ -1,0 +1,117 @@
+"""Every checkpoint format -> named tensors. Nothing in a file runs unless the user says so."""
+
+from pathlib import Path
+from typing import Literal
+
+from curvcli.errors import CheckpointError, some
+from curvcli.loading.checkpoints.archive import archive_kind
+from curvcli.loading.checkpoints.checkpoint import Checkpoint, Format, tensor_infos
+from curvcli.loading.checkpoints.pickled import read_torch
+from curvcli.loading.checkpoints.safetensors import read_safetensors, read_sharded
+
+
+def open_checkpoint(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
+    """Open a checkpoint of any known format, recognised by its content.
+
+    Args:
+        path: ``.safetensors``, its ``.index.json``, a directory with one of these, a PyTorch file, a
+            ``torch.export`` program or TorchScript.
+        unsafe_pickle: let a PyTorch file run the code it contains.
+
+    Raises:
+        CheckpointError: missing, truncated, not what its name says, or a pickle that needs code.
+    """
+    if path.is_dir():
+        path = _in_directory(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no file {str(path)!r}", "check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read: {error.strerror}", "check its permissions"
+        ) from None
+    kind = _sniff(head, path)
+    if path.suffix == ".safetensors" and kind != "safetensors":
+        raise CheckpointError(
+            f"{path.name} is named .safetensors but holds {_KINDS[kind]}",
+            "export it as safetensors, or rename it to what it is (.pt)",
+        )
+    if kind == "safetensors":
+        return read_safetensors(path)
+    if kind == "json":
+        return read_sharded(path)
+    if kind == "zip" and (inner := archive_kind(path)) != "torch":
+        return _program(path, inner, unsafe_pickle)
+    if kind in ("zip", "pickle"):
+        return read_torch(path, unsafe_pickle)
+    raise CheckpointError(
+        f"{path.name} holds {_KINDS[kind]}, not a checkpoint",
+        "expected safetensors (also sharded, by its .index.json) or a PyTorch .pt/.pth file",
+    )
+
+
+_Kind = Literal["safetensors", "json", "zip", "pickle", "lfs", "empty", "unknown"]
+_KINDS: dict[_Kind, str] = {
+    "safetensors": "safetensors",
+    "json": "JSON",
+    "zip": "a zip archive (a PyTorch file?)",
+    "pickle": "a Python pickle",
+    "lfs": "a Git LFS pointer instead of the weights (run 'git lfs pull')",
+    "empty": "nothing (0 bytes)",
+    "unknown": "an unknown format",
+}
+
+
+def _sniff(head: bytes, path: Path) -> _Kind:
+    if not head:
+        return "empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "lfs"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        return "pickle"
+    if path.suffix == ".safetensors" or (len(head) > 8 and head[8:9] == b"{"):
+        return "safetensors"
+    if head.lstrip()[:1] == b"{":
+        return "json"
+    return "unknown"
+
+
+def _in_directory(path: Path) -> Path:
+    for pattern in (
+        "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors", "pytorch_model.bin",
+        "*.safetensors.index.json", "*.safetensors", "*.pt2", "*.pt", "*.pth", "*.ckpt", "*.bin",
+    ):  # fmt: skip
+        found = sorted(path.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(
+                f"the directory {str(path)!r} holds {len(found)} checkpoints: {some(f.name for f in found)}",
+                "name one of them",
+            )
+    raise CheckpointError(f"the directory {str(path)!r} holds no checkpoint", "name the file")
+
+
+def _program(
+    path: Path, kind: Literal["program", "torchscript"], unsafe_pickle: bool
+) -> Checkpoint:
+    """A file that holds the network as well as its weights."""
+    from curvcli.loading.checkpoints.exported import load_program
+    from curvcli.loading.checkpoints.torchscript import ScriptProgram, load_torchscript
+
+    load = load_program if kind == "program" else load_torchscript
+    module = load(path, unsafe_pickle)
+    notes = []
+    if isinstance(module, ScriptProgram) and module.stateful:
+        notes.append(
+            f"the program keeps {some(module.stateful)} between calls: every call starts from what the file holds"
+        )
+    tensors = module.state_dict()
+    form: Format = "torch.export program" if kind == "program" else "TorchScript"
+    return Checkpoint(
+        path, form, tensor_infos(tensors), notes=notes, program=module, loaded=dict(tensors)
+    )

@@ -1,0 +1,194 @@
+"""The diagonal that an adaptive optimizer divides its steps by, read from its saved state."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvcli.errors import CheckpointError, some
+from curvcli.loading.checkpoints.pickled import load_torch
+
+# Where training programs keep the optimizer's state_dict.
+_PLACES = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt_state")
+# Name of the second moment in the state of each algorithm.
+_ALGORITHMS = {"exp_avg_sq": "Adam", "square_avg": "RMSprop", "sum": "Adagrad"}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """D of an adaptive optimizer."""
+
+    diagonal: dict[str, Tensor]
+    """√v̂ + ε by parameter, float64; v̂ is corrected for its start from zero where the algorithm does so."""
+    algorithm: str
+    steps: int
+    learning_rate: float | None
+    stability_threshold: float | None
+    """Eigenvalues of D⁻¹H above this make the steps oscillate and grow."""
+    missing: list[str]
+    """Parameters without a state: no gradient ever reached them, so v̂ = 0."""
+
+
+def read_preconditioner(
+    path: Path, shapes: Shapes, *, unsafe_pickle: bool = False
+) -> Preconditioner:
+    """D = √v̂ + ε from the state_dict of Adam, AdamW, RMSprop or Adagrad, alone or inside a training checkpoint.
+
+    Parameters are known by their names where the optimizer kept them (``param_names``, or names as keys),
+    otherwise by their order, which must fit the shapes in one way only.
+
+    Args:
+        path: a file written by ``torch.save``.
+        shapes: of the model's parameters, in their order.
+        unsafe_pickle: let the file run code.
+
+    Raises:
+        CheckpointError: there is no such state in it, or it belongs to another model.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist", "pass the file with the optimizer's state")
+    content = load_torch(path, unsafe_pickle, "optimizer checkpoint")
+    state_dict = next(_found(content), None)
+    if state_dict is None:
+        raise CheckpointError(
+            f"no optimizer state was found in {path.name}",
+            f"expected optimizer.state_dict(), plain or under one of {', '.join(_PLACES)}",
+        )
+    groups = list(state_dict["param_groups"])
+    states: dict[Any, dict[str, Any]] = state_dict["state"]
+    kind = next((k for s in states.values() for k in _ALGORITHMS if k in s), None)
+    if kind is None:
+        kept = sorted({k for s in states.values() for k in s})
+        raise CheckpointError(
+            f"{path.name} keeps no second moments: {some(kept) if kept else 'its state is empty'}",
+            "use the state of Adam, AdamW, RMSprop or Adagrad after at least one step",
+        )
+    keys = _keys(groups, states, kind, shapes, path)
+    diagonal, missing, steps = {}, [], 0
+    for name, shape in shapes.items():
+        key, group = keys[name]
+        state = states.get(key, {})
+        if kind not in state:
+            missing.append(name)
+            diagonal[name] = torch.full(shape, max(_eps(group), 1e-300), dtype=torch.float64)
+            continue
+        if tuple(state[kind].shape) != shape:
+            raise CheckpointError(
+                f"{path.name}: the second moment of {name} has shape {list(state[kind].shape)}, the parameter "
+                f"{list(shape)}",
+                "pass the optimizer's state of this very model",
+            )
+        steps = max(steps, int(float(state.get("step", 0))))
+        diagonal[name] = _diagonal(state, kind, group)
+    rate = groups[0].get("lr")
+    return Preconditioner(
+        diagonal,
+        _ALGORITHMS[kind],
+        steps,
+        None if rate is None else float(rate),
+        _threshold(groups[0], kind),
+        missing,
+    )
+
+
+def _diagonal(state: dict[str, Any], kind: str, group: dict[str, Any]) -> Tensor:
+    second: Tensor = (
+        state.get("max_exp_avg_sq", state[kind]) if group.get("amsgrad") else state[kind]
+    )
+    second = second.double()
+    if kind == "exp_avg_sq":
+        beta = float(group.get("betas", (0.9, 0.999))[1])
+        second = second / (1 - beta ** max(1.0, float(state.get("step", 1))))
+    return second.sqrt() + _eps(group)
+
+
+def _eps(group: dict[str, Any]) -> float:
+    return float(group.get("eps", 1e-8))
+
+
+def _threshold(group: dict[str, Any], kind: str) -> float | None:
+    """2 (1 + β₁) / ((1 − β₁) lr): the stability limit of gradient descent with averaged gradients."""
+    rate = group.get("lr")
+    if rate is None or float(rate) <= 0:
+        return None
+    beta = float(group.get("betas", (0.0, 0.0))[0]) if kind == "exp_avg_sq" else 0.0
+    return 2 * (1 + beta) / ((1 - beta) * float(rate))
+
+
+def _found(content: Any) -> Iterator[dict[str, Any]]:
+    """The optimizers' state_dicts in a checkpoint."""
+    if not isinstance(content, Mapping):
+        return
+    if {"state", "param_groups"} <= content.keys() and isinstance(content["state"], Mapping):
+        yield dict(content)
+        return
+    for place in _PLACES:
+        inner = content.get(place)
+        for one in inner if isinstance(inner, list | tuple) else [inner]:
+            yield from _found(one)
+
+
+def _plain(name: str) -> str:
+    """The name without what wrappers put before it."""
+    for wrapper in ("module.", "_orig_mod."):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _keys(
+    groups: list[dict[str, Any]],
+    states: dict[Any, dict[str, Any]],
+    kind: str,
+    shapes: Shapes,
+    path: Path,
+) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """(key of the state, group) of each parameter.
+
+    Raises:
+        CheckpointError: they cannot be told, or there are not as many.
+    """
+    listed = [(key, group) for group in groups for key in group["params"]]
+    names = [n for group in groups for n in group.get("param_names", ())]
+    if len(names) != len(listed) and all(isinstance(key, str) for key, _ in listed):
+        names = [str(key) for key, _ in listed]
+    if len(names) == len(listed):
+        by_name = dict(zip(map(_plain, names), listed, strict=True))
+        absent = [n for n in shapes if n not in by_name]
+        if absent:
+            raise CheckpointError(
+                f"{path.name} knows nothing of {some(absent)}",
+                "pass the optimizer's state of this very model",
+            )
+        return {n: by_name[n] for n in shapes}
+    matrices = [n for n, s in shapes.items() if len(s) >= 2]
+    vectors = [n for n, s in shapes.items() if len(s) < 2]
+    orders = [list(shapes)]
+    if len(groups) > 1:  # with and without weight decay, say
+        orders += [[*matrices, *vectors], [*vectors, *matrices]]
+    fitting = []
+    for order in orders:
+        if (
+            len(order) == len(listed)
+            and order not in fitting
+            and all(
+                kind not in states.get(key, {}) or tuple(states[key][kind].shape) == shapes[name]
+                for name, (key, _) in zip(order, listed, strict=True)
+            )
+        ):
+            fitting.append(order)
+    if len(fitting) != 1:
+        found = (
+            f"{len(listed)} parameters, the model {len(shapes)}"
+            if len(listed) != len(shapes)
+            else "parameters in an order that cannot be told from their shapes"
+        )
+        raise CheckpointError(
+            f"{path.name} has {found}",
+            "make the optimizer with model.named_parameters(), so that its state keeps their names",
+        )
+    return dict(zip(fitting[0], listed, strict=True))

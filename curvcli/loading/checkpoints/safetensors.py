@@ -1,0 +1,159 @@
+"""Safetensors, single and sharded: headers are checked against the files before any tensor is read."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from curvcli.errors import CheckpointError
+from curvcli.loading.checkpoints.archive import read_json
+from curvcli.loading.checkpoints.checkpoint import Checkpoint, TensorInfo, open_safetensors
+
+_HEADER_LIMIT = 100_000_000  # the format's own limit
+
+
+def read_safetensors(path: Path) -> Checkpoint:
+    """Open a single file.
+
+    Raises:
+        CheckpointError: it is truncated or malformed, or holds no tensors.
+    """
+    header = _read_header(path)
+    try:
+        with open_safetensors(path) as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name} is not a valid safetensors file: {error}", "save it again"
+        ) from None
+    tensors = [
+        _tensor_info(name, entry, path) for name, entry in header.items() if name != "__metadata__"
+    ]
+    if not tensors:
+        raise CheckpointError(f"{path.name} contains no tensors", "save the model's state_dict()")
+    return Checkpoint(path, "safetensors", tensors, metadata, files={t.name: path for t in tensors})
+
+
+def _tensor_info(name: str, entry: Any, path: Path) -> TensorInfo:
+    try:
+        begin, end = entry["data_offsets"]
+        return TensorInfo(name, tuple(entry["shape"]), _dtype_name(entry["dtype"]), end - begin)
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path.name}: the header's entry for {name!r} is malformed", "save it again"
+        ) from None
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, checked against the file's size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise CheckpointError(
+                f"{path.name} is truncated: {size} bytes, no header", "copy it again"
+            )
+        (length,) = struct.unpack("<Q", prefix)
+        if length > _HEADER_LIMIT:
+            raise CheckpointError(
+                f"{path.name} is not a safetensors file: its header would be {length} bytes long",
+                "check what the file is",
+            )
+        if 8 + length > size:
+            raise CheckpointError(
+                f"{path.name} is truncated: its header needs {8 + length} bytes, the file has {size}",
+                "copy it again",
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise CheckpointError(
+            f"{path.name} is not a safetensors file: its header is not JSON", "save it again"
+        ) from None
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f"{path.name} is not a safetensors file: its header is not an object", "save it again"
+        )
+    ends = [
+        e["data_offsets"][1]
+        for k, e in header.items()
+        if k != "__metadata__"
+        and isinstance(e, dict)
+        and isinstance(e.get("data_offsets"), list)
+        and len(e["data_offsets"]) == 2
+        and isinstance(e["data_offsets"][1], int)
+    ]
+    if ends and 8 + length + max(ends) > size:
+        raise CheckpointError(
+            f"{path.name} is truncated: its header promises {8 + length + max(ends)} bytes, the file has {size}",
+            "copy it again, or wait until it is written",
+        )
+    return header
+
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "U16": "uint16", "U32": "uint32", "U64": "uint64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+def _dtype_name(code: str) -> str:
+    return _DTYPES.get(code, code)
+
+
+def read_sharded(path: Path) -> Checkpoint:
+    """Open the shards that an ``.index.json`` names.
+
+    Raises:
+        CheckpointError: it is no index, or its shards are missing, damaged or outside its own folder.
+    """
+    try:
+        weight_map = dict(read_json(path, CheckpointError)["weight_map"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{path.name} is not an index of sharded safetensors: no 'weight_map'",
+            "name the .safetensors.index.json file",
+        ) from None
+    shards: dict[str, Checkpoint] = {}
+    for name in dict.fromkeys(weight_map.values()):
+        if not isinstance(name, str) or "/" in name or "\\" in name or name in ("", ".", ".."):
+            raise CheckpointError(
+                f"{path.name} names the shard {name!r} outside its own folder",
+                "shards lie beside their index",
+            )
+        shard = path.parent / name
+        if not shard.is_file():
+            raise CheckpointError(
+                f"{path.name} names the shard {name!r}, which is not there", "copy all shards"
+            )
+        _stays(path, shard)
+        shards[name] = read_safetensors(shard)
+    tensors: list[TensorInfo] = []
+    files: dict[str, Path] = {}
+    for tensor, name in weight_map.items():
+        found = next((t for t in shards[name].tensors if t.name == tensor), None)
+        if found is None:
+            raise CheckpointError(
+                f"{path.name}: {tensor!r} is not in its shard {name!r}", "copy all shards again"
+            )
+        tensors.append(found)
+        files[tensor] = path.parent / name
+    return Checkpoint(
+        path, "sharded safetensors", tensors, {"shards": str(len(shards))}, files=files
+    )
+
+
+def _stays(index: Path, shard: Path) -> None:
+    """A link leads to the index's own folder, or to where the Hugging Face cache keeps its files."""
+    folder, place = index.resolve().parent, shard.resolve().parent
+    own = index.parent.resolve()
+    cache = own.parent.parent / "blobs" if own.parent.name == "snapshots" else own
+    if place not in (folder, own, cache):
+        raise CheckpointError(
+            f"{index.name} names the shard {shard.name!r}, a link that leads outside its own folder",
+            "copy the shard itself",
+        )

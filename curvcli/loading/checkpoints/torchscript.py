@@ -1,0 +1,198 @@
+"""TorchScript programs (``torch.jit.save``) -> modules, after their code was checked for what reaches outside.
+
+TorchScript is not Python: it can compute with tensors, but it also has operators that write and map files, and
+methods that run while the program is loaded. So the code in the archive is read before PyTorch does.
+"""
+
+import ast
+import contextlib
+import copy
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvcli.errors import CheckpointError, ModelError
+from curvcli.loading.checkpoints.archive import JSON_BYTES
+
+_OUTSIDE = {
+    "save",
+    "from_file",
+    "load",
+    "rpc_sync",
+    "rpc_async",
+    "rpc_remote",
+    "_from_file",
+    "load_tensor",
+}
+_NAMESPACES = {"aten", "prim", "prims", "quantized", "torchvision", "torchaudio", "sparse"}
+
+
+def load_torchscript(path: Path, unsafe_pickle: bool) -> nn.Module:
+    """The program as a module; see `ScriptProgram`.
+
+    Raises:
+        CheckpointError: damaged, or its code reaches outside of tensors and the flag does not allow it.
+    """
+    try:
+        if not unsafe_pickle:
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.infolist():
+                    if entry.filename.endswith(".py"):
+                        check_code(archive.read(entry), f"{path.name}: {entry.filename}")
+                    elif not entry.is_dir():
+                        _checksum(archive, entry)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
+            script = torch.jit.load(str(path), map_location="cpu")
+        return ScriptProgram(script.eval())
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged archive makes its readers raise anything
+        raise CheckpointError(
+            f"{path.name} is not a TorchScript program that torch {torch.__version__} can load: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",
+            "copy it again, or save it again by torch.jit.save",
+        ) from None
+
+
+def _checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Read an entry to its end: zipfile compares the checksum, before a C++ parser meets the bytes."""
+    with archive.open(entry) as file:
+        while file.read(1 << 22):
+            pass
+
+
+def check_code(source: bytes, where: str) -> None:
+    """Raise a `CheckpointError` unless TorchScript code keeps to tensors."""
+    try:
+        tree = ast.parse(source) if len(source) <= JSON_BYTES else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = None
+    if tree is None:
+        raise CheckpointError(f"{where} is not TorchScript code", "save it again by torch.jit.save")
+    for node in ast.walk(tree):
+        found = None
+        if isinstance(node, ast.Attribute):
+            root = (
+                ast.unparse(node.value) if isinstance(node.value, ast.Name | ast.Attribute) else ""
+            )
+            torchlike = root in ("torch", "ops.prim", "ops.aten") or root.startswith("torch.")
+            if torchlike and (node.attr in _OUTSIDE or node.attr.startswith("rpc_")):
+                found = f"{root}.{node.attr}"
+            elif root == "ops" and node.attr not in _NAMESPACES:
+                found = f"ops.{node.attr}"
+            elif "torch.classes" in root:
+                found = f"{root}.{node.attr}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            # How layers with numbers for names are read; no way around the names above.
+            wanted = getattr(node.args[-1], "value", None)
+            if not isinstance(wanted, str) or wanted in _OUTSIDE or wanted.startswith("rpc_"):
+                found = "getattr"
+        if found is not None:
+            raise CheckpointError(
+                f"{where} uses {found}, which reaches outside of the program",
+                "if you trust its origin, pass --unsafe-pickle",
+            )
+
+
+class ScriptProgram(nn.Module):
+    """A TorchScript module whose calls do not depend on each other.
+
+    Parameters, buffers and layers have the names they have in the program; hooks on layers are never called,
+    since the interpreter does not know them. Attributes that a call assigns (a recurrent state, say) are put back
+    after it: every call starts from what the file holds. What the program prints goes to stderr.
+
+    Args:
+        script: as `torch.jit.load` returns it.
+    """
+
+    script: Any
+    _state: Any
+
+    def __init__(self, script: Any) -> None:
+        super().__init__()
+        # Not a child of its own: its layers are the children.
+        self.__dict__["script"] = script
+        for kind in ("_parameters", "_buffers", "_modules"):
+            self.__dict__[kind] = getattr(script, kind)
+        self.__dict__["_state"] = _assigned(script)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the program; a tensor with one entry is passed as a number where one is expected."""
+        schema = self.script.forward.schema.arguments[1:]
+        kinds = {a.name: str(a.type) for a in schema}
+        positional = [_as_kind(v, a) for v, a in zip(args, kinds.values(), strict=False)]
+        named = {k: _as_kind(v, kinds.get(k, "")) for k, v in kwargs.items()}
+        before = [(m, name, m._c.getattr(name)) for m, name in self._state]
+        try:
+            for module, name, value in before:
+                module._c.setattr(name, _copied(value))
+            plain = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+            with plain, contextlib.redirect_stdout(sys.stderr):
+                return self.script(*positional, *args[len(positional) :], **named)
+        except RuntimeError as error:
+            if self._is_double() and any(w in str(error) for w in ("dtype", "Double", "double")):
+                raise ModelError(
+                    "the TorchScript program has float32 constants built in: it does not compute in float64",
+                    "use --dtype float32; what needs float64 needs the network's own code",
+                ) from None
+            raise
+        finally:
+            for module, name, value in before:
+                module._c.setattr(name, value)
+
+    def _is_double(self) -> bool:
+        return any(p.dtype == torch.float64 for p in self.parameters())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ScriptProgram":
+        return ScriptProgram(copy.deepcopy(self.script, memo))
+
+    def train(self, mode: bool = True) -> "ScriptProgram":
+        """Training mode of the program and its layers."""
+        self.training = mode
+        self.script.train(mode)
+        return self
+
+    @property
+    def stateful(self) -> list[str]:
+        """Names of the attributes that are put back after each call."""
+        return sorted({name for _, name in self._state})
+
+
+def _assigned(script: Any) -> list[tuple[Any, str]]:
+    """Modules and attributes that some method assigns; parameters and layers cannot be."""
+    modules = list(script.modules())
+    names = {
+        node.s("name")
+        for module in modules
+        for method in module._c._method_names()
+        for node in module._c._get_method(method).graph.findAllNodes("prim::SetAttr", True)
+    }
+    return [
+        (module, name)
+        for module in modules
+        for name in sorted(names)
+        if module._c.hasattr(name) and name not in module._modules
+    ]
+
+
+def _copied(value: Any) -> Any:
+    """A value that in-place operators may change."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return copy.copy(value)
+
+
+def _as_kind(value: Any, kind: str) -> Any:
+    if (
+        isinstance(value, Tensor)
+        and value.numel() == 1
+        and kind in ("int", "float", "bool", "number")
+    ):
+        return {"int": int, "bool": bool}.get(kind, float)(value.item())
+    return value

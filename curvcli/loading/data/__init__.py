@@ -1,0 +1,1 @@
+"""Batches from files, folders and Python code."""

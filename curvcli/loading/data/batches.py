@@ -1,0 +1,298 @@
+"""Every data source -> frozen batches: read once, copied, hashed."""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvcli.errors import DataError, did_you_mean, some
+from curvcli.loading.checkpoints.archive import check_archive
+from curvcli.loading.checkpoints.formats import open_checkpoint
+from curvcli.loading.checkpoints.pickled import load_torch
+from curvcli.loading.data.tabular import is_table
+from curvcli.loading.data.text import is_text
+from curvcli.loading.references import is_reference, resolve
+from curvcli.machine.containers import tensors_in
+from curvcli.objective.batch import Batch
+
+TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Readers of data that the model has a say in."""
+
+    text: Callable[[Path], Iterable[Any]]
+    table: Callable[[Path], dict[str, Any]]
+    images: Callable[[Path], Iterable[Any]]
+    prepare: Callable[[dict[str, Any]], dict[str, Any]]
+    """Pixels in named tensors -> what the model takes."""
+
+
+def read_batches(
+    source: str,
+    *,
+    batch_size: int | None = None,
+    max_batches: int | None = None,
+    unsafe_pickle: bool = False,
+    readers: "Readers | None" = None,
+) -> list[Any]:
+    """The raw batches: containers of tensors on the CPU, or whatever objects an iterable yields.
+
+    Args:
+        source: ``.npz``, ``.safetensors`` or ``.pt`` with named tensors, or ``module:attribute`` giving a
+            DataLoader, a dataset or any iterable, or a function that returns one.
+        batch_size: samples per batch; tensors from a file are one batch without it.
+        max_batches: stop after so many.
+        unsafe_pickle: let a ``.pt`` file run code.
+        readers: of the kinds of data that the model has a say in.
+
+    Raises:
+        DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
+    """
+    if is_reference(source):
+        raw: Iterable[Any] = _iterate(resolve(source, "--data", DataError), source, batch_size)
+    elif readers is not None and is_text(source):
+        raw = readers.text(Path(source))
+    elif readers is not None and Path(source).is_dir():
+        raw = readers.images(Path(source))
+    elif readers is not None and is_table(source):
+        raw = _cut(readers.table(Path(source)), batch_size, source)
+    else:
+        tensors = _read_file(Path(source), unsafe_pickle)
+        if readers is not None and isinstance(tensors, dict):
+            tensors = readers.prepare(tensors)
+        raw = _cut(tensors, batch_size, source)
+    batches = [freeze(batch) for batch in itertools.islice(raw, max_batches)]
+    if not batches:
+        raise DataError(f"{source} has no batches", "pass data with at least one sample")
+    return batches
+
+
+def freeze(data: Any) -> Any:
+    """A copy of the tensors and arrays in nested containers; other objects as they are."""
+    if isinstance(data, Tensor):
+        return data.detach().clone()
+    if isinstance(data, np.ndarray) and data.dtype != object:
+        return torch.from_numpy(np.ascontiguousarray(data).copy())
+    if isinstance(data, Mapping):
+        return {key: freeze(value) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(freeze(value) for value in data))
+    if isinstance(data, tuple | list):
+        return type(data)(freeze(value) for value in data)
+    return data
+
+
+def fingerprint(batches: Sequence[Any]) -> str:
+    """SHA-256 over the tensors' shapes, dtypes and bytes, in order."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for tensor in tensors_in(batch):
+            digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            flat = tensor.detach().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def arrange(
+    raw: Any, input_keys: Sequence[str] = (), target_key: str | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """A raw batch as (positional arguments of the model, keyword arguments, targets or None).
+
+    A dict: the target is ``target_key`` or the usual name; one input is passed by position, several by
+    name. A tuple: the last entry is the target. A tensor: there is no target.
+
+    Raises:
+        DataError: a named key is not there, or nothing looks like an input.
+    """
+    if isinstance(raw, Tensor):
+        return (raw,), {}, None
+    if isinstance(raw, Mapping):
+        return _arrange_mapping(dict(raw), input_keys, target_key)
+    if isinstance(raw, tuple | list):
+        if input_keys or target_key:
+            raise DataError(
+                "--input-key and --target-key need batches with names",
+                "yield dicts, or drop the flags",
+            )
+        if len(raw) == 1:
+            return (raw[0],), {}, None
+        return tuple(raw[:-1]), {}, raw[-1]
+    raise DataError(
+        f"a batch is a {type(raw).__name__}: tensors, tuples and dicts are understood",
+        "use --objective for batches of any other kind",
+    )
+
+
+def as_batch(data: Any, opaque: bool) -> Batch:
+    """Count the samples of arranged or opaque data.
+
+    Args:
+        data: what the loss will be given.
+        opaque: an ``--objective`` batch: one sample that cannot be cut.
+
+    Raises:
+        DataError: empty, or tensors with different numbers of samples.
+    """
+    if opaque:
+        return Batch(data, 1, splittable=False)
+    sizes = {t.shape[0] if t.dim() else 1 for t in tensors_in(data)}
+    if not sizes:
+        raise DataError("a batch contains no tensors", "yield tensors, or use --objective")
+    if 0 in sizes:
+        raise DataError("a batch is empty: 0 samples", "pass data with at least one sample")
+    first = next(tensors_in(data))
+    if len(sizes) > 1:
+        # Something without a batch axis (a mask, a length) travels along: such a batch stays whole.
+        return Batch(data, first.shape[0] if first.dim() else 1, splittable=False)
+    return Batch(data, sizes.pop())
+
+
+def _arrange_mapping(
+    raw: dict[str, Any], input_keys: Sequence[str], target_key: str | None
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    for key in (*input_keys, *([target_key] if target_key else [])):
+        if key not in raw:
+            raise DataError(
+                f"the data has no {key!r}.{did_you_mean(key, raw)}",
+                f"it has {some(map(str, raw), 8)}",
+            )
+    target = target_key or next((n for n in TARGET_NAMES if n in raw and n not in input_keys), None)
+    inputs = list(input_keys) or [k for k in raw if k != target]
+    if not inputs:
+        raise DataError(
+            f"the data has no input, only {some(map(str, raw), 8)}", "name one by --input-key"
+        )
+    targets = raw[target] if target else None
+    if len(inputs) == 1:
+        return (raw[inputs[0]],), {}, targets
+    return (), {key: raw[key] for key in inputs}, targets
+
+
+def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, ...]:
+    if not path.is_file():
+        raise DataError(
+            f"there is no data file {str(path)!r}",
+            "check the path; for a function write module:attribute",
+        )
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return _read_npz(path)
+    if suffix == ".safetensors":
+        return dict(open_checkpoint(path).items())
+    if suffix in (".pt", ".pth"):
+        content = load_torch(path, unsafe_pickle, "data file")
+        if isinstance(content, Tensor):
+            return (content,)
+        if isinstance(content, dict | tuple | list) and content:
+            return dict(content) if isinstance(content, dict) else tuple(content)
+        raise DataError(
+            f"{path.name} holds {type(content).__name__}, not tensors", "save a dict of tensors"
+        )
+    raise DataError(
+        f"{path.name}: data of the kind {suffix or '(no suffix)'!r} is not known",
+        "use .npz, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or module:attribute",
+    )
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            check_archive(path, DataError)
+            _check_arrays(archive, path)
+            arrays = {name: archive[name] for name in archive.files}
+    except DataError:
+        raise
+    except Exception as error:  # a damaged header makes the parsers raise anything
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{path.name} is not a readable .npz file: {reason}",
+            "save plain arrays with np.savez; object arrays are refused because they can run code",
+        ) from None
+    wrong = [n for n, a in arrays.items() if a.dtype.kind not in "fiub"]
+    if wrong:
+        raise DataError(
+            f"{path.name}: {some(wrong)} are not numbers", "keep text and objects out of the file"
+        )
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _check_arrays(archive: Any, path: Path) -> None:
+    """No array's header promises more than its entry holds."""
+    for entry in archive.zip.infolist():
+        if not entry.filename.endswith(".npy"):
+            continue
+        with archive.zip.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read is None:
+                continue
+            shape, _, dtype = read(file)
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise DataError(
+                f"{path.name}: the header of {entry.filename!r} promises "
+                f"{math.prod(shape) * dtype.itemsize} bytes, the entry has {entry.file_size}",
+                "save it again",
+            )
+
+
+def _cut(tensors: Any, batch_size: int | None, source: str) -> Iterator[Any]:
+    listed = list(tensors_in(tensors))
+    sizes = {t.shape[0] if t.dim() else 1 for t in listed}
+    if not listed or max(sizes) == 0:
+        raise DataError(f"{source} is empty", "pass data with at least one sample")
+    if batch_size is None:
+        yield tensors
+        return
+    if len(sizes) > 1:
+        raise DataError(
+            f"the tensors in {source} have different numbers of samples: {sorted(sizes)}",
+            "drop --batch-size, or give every tensor one row per sample",
+        )
+    whole = Batch(tensors, sizes.pop())
+    for piece in whole.pieces(batch_size):
+        yield piece.data
+
+
+def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
+    if callable(found) and not isinstance(found, Tensor) and not hasattr(found, "__iter__"):
+        try:
+            found = found()
+        except Exception as error:
+            raise DataError(
+                f"{source} failed: {type(error).__name__}: {error}", "--verbose shows the traceback"
+            ) from error
+    one_batch = isinstance(found, tuple) and found and all(isinstance(t, Tensor) for t in found)
+    if one_batch or isinstance(found, Tensor | Mapping):
+        yield from _cut(found, batch_size, source)
+        return
+    if isinstance(found, torch.utils.data.Dataset) and not isinstance(
+        found, torch.utils.data.IterableDataset
+    ):
+        found = torch.utils.data.DataLoader(found, batch_size=batch_size or 256)
+    if not isinstance(found, Iterable) and not hasattr(found, "__getitem__"):
+        raise DataError(
+            f"{source} gave a {type(found).__name__}, not something to iterate over",
+            "name a DataLoader, a dataset, or a function that returns one",
+        )
+    if batch_size is not None and not isinstance(found, torch.utils.data.DataLoader):
+        found = _resize(found, batch_size)
+    yield from found
+
+
+def _resize(found: Iterable[Any], batch_size: int) -> Iterator[Any]:
+    for data in found:
+        batch = as_batch(freeze(data), opaque=False)
+        for piece in batch.pieces(batch_size):
+            yield piece.data

@@ -1,0 +1,233 @@
+"""Folders of images, and pixels in ``.npz`` files -> what the model takes, by its own preprocessing."""
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from curvcli.errors import CurvError, DataError, UsageError
+from curvcli.loading.models.huggingface import Directory
+from curvcli.loading.models.library import (
+    RAW,
+    LibraryTransform,
+    Preprocessing,
+    is_library,
+    library_transform,
+    normalise,
+)
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+PIXELS = 100_000_000
+"""Pixels of one image; beyond, it is refused before it is decoded."""
+BATCH = 32
+
+
+def preprocessing(
+    model: str | None, arguments: Mapping[str, Any], directory: Directory | None
+) -> Preprocessing | LibraryTransform:
+    """How the model wants its images; unknown for a model of the user's own."""
+    if directory is not None:
+        return _from_processor(directory.image_processor())
+    if model is not None and is_library(model):
+        return library_transform(model, arguments)
+    return RAW
+
+
+def image_batches(
+    folder: Path,
+    how: Preprocessing | LibraryTransform,
+    batch_size: int | None,
+    notes: list[str],
+) -> Iterator[dict[str, Any]]:
+    """Batches with ``x`` (N, C, H, W) and the number of the class as ``y``.
+
+    Args:
+        folder: one subfolder of images for each class; classes are numbered in alphabetical order.
+        how: the model's preprocessing.
+        batch_size: images of a batch; default 32.
+        notes: told what was found.
+
+    Raises:
+        DataError: no images, images of different sizes where none is known, or a damaged one.
+        UsageError: Pillow is not installed.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise DataError(f"there is no folder {str(folder)!r}", "check the path")
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = [
+        (path, number)
+        for number, name in enumerate(classes)
+        for path in sorted((folder / name).iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not files:
+        raise DataError(
+            f"the folder {str(folder)!r} holds no images in subfolders",
+            "make one subfolder of images for each class",
+        )
+    notes.append(f"{len(files)} images of {len(classes)} classes, numbered in alphabetical order")
+    waiting = iter(files)
+    while chunk := list(itertools.islice(waiting, batch_size or BATCH)):
+        pixels = [_open(path, how) for path, _ in chunk]
+        sizes = {tuple(p.shape) for p in pixels}
+        if len(sizes) > 1:
+            raise DataError(
+                f"the images have different sizes, and nothing says which the model wants: {sorted(sizes)[:3]}",
+                "use a classifier of timm:NAME or torchvision:NAME or a Hugging Face directory, or make them of "
+                "one size",
+            )
+        yield {
+            "x": normalise(torch.stack(pixels), how)
+            if isinstance(how, Preprocessing)
+            else torch.stack(pixels),
+            "y": torch.tensor([number for _, number in chunk]),
+        }
+
+
+def prepare_pixels(
+    tensors: dict[str, Any],
+    model: str | None,
+    arguments: Mapping[str, Any],
+    directory: Directory | None,
+    targets: Collection[str],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Pixels (uint8; N, H, W or N, H, W, C or N, C, H, W) become inputs, where the preprocessing is known.
+
+    Args:
+        tensors: the data's, by name.
+        model: ``--model``.
+        arguments: its ``--model-arg``.
+        directory: the Hugging Face directory, if there is one.
+        targets: names that are not inputs (a map of classes has the type and shape of a grey image).
+        notes: told what was prepared.
+    """
+    own = directory is not None and directory.task == "images"
+    if not own and not (model is not None and is_library(model)):
+        return tensors
+    found = {n: t for n, t in tensors.items() if n not in targets and _is_pixels(t)}
+    if not found:
+        return tensors
+    how = preprocessing(model, arguments, directory)
+    notes.append(f"{', '.join(found)}: pixels, prepared as the model's own preprocessing does")
+    return {n: _prepare(t, how) if n in found else t for n, t in tensors.items()}
+
+
+def _is_pixels(x: Any) -> bool:
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
+        return False
+    return x.dim() == 3 or (x.dim() == 4 and (x.shape[-1] in (1, 3) or x.shape[1] in (1, 3)))
+
+
+def _prepare(pixels: Tensor, how: Preprocessing | LibraryTransform) -> Tensor:
+    pixels = pixels.unsqueeze(-1) if pixels.dim() == 3 else pixels
+    if isinstance(how, Preprocessing):
+        return _tensor(pixels, how)
+    Image = _pillow()
+    last = pixels if pixels.shape[-1] in (1, 3) else pixels.movedim(1, -1)
+    pictures = [
+        Image.fromarray(p.squeeze(-1).numpy() if p.shape[-1] == 1 else p.numpy()) for p in last
+    ]
+    return torch.stack([_transform(picture, how) for picture in pictures])
+
+
+def _transform(picture: Any, how: LibraryTransform) -> Tensor:
+    modes = {1: "L", 3: "RGB"}
+    if how.channels not in modes:
+        raise DataError(
+            f"the model takes {how.channels} channels, and images have 1 or 3",
+            "give inputs by --data FILE.npz (floats)",
+        )
+    return how.apply(picture.convert(modes[how.channels]))
+
+
+def _tensor(pixels: Tensor, how: Preprocessing) -> Tensor:
+    x = pixels.movedim(-1, 1) if pixels.shape[-1] in (1, 3) else pixels
+    x = x.float() / 255
+    if x.shape[1] == 1 and len(how.mean) == 3:
+        x = x.expand(-1, 3, -1, -1)
+    if how.size is not None and tuple(x.shape[-2:]) != how.size:
+        mode = how.interpolation if how.interpolation in ("bilinear", "bicubic") else "bilinear"
+        x = F.interpolate(x, how.size, mode=mode, antialias=True).clamp(0, 1)
+    return normalise(x, how)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UsageError("images need Pillow", "pip install 'curvcli[vision]'") from None
+    return Image
+
+
+def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
+    """An image as (C, H, W): prepared by the library, or from 0 to 1, resized and cut."""
+    Image = _pillow()
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > PIXELS:
+                raise DataError(
+                    f"{path.name} has {width * height} pixels, more than {PIXELS}", "scale it down"
+                )
+            if isinstance(how, LibraryTransform):
+                return _transform(image, how)
+            picture = image.convert("RGB")
+        if how.size is not None:
+            picture = _fit(picture, how)
+        return torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0).float() / 255
+    except CurvError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged files
+        raise DataError(
+            f"{path.name} is not a readable image: {' '.join(str(error).split())[:160]}",
+            "drop it from the folder",
+        ) from None
+
+
+def _fit(picture: Any, how: Preprocessing) -> Any:
+    from PIL import Image
+
+    assert how.size is not None
+    height, width = how.size
+    filters = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+    chosen = filters.get(how.interpolation, Image.Resampling.BILINEAR)
+    if how.resize is None:
+        return picture.resize((width, height), chosen)
+    scale = how.resize / min(picture.size)
+    whole = tuple(max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize(whole, chosen)
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _from_processor(processor: Any) -> Preprocessing:
+    """The settings of a Hugging Face image processor."""
+
+    def side(value: Any, *names: str) -> Any:
+        found = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+        return next((found[n] for n in names if found.get(n)), None)
+
+    resize, crop = processor.size, getattr(processor, "crop_size", None)
+    cut = getattr(processor, "do_center_crop", False) and crop is not None
+    size = crop if cut else resize
+    height = side(size, "height", "shortest_edge")
+    width = side(size, "width", "shortest_edge")
+    if height is None or width is None:
+        raise DataError(
+            "the directory's image processor names no size", "give inputs by --data FILE.npz"
+        )
+    names = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+    normal = getattr(processor, "do_normalize", True)
+    return Preprocessing(
+        (height, width),
+        side(resize, "shortest_edge", "height") if cut else None,
+        tuple(processor.image_mean) if normal else (0.0,),
+        tuple(processor.image_std) if normal else (1.0,),
+        names.get(int(getattr(processor, "resample", None) or 2), "bilinear"),
+    )

@@ -1,0 +1,270 @@
+"""Named losses, how many loss terms a batch has, and how a model is called with its data."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from curvcli.errors import DataError, LossError, did_you_mean
+from curvcli.loading.references import is_reference, resolve
+from curvcli.objective.calls import call_model, guarded, main_output
+from curvcli.objective.objective import LossTerms
+
+TermLoss = Callable[[Tensor, Tensor], tuple[Tensor, float]]
+"""(outputs, targets) -> (sum of the loss terms, how many)."""
+
+
+def class_last(outputs: Tensor, targets: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Logits as (terms, classes) and labels as (terms,), from (N, C, …) or (N, …, C) logits."""
+    shape, labels = tuple(outputs.shape), tuple(targets.shape)
+    if outputs.dim() >= 2 and labels == (shape[0], *shape[2:]):
+        flat = outputs.movedim(1, -1)
+    elif outputs.dim() >= 2 and labels == shape[:-1]:
+        flat = outputs
+    else:
+        raise DataError(
+            f"{name} needs logits (N, C, …) or (N, …, C) and labels (N, …); "
+            f"found outputs {list(shape)} and targets {list(labels)}",
+            "check --target-key, or pass your own --loss module:function",
+        )
+    return flat.reshape(-1, flat.shape[-1]), targets.reshape(-1)
+
+
+def _check_labels(labels: Tensor, classes: int, ignore_index: int, name: str) -> Tensor:
+    """The mask of labels that count; all of them within the classes."""
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DataError(
+            f"{name} needs integer labels, found {str(labels.dtype).removeprefix('torch.')}",
+            "use bce_with_logits for 0/1 targets, mse for regression",
+        )
+    valid = labels != ignore_index
+    counted = labels[valid]
+    if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
+        raise DataError(
+            f"labels run from {int(counted.min())} to {int(counted.max())}, but the model has {classes} "
+            f"outputs (classes 0 to {classes - 1})",
+            f"check the data, the model's head, or --loss-arg ignore_index={int(counted.min())}",
+        )
+    return valid
+
+
+def cross_entropy(
+    outputs: Tensor, targets: Tensor, ignore_index: int = -100, label_smoothing: float = 0.0
+) -> tuple[Tensor, float]:
+    """-log softmax(outputs)[target] summed over targets that are not ``ignore_index``."""
+    if targets.is_floating_point() and targets.shape == outputs.shape:
+        total = F.cross_entropy(
+            outputs, targets.to(outputs.dtype), reduction="sum", label_smoothing=label_smoothing
+        )
+        return total, float(outputs.numel() // outputs.shape[1])
+    logits, labels = class_last(outputs, targets, "cross_entropy")
+    valid = _check_labels(labels, logits.shape[-1], ignore_index, "cross_entropy")
+    total = F.cross_entropy(
+        logits,
+        labels.long(),
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    return total, float(valid.sum())
+
+
+def nll(outputs: Tensor, targets: Tensor, ignore_index: int = -100) -> tuple[Tensor, float]:
+    """-outputs[target], for outputs that are log-probabilities."""
+    log_p, labels = class_last(outputs, targets, "nll")
+    valid = _check_labels(labels, log_p.shape[-1], ignore_index, "nll")
+    return F.nll_loss(log_p, labels.long(), ignore_index=ignore_index, reduction="sum"), float(
+        valid.sum()
+    )
+
+
+def _aligned(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
+    """Targets in the shape and dtype of the outputs; only axes of length 1 may differ."""
+    if outputs.shape != targets.shape:
+        squeezed = [s for s in outputs.shape if s != 1], [s for s in targets.shape if s != 1]
+        if squeezed[0] != squeezed[1]:
+            raise DataError(
+                f"{name} needs outputs and targets of one shape, found {list(outputs.shape)} and "
+                f"{list(targets.shape)}",
+                "broadcasting would silently compare every output with every target",
+            )
+        targets = targets.reshape(outputs.shape)
+    return targets.to(outputs.dtype)
+
+
+def mse(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """(output - target)² over all elements."""
+    return F.mse_loss(outputs, _aligned(outputs, targets, "mse"), reduction="sum"), float(
+        outputs.numel()
+    )
+
+
+def l1(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """|output - target| over all elements."""
+    return F.l1_loss(outputs, _aligned(outputs, targets, "l1"), reduction="sum"), float(
+        outputs.numel()
+    )
+
+
+def huber(outputs: Tensor, targets: Tensor, delta: float = 1.0) -> tuple[Tensor, float]:
+    """Quadratic within ``delta`` of the target, linear beyond, over all elements."""
+    aligned = _aligned(outputs, targets, "huber")
+    return F.huber_loss(outputs, aligned, reduction="sum", delta=delta), float(outputs.numel())
+
+
+def bce_with_logits(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """Binary cross-entropy of sigmoid(output) over all elements."""
+    aligned = _aligned(outputs, targets, "bce_with_logits")
+    total = F.binary_cross_entropy_with_logits(outputs, aligned, reduction="sum")
+    return total, float(outputs.numel())
+
+
+def token_cross_entropy(
+    outputs: Tensor, targets: Tensor, ignore_index: int = -100
+) -> tuple[Tensor, float]:
+    """`cross_entropy` of logits (N, L, C) and labels (N, L), also where the length L happens to be C."""
+    return cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index)
+
+
+def contrastive(outputs: Tensor, targets: Tensor, scale: float = 20.0) -> tuple[Tensor, float]:
+    """In-batch contrastive loss of embeddings (2P, D): -log softmax over the other pairs of scale · cosine.
+
+    The first of two samples with one label is the anchor, the second its positive (van den Oord et al. 2018). A batch
+    cannot be cut: every sample's loss depends on the others.
+    """
+    if len(outputs) % 2 or not bool((targets[0::2] == targets[1::2]).all()):
+        raise DataError(
+            "contrastive needs pairs: two samples in a row with the same label",
+            "give lines in pairs, an even number of them",
+        )
+    unit = F.normalize(outputs, dim=1)
+    scores = scale * unit[0::2] @ unit[1::2].T
+    pairs = torch.arange(len(scores), device=scores.device)
+    return F.cross_entropy(scores, pairs, reduction="sum"), float(len(scores))
+
+
+WHOLE_BATCHES = ("contrastive",)
+"""Losses of which a slice of a batch is another loss."""
+
+NAMED: dict[str, Callable[..., tuple[Tensor, float]]] = {
+    f.__name__: f
+    for f in (
+        cross_entropy,
+        mse,
+        l1,
+        huber,
+        bce_with_logits,
+        nll,
+        token_cross_entropy,
+        contrastive,
+    )
+}
+LOSSES = (*NAMED, "output")
+
+
+def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
+    """The loss that ``--loss`` names, as a function of model and batch.
+
+    Batches are ``(arguments, keywords, targets)`` as made by `target.batches.arrange`. With ``output``
+    the model returns its loss, a mean over the samples. A ``module:function`` takes (outputs, targets)
+    and returns a mean, a tensor of terms, or (sum, count).
+
+    Raises:
+        LossError: there is no such loss, or it does not take these arguments.
+    """
+    if name == "output":
+        return _output_loss
+    if name in NAMED:
+        function: Callable[..., Any] = NAMED[name]
+    elif is_reference(name):
+        function = resolve(name, "--loss", LossError)
+    else:
+        raise LossError(
+            f"there is no loss {name!r}.{did_you_mean(name, LOSSES)}",
+            f"named losses: {', '.join(LOSSES)}; or module:function",
+        )
+    try:
+        inspect.signature(function).bind(None, None, **arguments)
+    except TypeError as error:
+        raise LossError(
+            f"{name} does not take {dict(arguments)}: {error}", "check --loss-arg"
+        ) from None
+
+    return OutputLoss(name, function, arguments)
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """A loss of (outputs, targets), with the model's call in front of it; see `SplitLoss`."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+    def __call__(self, model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many)."""
+        return self.of_outputs(self.outputs(model, data), data)
+
+    def outputs(self, model: nn.Module, data: Any) -> Tensor:
+        """The model's main output."""
+        positional, keywords, targets = data
+        if targets is None:
+            raise DataError(
+                f"the loss {self.name} needs targets, and the batches have none",
+                "name them by --target-key",
+            )
+        return main_output(call_model(model, positional, keywords))
+
+    def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many) for these outputs."""
+        result = self.function(outputs, data[2], **self.arguments)
+        return as_terms(result, outputs.shape[0] if outputs.dim() else 1, self.name)
+
+
+def objective_terms(reference: str) -> LossTerms:
+    """``--objective``: a function (model, batch) -> mean loss, or (sum, count)."""
+    function = resolve(reference, "--objective", LossError)
+
+    def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        return as_terms(guarded(reference, function, model, data), 1, reference)
+
+    return terms
+
+
+def as_terms(result: Any, samples: int, name: str) -> tuple[Tensor, float]:
+    """A mean, a tensor of terms, or (sum, count) -> (sum, count)."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor):
+        return result[0], float(result[1])
+    if not isinstance(result, Tensor):
+        raise LossError(
+            f"{name} returned {type(result).__name__}, not a tensor",
+            "return the mean loss, or (sum, count)",
+        )
+    if result.numel() == 1:
+        return result.reshape(()) * samples, float(samples)
+    return result.sum(), float(result.numel())
+
+
+def _output_loss(model: nn.Module, data: Any) -> tuple[Tensor, float]:
+    positional, keywords, targets = data
+    if targets is not None:
+        keywords = {**keywords, "labels": targets} if keywords else keywords
+        positional = positional if keywords else (*positional, targets)
+    output = call_model(model, positional, keywords)
+    loss = getattr(output, "loss", None)
+    if loss is None:
+        loss = (
+            output["loss"]
+            if isinstance(output, Mapping) and "loss" in output
+            else main_output(output)
+        )
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise LossError(
+            "--loss output needs a model that returns its scalar loss", "use a named loss"
+        )
+    inputs = [t for t in (*positional, *keywords.values()) if isinstance(t, Tensor)]
+    return as_terms(loss, inputs[0].shape[0] if inputs and inputs[0].dim() else 1, "output")

@@ -1,0 +1,1 @@
+"""Networks from Python code, libraries and directories."""

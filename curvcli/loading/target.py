@@ -1,0 +1,305 @@
+"""A `TargetSpec` -> the objects it names, each made when it is first asked for."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
+from curvcli.loading.checkpoints.checkpoint import Checkpoint
+from curvcli.loading.checkpoints.formats import open_checkpoint
+from curvcli.loading.data.batches import (
+    TARGET_NAMES,
+    Readers,
+    arrange,
+    as_batch,
+    fingerprint,
+    read_batches,
+)
+from curvcli.loading.data.images import image_batches, prepare_pixels, preprocessing
+from curvcli.loading.data.tabular import is_table, read_table
+from curvcli.loading.data.text import read_records
+from curvcli.loading.data.tokens import token_batches
+from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
+from curvcli.loading.models.huggingface import Directory, is_directory
+from curvcli.loading.models.model import build_model, compute_dtype, load_weights
+from curvcli.loading.settle import Signature, read_settled, signature
+from curvcli.loading.spec import TargetSpec
+from curvcli.machine.containers import move
+from curvcli.machine.device import give_back_freed_memory, resolve_device, set_precision, supports
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import LossTerms, Objective
+
+
+class Target:
+    """What is being inspected: checkpoint, model, batches and loss.
+
+    Args:
+        spec: the settings.
+        notes: receives a sentence for everything that was switched or skipped.
+    """
+
+    def __init__(self, spec: TargetSpec, notes: list[str] | None = None) -> None:
+        self.spec = spec
+        self.notes: list[str] = notes if notes is not None else []
+        self._signature: Signature = ()
+        self.accept_nonfinite = False
+        """Whether NaN and Inf in weights, data and loss are let through to the objective."""
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The file of weights, opened; None where the factory brings its own."""
+        if self.spec.checkpoint is None:
+            return None
+        path = Path(self.spec.checkpoint)
+        checkpoint = read_settled(path, lambda: open_checkpoint(path, self.spec.unsafe_pickle))
+        self._signature = signature(path)
+        self.notes.extend(checkpoint.notes)
+        return checkpoint
+
+    @cached_property
+    def directory(self) -> Directory | None:
+        """The Hugging Face directory, where that is what the checkpoint is."""
+        path, model = self.spec.checkpoint, self.spec.model
+        if path is None or not is_directory(Path(path)):
+            return None
+        base = model if model is not None and Path(model).is_dir() else None
+        if model is not None and base is None:
+            return None
+        return Directory(Path(path), base, self.spec.trust_remote_code)
+
+    @property
+    def loss(self) -> str | None:
+        """The loss that is named, or that the model's class implies."""
+        implied = self.directory.loss if self.directory is not None else None
+        return self.spec.loss or implied
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where everything is computed."""
+        set_precision(self.spec.tf32)
+        if self.spec.memory is not None:
+            give_back_freed_memory()
+        return resolve_device(self.spec.device)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with the checkpoint's weights, on its device and in its dtype."""
+        directory, checkpoint = self.directory, self.checkpoint
+        torch.manual_seed(self.spec.seed)
+        if directory is not None:
+            model, notes = directory.load(self.spec.allow_partial)
+            self.notes.extend(notes)
+        elif self.spec.model is not None:
+            model = build_model(self.spec.model, self.spec.model_args, checkpoint)
+            if checkpoint is not None:
+                self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
+        elif checkpoint is not None and checkpoint.program is not None:
+            model = checkpoint.program
+        else:
+            raise ModelError(
+                "a checkpoint holds weights, not the network they belong to"
+                if self.spec.checkpoint
+                else "nothing to inspect: neither a checkpoint nor a model is given",
+                "name the network by --model file.py:attribute, or give a target file (.toml); 'curvcli init' "
+                "writes one, and --model auto builds plain networks from the shapes",
+            )
+        self.check_unchanged()
+        dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
+        if note:
+            self.notes.append(note)
+        if not supports(self.device, dtype):
+            raise UsageError(
+                f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
+            )
+        return model.to(device=self.device, dtype=dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the model."""
+        return next(
+            (p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32
+        )
+
+    def share_data(self, other: "Target") -> None:
+        """Read no data, but take that of another target whose settings of data are the same."""
+        names = ("data", "batch_size", "max_batches")
+        if all(getattr(self.spec, n) == getattr(other.spec, n) for n in names) and self.spec.data:
+            self.__dict__["_raw_batches"] = other._raw_batches
+
+    @cached_property
+    def _raw_batches(self) -> list[Any]:
+        if self.spec.data is None:
+            raise DataError(
+                "no data is given",
+                "name it by --data: a file, a folder of images, or module:attribute",
+            )
+        return read_batches(
+            self.spec.data,
+            batch_size=self.spec.batch_size,
+            max_batches=self.spec.max_batches,
+            unsafe_pickle=self.spec.unsafe_pickle,
+            readers=self._readers(),
+        )
+
+    def _readers(self) -> Readers:
+        """How data is read that the model has a say in."""
+        spec = self.spec
+
+        def text(path: Path) -> Iterable[Any]:
+            if self.directory is None:
+                raise DataError(
+                    f"{path.name} is text, and only a Hugging Face directory says how it is tokenised",
+                    "name such a directory as the checkpoint, or give batches by --data file.py:function",
+                )
+            return token_batches(
+                read_records(path, spec.text_key or "text"),
+                self.directory,
+                length=spec.sequence_length,
+                batch_size=spec.batch_size,
+                seed=spec.seed,
+                notes=self.notes,
+            )
+
+        def table(path: Path) -> dict[str, Any]:
+            return read_table(
+                path, spec.target_column or spec.target_key, spec.input_key, self.notes
+            )
+
+        def images(path: Path) -> Iterable[Any]:
+            how = preprocessing(spec.model, spec.model_args, self.directory)
+            return image_batches(path, how, spec.batch_size, self.notes)
+
+        def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
+            usual = set(TARGET_NAMES) - set(spec.input_key)
+            return prepare_pixels(
+                tensors,
+                spec.model,
+                spec.model_args,
+                self.directory,
+                {spec.target_key} if spec.target_key else usual,
+                self.notes,
+            )
+
+        return Readers(text=text, table=table, images=images, prepare=prepare)
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """Frozen batches on the device, in the form that the loss takes."""
+        if self.spec.objective is None:
+            return self.model_batches
+        return [
+            as_batch(move(raw, self.device, self.dtype), opaque=True) for raw in self._raw_batches
+        ]
+
+    @cached_property
+    def model_batches(self) -> list[Batch]:
+        """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
+        table = self.spec.data is not None and is_table(self.spec.data)
+        inputs, target = self.spec.input_key, self.spec.target_key
+        arranged = (
+            arrange(raw, () if table else inputs, None if table else target)
+            for raw in self._raw_batches
+        )
+        made = [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
+        if self._takes_whole_batches(made):
+            return [dataclasses.replace(batch, splittable=False) for batch in made]
+        return made
+
+    def _takes_whole_batches(self, made: list[Batch]) -> bool:
+        """Whether a slice of a batch is another loss, or nothing that the program takes."""
+        program = self.checkpoint.program if self.checkpoint and self.spec.model is None else None
+        fixed = getattr(program, "fixed_samples", None)
+        wrong = next((batch.size for batch in made if fixed and batch.size != fixed), None)
+        if wrong is not None:
+            raise DataError(
+                f"the program was exported for batches of {fixed} samples, and one has {wrong}",
+                f"pass --batch-size {fixed} (and --max-batches, to leave out a smaller last one), or export it "
+                "with dynamic_shapes",
+            )
+        return fixed is not None or (self.spec.objective is None and self.loss in WHOLE_BATCHES)
+
+    @cached_property
+    def terms(self) -> LossTerms:
+        """The loss as a function of model and batch."""
+        if self.spec.objective is not None:
+            return objective_terms(self.spec.objective)
+        if self.loss is None:
+            raise LossError(
+                "no loss is given",
+                "name it by --loss (cross_entropy, mse, …) or give an --objective file.py:function",
+            )
+        return loss_terms(self.loss, self.spec.loss_args)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """L(θ) over the batches."""
+        model = self.model
+        terms = self.terms
+        return Objective(
+            model,
+            self.batches,
+            terms,
+            select=self.spec.params,
+            weight_decay=self.spec.weight_decay,
+            train_mode=self.spec.train_mode,
+            accept_nonfinite=self.accept_nonfinite,
+            memory=self.spec.memory_bytes,
+            notes=self.notes,
+        )
+
+    @cached_property
+    def checkpoint_sha256(self) -> str | None:
+        """Of the file of weights."""
+        found = self.checkpoint.sha256() if self.checkpoint else None
+        self.check_unchanged()
+        return found
+
+    def check_unchanged(self) -> None:
+        """Whether the file of weights is still the one that was opened.
+
+        Raises:
+            CheckpointError: it changed in the meantime, so that what was read may be of two minds.
+        """
+        path = Path(self.spec.checkpoint or "")
+        if self.checkpoint is not None and signature(path) != self._signature:
+            raise CheckpointError(
+                f"{path.name} changed while it was read: it is still being written",
+                "wait until it is complete; write checkpoints under another name and rename them",
+            )
+
+    @cached_property
+    def data_sha256(self) -> str | None:
+        """Of the batches' tensors, as they were read."""
+        return fingerprint(self._raw_batches) if self.spec.data else None
+
+    def _samples(self) -> int | None:
+        """Samples in the batches, if they have been read."""
+        batches: list[Batch] | None = self.__dict__.get("model_batches")
+        return sum(batch.size for batch in batches) if batches else None
+
+    def describe(self) -> Mapping[str, Any]:
+        """What is known of the target by now, without loading anything more."""
+        known = self.__dict__
+        objective: Objective | None = known.get("objective")
+        directory: Directory | None = known.get("directory")
+        return {
+            "checkpoint": self.spec.checkpoint,
+            "checkpoint_sha256": known.get("checkpoint_sha256"),
+            "model": self.spec.model,
+            "data": self.spec.data,
+            "data_sha256": known.get("data_sha256"),
+            "samples": objective.samples if objective else self._samples(),
+            "loss_terms": objective.weight if objective else None,
+            "loss": self.spec.objective
+            or self.spec.loss
+            or (directory.loss if directory else None),
+            "mode": "train" if self.spec.train_mode else "eval",
+            "dtype": str(self.dtype).removeprefix("torch.") if "model" in known else None,
+            "device": str(known["device"]) if "device" in known else None,
+            "seed": self.spec.seed,
+        }

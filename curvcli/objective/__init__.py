@@ -1,0 +1,1 @@
+"""L(θ) over frozen batches."""

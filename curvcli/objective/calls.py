@@ -1,0 +1,68 @@
+"""How a model is called with its data, and which of its outputs is the main one."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvcli.errors import CurvError, ModelError
+
+
+def call_model(model: nn.Module, positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """The model's output; what goes wrong inside names the shapes that went in."""
+    return guarded("the model", model, *positional, **keywords)
+
+
+def main_output(output: Any) -> Tensor:
+    """The tensor to compare with the targets: itself, ``.logits``, or the first of a tuple or dict."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits  # type: ignore[no-any-return]
+    values = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(output, Mapping):
+        for key in ("logits", "output", "outputs", "out", "prediction"):
+            if isinstance(output.get(key), Tensor):
+                return output[key]  # type: ignore[no-any-return]
+    if isinstance(values, tuple | list):
+        for value in values:
+            if isinstance(value, Tensor):
+                return value
+    raise ModelError(
+        f"the model returned {type(output).__name__}, in which no output tensor was found",
+        "return a tensor, a tuple that starts with it, or an object with .logits; or use --objective",
+    )
+
+
+def guarded(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call; an ordinary exception inside becomes a sentence with the shapes that went in."""
+    try:
+        return function(*args, **kwargs)
+    except (CurvError, torch.OutOfMemoryError):
+        raise
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        AssertionError,
+    ) as error:
+        if "not enough memory" in str(error) or "out of memory" in str(error):
+            raise
+        given = ", ".join(
+            [_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()]
+        )
+        message = " ".join(str(error).split())
+        raise ModelError(
+            f"{what} failed on inputs ({given}): {type(error).__name__}: {message[:300]}",
+            "check the shapes and names in the data, --input-key and --model-arg; --verbose shows the traceback",
+        ) from error
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__

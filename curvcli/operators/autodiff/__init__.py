@@ -1,0 +1,1 @@
+"""Derivatives that torch lacks, or gives slowly."""

@@ -1,0 +1,1 @@
+"""Curvature matrices of the loss: Hessian, Gauss-Newton, Fisher."""

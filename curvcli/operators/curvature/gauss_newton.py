@@ -1,0 +1,180 @@
+"""Matrices of the form Jᵀ C J, with J the Jacobian of the outputs z in the parameters and C the curvature in z.
+
+The generalised Gauss-Newton matrix is the Hessian without the curvature of the network itself:
+G = Σ_i J_iᵀ (∂²ℓ_i/∂z²) J_i / W (Schraudolph, Neural Computation 14, 2002). Positive semi-definite for losses that are
+convex in the outputs. A product costs one forward and one backward derivative on kept graphs.
+
+Shapes: ``K`` vectors at once, ``S`` samples, ``M`` outputs of each, ``R`` columns of a factor.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from curvcli.errors import LossError
+from curvcli.linalg.operator import ROUNDING
+from curvcli.linalg.vectors import euclidean_norm
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import SplitLoss
+from curvcli.operators.autodiff.fused import FusedLayers
+from curvcli.operators.autodiff.kernels import missing_derivatives
+from curvcli.operators.autodiff.pullback import pullback
+from curvcli.operators.curvature.curvature import Curvature
+
+
+class OutputCurvature(NamedTuple):
+    """C, a symmetric map of tensors shaped like the outputs; 1/W is in it."""
+
+    product: Callable[[Tensor], Tensor] | None
+    """u ↦ C u; None: C is zero."""
+    graphs: list[Tensor]
+    """What is differentiated in a product."""
+
+
+class OutputGraph(NamedTuple):
+    """Graphs of one piece: outputs, and their transposed Jacobian product as a function of its seed."""
+
+    outputs: Tensor
+    seed: Tensor
+    """u, shaped like the outputs."""
+    pulled: list[Tensor]
+    """Jᵀu for each parameter that the outputs reach; its derivative in u is J."""
+    positions: list[int]
+    curvature: OutputCurvature
+
+
+class GaussNewton(Curvature[OutputGraph]):
+    """G(θ) as a linear map; see `Curvature` for the arguments.
+
+    Raises:
+        LossError: the objective does not separate outputs and loss (``--objective``, ``--loss output``).
+    """
+
+    def outputs_of(self, batch: Batch) -> Tensor:
+        """z of one piece, with its graph."""
+        loss, objective = self._loss(), self.objective
+        with torch.enable_grad(), self.kernels.active(), objective.untouched_buffers():
+            return loss.outputs(objective.model, batch.data)
+
+    def output_curvature(self, outputs: Tensor, batch: Batch) -> OutputCurvature:
+        """C of one piece: ∂²(Σ ℓ)/∂z² / W."""
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            total, _ = self._loss().of_outputs(leaf, batch.data)
+            (inner,) = torch.autograd.grad(total / self.objective.weight, leaf, create_graph=True)
+        if not inner.requires_grad:
+            return OutputCurvature(None, [])
+
+        def product(u: Tensor) -> Tensor:
+            return torch.autograd.grad(inner, leaf, u, retain_graph=True, materialize_grads=True)[0]
+
+        return OutputCurvature(product, [inner])
+
+    def factors(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        """L with C = L Lᵀ for each sample (one row for all where samples are coupled), shape (S, M, R).
+
+        Returns:
+            None where C has negative eigenvalues.
+        """
+        rows = batch.size if self.objective.splittable else 1
+        flat_SM = outputs.detach().reshape(rows, -1)
+        product = self.output_curvature(outputs, batch).product
+        if product is None:
+            return flat_SM.new_zeros(rows, flat_SM.shape[1], 1)
+        unit_SM = torch.zeros_like(flat_SM)
+        columns = []
+        for k in range(flat_SM.shape[1]):
+            unit_SM[:, k] = 1.0
+            columns.append(product(unit_SM.reshape(outputs.shape)).reshape(rows, -1))
+            unit_SM[:, k] = 0.0
+        values_SM, vectors_SMM = torch.linalg.eigh(torch.stack(columns, 2).double())
+        floor = ROUNDING * torch.finfo(self.dtype).eps * values_SM.abs().max()
+        if bool((values_SM < -floor).any()):
+            return None
+        roots_SMM: Tensor = vectors_SMM * values_SM.clamp(min=0).sqrt()[:, None, :]
+        return roots_SMM.to(self.dtype)
+
+    def pushed(self, graph: OutputGraph, v_N: Tensor) -> Tensor:
+        """J v, shaped like the outputs."""
+        return self._push(graph, self.objective.views(v_N))
+
+    def check(
+        self, v_N: Tensor, exact_N: Tensor | None = None, length: float | None = None
+    ) -> float | None:
+        """Relative difference between vᵀ(A v) and the form (J v)ᵀ C (J v) with J v by central differences of z.
+
+        See `Curvature.check`; None also where A v is zero.
+        """
+        objective = self.objective
+        exact_N = self.matvec(v_N) if exact_N is None else exact_N
+        form = float(torch.dot(v_N, exact_N - self.decay_product(v_N)))
+        theta, norm = float(euclidean_norm(objective.flat())), float(euclidean_norm(v_N))
+        eps = torch.finfo(self.dtype).eps
+        length = length or float(eps ** (1 / 3)) * (1 + theta / self.n**0.5)
+        if form == 0 or length < 3 * eps * theta:
+            return None
+        h = length / norm
+        total = 0.0
+        with torch.no_grad():
+            for batch in objective.batches:
+                for piece in batch.pieces(self._micro_batch or batch.size):
+                    sides = []
+                    for sign in (1.0, -1.0):
+                        with objective.moved(sign * h * v_N):
+                            sides.append(self.outputs_of(piece).detach())
+                    moved = (sides[0] - sides[1]) / (2 * h)
+                    product = self.output_curvature(self.outputs_of(piece), piece).product
+                    if product is not None:
+                        total += float((moved * product(moved)).sum())
+        return abs(total - form) / max(abs(total), abs(form))
+
+    def _loss(self) -> SplitLoss:
+        terms = self.objective.terms
+        if not hasattr(terms, "of_outputs"):
+            raise LossError(
+                "this matrix needs the model's outputs and the loss apart",
+                "use a named --loss or --loss module:function of (outputs, targets)",
+            )
+        return cast(SplitLoss, terms)
+
+    def _graph(self, batch: Batch) -> OutputGraph:
+        objective = self.objective
+        with torch.enable_grad(), self.kernels.active(), FusedLayers():
+            outputs = self.outputs_of(batch)
+            seed = torch.zeros_like(outputs, requires_grad=True)
+            if not outputs.requires_grad:
+                return OutputGraph(outputs, seed, [], [], OutputCurvature(None, []))
+            pulled = torch.autograd.grad(
+                outputs, objective.parameters, seed, create_graph=True, allow_unused=True
+            )
+        positions = [i for i, p in enumerate(pulled) if p is not None and p.requires_grad]
+        curvature = self.output_curvature(outputs, batch)
+        return OutputGraph(outputs, seed, [pulled[i] for i in positions], positions, curvature)
+
+    def _push(self, graph: OutputGraph, views: list[Tensor]) -> Tensor:
+        with self.kernels.active():
+            return pullback(graph.pulled, [graph.seed], [views[i] for i in graph.positions])[0]
+
+    def _multiply(self, graph: OutputGraph, views: list[Tensor], retain: bool) -> Tensor:
+        if not graph.pulled or graph.curvature.product is None:
+            return torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        with self.kernels.active():
+            vector = graph.curvature.product(self._push(graph, views))
+            parts = pullback(
+                [graph.outputs], self.objective.parameters, [vector], retain_graph=retain
+            )
+        return self.objective.flatten(parts)
+
+    def _missing(self, graph: OutputGraph) -> str | None:
+        return missing_derivatives([*graph.pulled, *graph.curvature.graphs])
+
+    def _without_derivative(self) -> None:
+        raise LossError(
+            "an operation of the model has no derivative that Gauss-Newton products need",
+            "use the Hessian, whose products fall back to finite differences",
+        )
+
+    def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
+        raise NotImplementedError("Gauss-Newton products have no finite-difference form")

@@ -1,0 +1,114 @@
+"""The whole non-zero spectrum of JᵀCJ where batch × outputs is small: that of the Gram matrix of its rows.
+
+With C = L Lᵀ the matrix is BᵀB, B = LᵀJ, and its non-zero eigenvalues are those of BBᵀ; a unit eigenvector u of BBᵀ
+gives the eigenvector Bᵀu / √λ (Dangel, Tatzel & Hennig, "ViViT", TMLR 2022).
+
+Shapes: ``N`` parameters, ``R`` rows of B, ``S`` samples, ``M`` outputs of each, ``K`` vectors.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvcli.linalg.operator import ROUNDING, Float64Array
+from curvcli.linalg.vectors import euclidean_norms
+from curvcli.operators.autodiff.pullback import pullback
+from curvcli.operators.curvature.gauss_newton import GaussNewton
+
+# Columns of B multiplied at a time in float64.
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class GramSpectrum:
+    """All eigenvalues of a positive semi-definite matrix of low rank."""
+
+    values_R: Float64Array
+    """Of BBᵀ and weight decay, largest first."""
+    error: float
+    """Bound on the error of each by rounding."""
+    others: int
+    """Further eigenvalues of the n × n matrix,"""
+    rest: float
+    """all of this value: the weight decay."""
+    _rows_RN: Tensor
+    _left_RR: Tensor
+
+    def all_values(self) -> Float64Array:
+        """All n eigenvalues, largest first."""
+        return np.concatenate([self.values_R, np.full(self.others, self.rest)])
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of the n × n matrix, float64."""
+        return self._rows_RN.double().square().sum(0) + self.rest
+
+    def vectors(self, count: int) -> Tensor:
+        """The first ``count`` eigenvectors, unit length, shape (K, n)."""
+        u_RK = self._left_RR[:, :count].to(self._rows_RN)
+        vectors_KN = u_RK.T @ self._rows_RN
+        norms_K1 = euclidean_norms(vectors_KN)[:, None]
+        return vectors_KN / norms_K1.clamp(min=torch.finfo(vectors_KN.dtype).tiny)
+
+
+def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
+    """All eigenvalues of ``operator``, from one backward pass for each row of B.
+
+    Args:
+        operator: a matrix JᵀCJ.
+        limit: rows at most.
+
+    Returns:
+        None where there are more rows, they do not fit in memory, or C has negative eigenvalues.
+    """
+    objective = operator.objective
+    single = 1 if objective.splittable else max(batch.size for batch in objective.batches)
+    blocks: list[Tensor] = []
+    rows = 0
+    for batch in objective.batches:
+        for piece in batch.pieces(single):
+            outputs = operator.outputs_of(piece)
+            factors_SMR = operator.factors(outputs, piece)
+            if factors_SMR is None:
+                return None
+            columns_RM = factors_SMR[0].T
+            columns_RM = columns_RM[columns_RM.abs().amax(1) > 0]
+            rows += len(columns_RM)
+            needed = 2 * len(columns_RM) * operator.n * operator.dtype.itemsize
+            if rows > limit or needed > operator.room():
+                return None
+            blocks.append(_pulled(operator, outputs, columns_RM))
+    rows_RN = torch.cat(blocks)
+    if not len(rows_RN):
+        rows_RN = rows_RN.new_zeros(1, operator.n)
+    gram_RR = torch.zeros(len(rows_RN), len(rows_RN), dtype=torch.float64, device=operator.device)
+    for start in range(0, operator.n, _CHUNK):
+        part = rows_RN[:, start : start + _CHUNK].double()
+        gram_RR += part @ part.T
+    values_R, left_RR = torch.linalg.eigh(gram_RR)
+    values_R = values_R.flip(0).clamp(min=0)[: operator.n]
+    eps = torch.finfo(operator.dtype).eps
+    decay = objective.weight_decay
+    return GramSpectrum(
+        values_R=(values_R + decay).cpu().numpy(),
+        error=float(ROUNDING * eps * values_R[0]),
+        others=operator.n - len(values_R),
+        rest=decay,
+        _rows_RN=rows_RN,
+        _left_RR=left_RR.flip(1),
+    )
+
+
+def _pulled(operator: GaussNewton, outputs: Tensor, columns_RM: Tensor) -> Tensor:
+    """Jᵀ times each row of ``columns_RM``, shape (R, n)."""
+    out_RN = columns_RM.new_zeros(len(columns_RM), operator.n)
+    if not outputs.requires_grad:
+        return out_RN
+    objective = operator.objective
+    with operator.kernels.active():
+        for row_N, column_M in zip(out_RN, columns_RM, strict=True):
+            column = column_M.reshape(outputs.shape)
+            parts = pullback([outputs], objective.parameters, [column])
+            row_N.copy_(objective.flatten(parts))
+    return out_RN

@@ -1,0 +1,136 @@
+"""The Hessian of an objective, multiplied with by reverse-over-reverse differentiation.
+
+Hv = ∇(∇Lᵀv) (Pearlmutter, Neural Computation 6, 1994). A gradient costs 3 matmul-units a layer; a product
+on a first-order graph that is kept alive costs 6, one that rebuilds the graph 9 and more.
+
+Shapes: ``N`` parameters, ``K`` vectors at once.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvcli.linalg.vectors import euclidean_norm
+from curvcli.machine.plan import out_of_memory
+from curvcli.objective.batch import Batch
+from curvcli.operators.autodiff.fused import FusedLayers
+from curvcli.operators.autodiff.kernels import missing_derivatives
+from curvcli.operators.autodiff.pullback import pullback, pullbacks
+from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.looked_up import LookedUp
+
+
+class FirstOrderGraph(NamedTuple):
+    """The gradients of one piece that depend on the parameters, and where they go."""
+
+    gradients: list[Tensor]
+    positions: list[int]
+    leaves: list[Tensor]
+    """What was differentiated by, in the order of the parameters."""
+
+
+class Hessian(Curvature[FirstOrderGraph]):
+    """∇²L(θ) as a linear map; see `Curvature` for the arguments.
+
+    Where an operation has no second derivative and no replacement, products are central differences of
+    the gradient, with a note.
+    """
+
+    def views(self, v_N: Tensor) -> list[Tensor]:
+        """``v_N`` cut into the tensors that a graph is multiplied with."""
+        return self.objective.views(v_N, whole=False)
+
+    def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
+        """H v by central differences of the gradient over ± ``length`` in the direction of v."""
+        return self._central_difference(v_N, length)
+
+    def _central_difference(self, v_N: Tensor, length: float | None = None) -> Tensor:
+        objective = self.objective
+        norm = float(euclidean_norm(v_N))
+        if norm == 0.0:
+            return torch.zeros_like(v_N)
+        h = (length or self._difference_length()) / norm
+        sides = []
+        for sign in (1.0, -1.0):
+            with objective.moved(sign * h * v_N), self.kernels.active():
+                sides.append(objective.gradient(self._micro_batch))
+        return (sides[0] - sides[1]) / (2 * h)
+
+    def check(
+        self, v_N: Tensor, exact_N: Tensor | None = None, length: float | None = None
+    ) -> float | None:
+        """Relative difference between H v and its central finite difference; see `Curvature.check`.
+
+        The step changes the loss by about 1e-4 of itself, according to the curvature: small against
+        the kinks and higher derivatives of the surface, whatever the scale of loss and parameters.
+        """
+        exact_N = self.matvec(v_N) if exact_N is None else exact_N
+        scale = float(euclidean_norm(exact_N))
+        curvature = scale / float(euclidean_norm(v_N))
+        if length is None:
+            # Products that are differences themselves are held against those of another length.
+            length = self._difference_length() * (0.5 if self.finite_differences else 1.0)
+            if curvature > 0 and self.objective.loss != 0:
+                length = min(length, 1e-2 * math.sqrt(2 * abs(self.objective.loss) / curvature))
+        theta = float(euclidean_norm(self.objective.flat()))
+        if length < 3 * torch.finfo(self.dtype).eps * theta:
+            return None
+        other_N = self._central_difference(v_N, length)
+        scale = max(scale, float(euclidean_norm(other_N)))
+        return float(euclidean_norm(exact_N - other_N)) / scale if scale else 0.0
+
+    def _difference_length(self) -> float:
+        """eps^(1/3) in the scale of one parameter: balances rounding, eps/h, with truncation, h²."""
+        eps = torch.finfo(self.dtype).eps
+        theta = float(euclidean_norm(self.objective.flat()))
+        return float(eps ** (1 / 3)) * (1 + theta / math.sqrt(self.n))
+
+    def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
+        whole, decay = self.objective.batches, self.objective.weight_decay
+        try:
+            self.objective.batches, self.objective.weight_decay = [batch], 0.0
+            return torch.stack([self._central_difference(v_N) for v_N in vectors_KN])
+        finally:
+            self.objective.batches, self.objective.weight_decay = whole, decay
+
+    def _missing(self, graph: FirstOrderGraph) -> str | None:
+        return missing_derivatives(graph.gradients)
+
+    def _graph(self, batch: Batch) -> FirstOrderGraph:
+        with torch.enable_grad(), self.kernels.active(), FusedLayers():
+            with LookedUp(self.objective) as lookups:
+                total = self.objective.sum_of(batch)
+            leaves = lookups.leaves
+            if not total.requires_grad:
+                return FirstOrderGraph([], [], leaves)
+            gradients = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
+        # A gradient that is constant in θ (a linear loss) has no graph and no curvature.
+        positions = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+        return FirstOrderGraph([gradients[i] for i in positions], positions, leaves)
+
+    def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:
+        if not graph.gradients:
+            return torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        with self.kernels.active():
+            vectors = [views[i] for i in graph.positions]
+            parts = pullback(graph.gradients, graph.leaves, vectors, retain_graph=retain)
+        return self.objective.flatten(parts)
+
+    def _multiply_together(self, graph: FirstOrderGraph, vectors_KN: Tensor) -> Tensor:
+        if not graph.gradients:
+            return torch.zeros_like(vectors_KN)
+        parts = [torch.stack(views) for views in zip(*map(self.views, vectors_KN), strict=True)]
+        try:
+            # An operation without a batching rule is reported by a warning, and slow.
+            with self.kernels.active(), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                vectors = [parts[i] for i in graph.positions]
+                products = pullbacks(graph.gradients, graph.leaves, vectors)
+        except (RuntimeError, UserWarning) as error:
+            if out_of_memory(error):
+                raise
+            return self._multiply_each(graph, vectors_KN)
+        return torch.stack([self.objective.flatten(parts) for parts in zip(*products, strict=True)])

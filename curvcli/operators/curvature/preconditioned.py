@@ -1,0 +1,67 @@
+"""The Hessian in the coordinates of an adaptive optimizer: D^(-1/2) H D^(-1/2).
+
+D is the diagonal by which a step is divided, √v̂ + ε for Adam. The eigenvalues are those of D⁻¹H, which decide whether
+the optimizer's steps are stable (Cohen et al., "Adaptive gradient methods at the edge of stability", 2022).
+
+Shapes: ``N`` parameters, ``K`` vectors at once.
+"""
+
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+from curvcli.operators.curvature.hessian import FirstOrderGraph, Hessian
+
+
+class PreconditionedHessian(Hessian):
+    """D^(-1/2) ∇²L(θ) D^(-1/2) as a linear map.
+
+    Args:
+        objective: L.
+        diagonal_N: the diagonal of D, positive.
+        options: see `Curvature`.
+    """
+
+    def __init__(self, objective: Objective, *, diagonal_N: Tensor, **options: Any) -> None:
+        self._scale_N = diagonal_N.to(objective.device, torch.float64).rsqrt().to(objective.dtype)
+        super().__init__(objective, **options)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """D^(-1/2) ∇L(θ), the gradient in these coordinates."""
+        return self._scale_N * super().gradient
+
+    def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
+        """A v by central differences of the gradient over ± ``length`` in the direction of D^(-1/2) v."""
+        return self._scale_N * self._central_difference(self._scale_N * v_N, length)
+
+    def decay_product(self, v_N: Tensor) -> Tensor:
+        """What the weight decay adds to a product, a new tensor."""
+        return super().decay_product(v_N) * self._scale_N.square()
+
+    def check(
+        self, v_N: Tensor, exact_N: Tensor | None = None, length: float | None = None
+    ) -> float | None:
+        """Relative difference between H D^(-1/2) v and its central finite difference; see `Curvature.check`."""
+        exact_N = self.matvec(v_N) if exact_N is None else exact_N
+        plain = Hessian(self.objective, like=self)
+        return plain.check(self._scale_N * v_N, exact_N / self._scale_N, length)
+
+    def twin(self, objective: Objective) -> Self:
+        """See `Curvature.twin`."""
+        return type(self)(objective, diagonal_N=self._scale_N.double().pow(-2), like=self)
+
+    def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:
+        scales = self.views(self._scale_N)
+        scaled = [v * s for v, s in zip(views, scales, strict=True)]
+        return super()._multiply(graph, scaled, retain).mul_(self._scale_N)
+
+    def _multiply_together(self, graph: FirstOrderGraph, vectors_KN: Tensor) -> Tensor:
+        return self._multiply_each(graph, vectors_KN)
+
+    def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
+        return super()._difference_part(batch, vectors_KN * self._scale_N) * self._scale_N

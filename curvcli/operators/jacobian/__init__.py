@@ -1,0 +1,1 @@
+"""Jacobians of a network's parts."""

@@ -1,0 +1,288 @@
+"""One backward pass over the objective in pieces: signals of every layer, weight gradients, their noise.
+
+Shapes: ``P`` parts of the data whose gradients are compared with each other.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from curvcli.errors import LossError, MemoryLimitError, ModelError
+from curvcli.machine.containers import tensors_in
+from curvcli.machine.device import free_memory
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+from curvcli.operators.signals.layers import is_leaf
+from curvcli.operators.signals.part_gradients import PartGradients
+from curvcli.operators.signals.part_rules import can_be_apart
+from curvcli.operators.signals.reductions import peaks, square_sums, wide
+from curvcli.operators.signals.signals import Recorder
+
+# Parts whose gradients are kept to measure the noise.
+PARTS = 4
+# Hooks cost some microseconds a layer: very deep networks are cut into fewer parts.
+_LAYER_CALLS = 4096
+# Columns of the products that are added up in double precision.
+_BLOCK = 1 << 16
+# Tensors with at most so many entries are multiplied together with others of their size.
+_SMALL = 1 << 14
+# Share of the free memory (or of --memory) that the parts' gradients may take.
+_MEMORY_SHARE = 0.125
+# Numbers in the parameters, and in the data, up to which the parts are told apart in one pass.
+_LIGHT = 1 << 17
+
+
+@dataclass
+class Flow:
+    """What one pass found."""
+
+    recorder: Recorder
+    loss: float
+    gradient: list[Tensor]
+    """∇L by parameter, weight decay included."""
+    gram_TPP: list[Tensor] | None
+    """⟨g_i, g_j⟩ of each parameter tensor, float64 on the CPU; g_i is the mean gradient of part i."""
+    part_samples: list[int]
+    samples: int
+    complete: bool = True
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss, activations and gradients are."""
+        signals = self.recorder.signals.values()
+        return math.isfinite(self.loss) and all(
+            s.activation.finite and s.gradient.finite for s in signals
+        )
+
+
+def flow(
+    objective: Objective,
+    *,
+    parts: int = PARTS,
+    memory: int | None = None,
+    count_nonfinite: bool = False,
+    clone_views: bool = True,
+    details: bool = True,
+    stop: Callable[[], object] = lambda: None,
+) -> Flow:
+    """Forward and backward over every batch once, in at least ``parts`` pieces where they may be cut.
+
+    Args:
+        objective: L.
+        parts: gradients to compare; fewer where the batches cannot be cut or memory is short.
+        memory: bytes the process may use.
+        count_nonfinite: count NaN and Inf entries of every activation and gradient.
+        clone_views: see `Recorder`.
+        details: also record attention and recurrent layers.
+        stop: asked between pieces; a true value ends the pass with what is known.
+
+    Raises:
+        MemoryLimitError: a piece does not fit.
+    """
+    pieces = cut(objective, parts)
+    parts = min(parts, len(pieces))
+    room = _room(objective, memory) if parts > 1 else 1
+    watched = partial(
+        Recorder,
+        objective,
+        count_nonfinite=count_nonfinite,
+        clone_views=clone_views,
+        details=details,
+    )
+    if memory is None and 1 < len(pieces) == parts <= room and len(objective.batches) == 1:
+        whole = _in_one_pass(objective, watched, [piece.size for piece in pieces])
+        if whole is not None:
+            return whole
+    groups = _group_sizes(len(pieces), min(parts, room))
+    recorder = watched()
+    kept: list[list[Tensor]] = []
+    part_samples: list[int] = []
+    loss, remaining, complete = 0.0, iter(pieces), True
+    with recorder.watching():
+        for size in groups:
+            sums, count = None, 0
+            for _ in range(size):
+                piece = next(remaining)
+                found = _differentiate(objective, recorder, piece)
+                assert found is not None
+                total, gradients = found
+                loss += total
+                count += piece.size
+                if sums is None:
+                    sums = gradients
+                else:
+                    for a, g in zip(sums, gradients, strict=True):
+                        a.add_(g)
+            assert sums is not None
+            _keep(kept, sums, keep_apart=len(groups) > 1)
+            part_samples.append(count)
+            if stop():
+                complete = sum(part_samples) == objective.samples
+                break
+    gradient: list[Tensor] = []
+    grams: list[Tensor] | None = None
+    if len(kept) > 1:
+        grams = _grams(kept, [objective.samples / b for b in part_samples])
+    for part in kept:
+        part.reverse()
+    for _ in range(len(objective.parameters)):
+        # Taken out one by one: the parts and their sum never exist as a whole side by side.
+        tensors = [part.pop() for part in kept]
+        for other in tensors[1:]:
+            tensors[0].add_(other)
+        gradient.append(tensors[0])
+    loss += _decay(objective, gradient)
+    objective.cost.gradients += 1
+    return Flow(recorder, loss, gradient, grams, part_samples, objective.samples, complete)
+
+
+def _decay(objective: Objective, gradient: list[Tensor]) -> float:
+    """Weight decay's part of L; that of ∇L is added to ``gradient``."""
+    if not objective.weight_decay:
+        return 0.0
+    for g, p in zip(gradient, objective.parameters, strict=True):
+        g.add_(p.detach(), alpha=objective.weight_decay)
+    return 0.5 * objective.weight_decay * sum(square_sums(objective.parameters))
+
+
+def _in_one_pass(
+    objective: Objective, watched: Callable[..., Recorder], sizes: list[int]
+) -> Flow | None:
+    """The whole batch at once, its parts told apart layer by layer; None where that cannot be known to be right."""
+    if not can_be_apart(objective.model):
+        return None
+    (batch,) = objective.batches
+    # Larger networks are bound by their kernels: piece by piece they take no longer, and a part of the memory.
+    if max(objective.n, *(t.numel() for t in tensors_in(batch.data)), 0) > _LIGHT:
+        return None
+    try:
+        alone = objective.sum_of(next(batch.pieces(1)))
+        of_first = torch.autograd.grad(
+            alone, objective.parameters, allow_unused=True, materialize_grads=True
+        )
+        del alone
+        parts = PartGradients(objective.parameters, sizes)
+        recorder = watched(parts=parts)
+        with recorder.watching():
+            found = _differentiate(objective, recorder, batch, lambda: parts.complete)
+        if found is None:
+            return None
+        loss, gradient = found
+    except (RuntimeError, ValueError, IndexError, MemoryLimitError, ModelError, LossError):
+        # Too large as a whole, or beyond the rules; what is wrong with the model shows again in pieces.
+        return None
+    by_part = parts.checked(gradient, of_first)
+    if by_part is None:
+        return None
+    grams = _grams(list(zip(*by_part, strict=True)), [objective.samples / b for b in sizes])
+    loss += _decay(objective, gradient)
+    objective.cost.gradients += 1
+    return Flow(recorder, loss, gradient, grams, sizes, objective.samples)
+
+
+def cut(objective: Objective, parts: int) -> list[Batch]:
+    """The batches, cut so that there are about ``parts`` pieces where that is possible."""
+    batches = list(objective.batches)
+    if len(batches) >= parts or not objective.splittable:
+        return batches
+    calls = sum(is_leaf(m) for m in objective.model.modules())
+    wanted = max(2, min(parts, _LAYER_CALLS // max(1, calls)))
+    size = max(1, math.ceil(objective.samples / wanted))
+    return [piece for batch in batches for piece in batch.pieces(size)]
+
+
+def _differentiate(
+    objective: Objective,
+    recorder: Recorder,
+    piece: Batch,
+    wanted: Callable[[], bool] = lambda: True,
+) -> tuple[float, list[Tensor]] | None:
+    """Loss and gradient of a piece; None where it is not ``wanted`` after the forward pass."""
+    recorder.begin(piece.size)
+    try:
+        with torch.enable_grad():
+            with recorder:
+                total = objective.sum_of(piece)
+            if not wanted():
+                return None
+            recorder.find_trunk(total)
+            if not total.requires_grad:
+                recorder.end()
+                return float(total), [torch.zeros_like(p) for p in objective.parameters]
+            gradients = torch.autograd.grad(
+                total, objective.parameters, allow_unused=True, materialize_grads=True
+            )
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        if "out of memory" not in text and "not enough memory" not in text:
+            raise
+        raise MemoryLimitError(
+            f"out of memory with {piece.size} samples at a time", "pass a smaller --batch-size"
+        ) from None
+    recorder.end()
+    return float(total.detach()), [g.detach() for g in gradients]
+
+
+def _keep(kept: list[list[Tensor]], sums: list[Tensor], keep_apart: bool) -> None:
+    if keep_apart or not kept:
+        kept.append(sums)
+        return
+    for a, g in zip(kept[0], sums, strict=True):
+        a.add_(g)
+
+
+def _room(objective: Objective, memory: int | None) -> int:
+    """How many gradients may be held at once; at least two."""
+    size = objective.n * torch.finfo(objective.dtype).bits // 8
+    limit = memory if memory is not None else free_memory(objective.device)
+    return max(2, int(_MEMORY_SHARE * limit / max(1, size)))
+
+
+def _group_sizes(pieces: int, groups: int) -> list[int]:
+    """``pieces`` consecutive pieces in at most ``groups`` groups of nearly the same size."""
+    groups = max(1, min(pieces, groups))
+    return [pieces // groups + (i < pieces % groups) for i in range(groups)]
+
+
+def _grams(kept: Sequence[Sequence[Tensor]], scales: list[float]) -> list[Tensor]:
+    """Inner products of the parts' mean gradients of each tensor, float64 on the CPU, shape (P, P).
+
+    Args:
+        kept: by part, the gradient of every parameter.
+        scales: by part, what makes a mean of the sum.
+    """
+    scale_P = torch.tensor(scales, dtype=torch.float64)
+    found: list[Tensor] = [scale_P] * len(kept[0])
+    groups: dict[int, list[int]] = {}
+    for i, tensor in enumerate(kept[0]):
+        # Large tensors one by one: the parts are never copied as a whole.
+        groups.setdefault(tensor.numel() if tensor.numel() <= _SMALL else -1 - i, []).append(i)
+    for same in groups.values():
+        flat = [torch.stack([part[i].reshape(-1) for i in same]) for part in kept]
+        gram_GPP = _gram(flat).cpu().double() * (scale_P[:, None] * scale_P)
+        for i, gram_PP in zip(same, gram_GPP, strict=True):
+            found[i] = gram_PP
+    return found
+
+
+def _gram(flat_GK: list[Tensor]) -> Tensor:
+    """Inner products over the last axis of the parts' tensors, in double precision, shape (G, P, P).
+
+    Entries are divided by the largest first: squares of vanishing gradients underflow in float32. Blocks are
+    multiplied in the gradients' own type and added up in double precision.
+    """
+    p, (g, k) = len(flat_GK), flat_GK[0].shape
+    peak_G = torch.stack([peaks(f) for f in flat_GK]).amax(0).to(wide(flat_GK[0]))
+    unit_G = torch.where(peak_G > 0, peak_G, 1.0)
+    single = flat_GK[0].dtype if flat_GK[0].dtype == torch.float64 else torch.float32
+    scale_G11 = unit_G.to(single)[:, None, None]
+    gram_GPP = torch.zeros(g, p, p, dtype=wide(flat_GK[0]), device=flat_GK[0].device)
+    for first in range(0, k, _BLOCK):
+        block = torch.stack([f[:, first : first + _BLOCK] for f in flat_GK], 1).to(single)
+        block.div_(scale_G11)
+        gram_GPP += block @ block.mT
+    return gram_GPP * unit_G.square()[:, None, None]

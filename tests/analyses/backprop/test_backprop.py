@@ -1,0 +1,125 @@
+"""`backprop`: the identities hold for every kind of layer, and wrong gradients are found and named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curvcli.analyses.backprop.run import BackpropResult, backprop
+from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+
+
+def check(model: nn.Module, x: Tensor, **options: object) -> tuple[BackpropResult, Context]:
+    """The analysis on L = mean of squares of the outputs, a loss without anything of its own."""
+    objective = Objective(
+        model, [Batch(x, len(x))], lambda m, d: (m(d).square().sum(), float(len(d)))
+    )
+    context = Context(objective=objective)
+    return backprop(context, **options), context  # type: ignore[arg-type]
+
+
+def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    return {
+        "linear": (nn.Linear(4, 3), (5, 4)),
+        "linear on a sequence, no bias": (nn.Linear(4, 3, bias=False), (5, 7, 4)),
+        "conv1d": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (5, 4, 9)),
+        "conv1d circular": (nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), (5, 4, 9)),
+        "conv2d": (nn.Conv2d(2, 4, (3, 2), stride=(2, 1), dilation=(1, 2)), (5, 2, 8, 9)),
+        "conv2d in groups": (nn.Conv2d(4, 8, 3, groups=2, padding=2), (5, 4, 6, 6)),
+        "conv2d depthwise, same": (nn.Conv2d(4, 4, 3, groups=4, padding="same"), (5, 4, 6, 6)),
+        "conv2d reflected": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), (5, 2, 6, 6)),
+        "conv3d": (nn.Conv3d(2, 3, 2, stride=2), (5, 2, 5, 4, 6)),
+        "transposed 1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1), (5, 4, 7)),
+        "transposed 2d in groups": (nn.ConvTranspose2d(4, 6, 3, groups=2, dilation=2), (5, 4, 5, 5)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(layers()))
+def test_identities_hold_for_every_kind_of_layer(name: str) -> None:
+    """By hand against autograd in float64: both round at 1e-16 times the number of terms, 1e-13 at most."""
+    layer, shape = layers()[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    result, context = check(layer, x)
+    assert len(result.identities) == sum(1 for _ in layer.parameters())
+    for identity in result.identities:
+        assert identity.norm > 0
+        assert identity.error <= 1e-13
+    assert result.passed
+    assert not context.findings
+
+
+def test_shared_repeated_and_in_place_layers_are_summed() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed = nn.Embedding(9, 4)
+            self.twice = nn.Linear(4, 4)
+            self.act = nn.ReLU(inplace=True)
+            self.head = nn.Linear(4, 9, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.act(self.twice(self.embed(tokens)))
+            out: Tensor = self.head(self.act(self.twice(x)))
+            return out
+
+    result, _ = check(Shared(), torch.arange(9).repeat(2, 1))
+    by_name = {i.parameter: i for i in result.identities}
+    assert set(by_name["embed.weight"].layers) == {"embed", "head"}
+    assert all(i.error <= 1e-13 for i in result.identities)
+    assert result.passed
+
+
+def test_a_gradient_changed_behind_a_layer_breaks_its_identity() -> None:
+    """A hook that clips the weight's gradient, as training code leaves behind."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))
+
+    class Halved(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight * 1.0
+            if weight.requires_grad:
+                weight.register_hook(lambda g: 0.5 * g)
+            return nn.functional.linear(x, weight, self.bias)
+
+    model[2] = Halved(2, 1)
+    result, context = check(model, torch.randn(6, 3))
+    wrong = {i.parameter for i in result.identities if not i.passed}
+    assert wrong == {"2.weight"}
+    assert {f.rule for f in context.findings} == {"backprop.identity", "backprop.slope"}
+
+
+def test_a_detached_branch_is_named() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(self.a(x))
+            out: Tensor = self.c(h.detach() + self.b(h.detach()))
+            return out
+
+    result, context = check(Detached(), torch.randn(6, 3))
+    assert {s.parameter for s in result.slopes if not s.passed} == {"a.weight", "a.bias"}
+    assert {f.subject for f in context.findings} == {"a.weight", "a.bias"}
+    assert any("the fault lies behind 'a.bias'" in note for note in context.notes)
+
+
+def sample(path: Path) -> Context:
+    spec, _ = resolve_target(str(path), {}, ("backprop",))
+    return Context(spec)
+
+
+def test_the_wrong_sample_is_caught_and_every_other_one_passes(samples: Path) -> None:
+    for path in sorted(samples.glob("*.toml")):
+        context = sample(path)
+        result = backprop(context, samples=4)
+        assert result.passed == (path.stem != "wrong_backward"), path.stem
+        if not result.passed:
+            assert {f.subject for f in context.findings} == {"fc1.weight", "fc1.bias"}

@@ -1,0 +1,70 @@
+"""Cells called in a loop of the user's own: what `gradients` says of their memory."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curvcli.analyses.gradients.result import GradientsResult
+from curvcli.analyses.gradients.run import gradients
+from curvcli.analyses.shared.context import Context
+from tests.conftest import MakeObjective
+
+
+def run(model: nn.Module, x: Tensor, y: Tensor, make: MakeObjective) -> GradientsResult:
+    return gradients(Context(objective=make(model, x, y, "mse")))
+
+
+class Loop(nn.Module):
+    """A cell called in a loop of the user's own; ``keep`` is a share of the state that is passed on."""
+
+    def __init__(self, kind: Any, keep: float | None = None) -> None:
+        super().__init__()
+        self.cell = kind(3, 5)
+        self.head = nn.Linear(5, 2)
+        self.keep = keep
+        self.states: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Any:
+        state, self.states = None, []
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state)
+            self.states.append(state[0] if isinstance(state, tuple) else state)
+            if self.keep is not None:
+                state = state * self.keep
+        return self.head(self.states[-1])
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_cells_called_in_a_loop(kind: Any, make_objective: MakeObjective) -> None:
+    """∂h_T/∂h_t of the loop against autograd through the loop itself, the first cell state of an LSTM held fixed."""
+    torch.manual_seed(10)
+    model, x = Loop(kind), torch.randn(6, 9, 3)
+    (trend,) = run(model, x, torch.randn(6, 2), make_objective).time
+    assert (trend.name, trend.kind, trend.steps) == ("cell", kind.__name__, 9)
+    assert all(g is not None and g > 0 for g in trend.gradient)
+    assert trend.output_error is not None
+    assert trend.output_error < 1e-5
+    # The pieces of the data that are unrolled: the first of four.
+    model.double()(x[:2].double())
+    expected = torch.zeros(9, dtype=torch.float64)
+    for unit in range(5):
+        parts = torch.autograd.grad(
+            model.states[-1][:, unit].sum(), model.states, retain_graph=True
+        )
+        expected += torch.stack([p.square().sum() for p in parts]).flip(0)
+    assert trend.lag == pytest.approx((expected / 2 / 5).sqrt().tolist(), rel=1e-5)
+    assert trend.decay is not None
+    assert set(trend.gates) == {
+        nn.RNNCell: set(), nn.GRUCell: {"reset", "update"}, nn.LSTMCell: {"input", "forget", "output"}
+    }[kind]  # fmt: skip
+
+
+def test_a_loop_that_changes_the_state_has_no_lag(make_objective: MakeObjective) -> None:
+    """What the user's own code does between two calls is not in the cell's equations."""
+    torch.manual_seed(11)
+    model = Loop(nn.GRUCell, keep=0.5)
+    (trend,) = run(model, torch.randn(6, 9, 3), torch.randn(6, 2), make_objective).time
+    assert trend.lag == []
+    assert trend.gradient_gain is not None
