@@ -305,7 +305,7 @@ def test_every_analysis_of_a_real_sentence_encoder(name: str, made: Path, tmp_pa
         tmp_path / "pairs.txt",
         params=["*layer.5.output.dense.weight"],
     )
-    known = curvcli.analyses.get(name).options()
+    known = curvcli.registry.get(name).options()
     options = {k: v for k, v in ANALYSES[name].items() if k in {o.name for o in known}}
     result = curvcli.analyse(name, run, **options)
     if name == "info":
@@ -328,7 +328,7 @@ def test_every_analysis_of_a_real_torchscript_program(name: str, tmp_path: Path)
         y=np.array([[0.0], [1.0], [0.0], [1.0]], "f4"),
     )
     run = load(package(SILERO) / "data" / "silero_vad.jit", tmp_path / "v.npz", loss="mse")
-    known = curvcli.analyses.get(name).options()
+    known = curvcli.registry.get(name).options()
     options = {k: v for k, v in ANALYSES[name].items() if k in {o.name for o in known}}
     if name == "backprop":  # it asks for float64, which the constants of this program do not allow
         with pytest.raises(ModelError, match="float32 constants built in"):
