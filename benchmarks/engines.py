@@ -40,9 +40,9 @@ def run_curvcli(workload: Workload, **options: Any) -> tuple[Any, Any]:
     batch = curvcli.Batch(
         (workload.inputs, workload.targets), len(workload.targets), workload.splittable
     )
-    context = curvcli.Context(objective=curvcli.Objective(workload.model, [batch], terms))
+    context = curvcli.Context(objective=curvcli.make_objective(workload.model, [batch], terms))
     settings = {"top": K, "bottom": 0, "order": "magnitude", "tol": TOL, **options}
-    return curvcli.analyse("hessian", context, **settings), context
+    return curvcli.analyse("hessian", context, **settings).result, context
 
 
 def curvcli_whole(workload: Workload, _: int) -> Found:

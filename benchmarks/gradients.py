@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from curvcli.analyses.shared.context import Context, resolve_target
 from torch import nn
 from workloads import WORKLOADS, Workload
 
 from curvcli.analyses.gradients.run import gradients
-from curvcli.analyses.shared.context import Context, resolve_target
 from curvcli.loading.loss import loss_terms
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.gradient_flow import flow
 
@@ -74,7 +75,7 @@ def workload(w: Workload) -> Objective:
         (x,), _, y = data
         return w.loss(model(x), y) * len(y), float(len(y))
 
-    return Objective(w.model, [Batch(((w.inputs,), {}, w.targets), len(w.targets))], terms)
+    return make_objective(w.model, [Batch(((w.inputs,), {}, w.targets), len(w.targets))], terms)
 
 
 def in_gradients(objective: Objective, work: Callable[[], object]) -> tuple[float, float]:
@@ -130,7 +131,7 @@ def chain(modules: int) -> str:
     for layer in model:
         nn.init.orthogonal_(layer.get_parameter("weight"))
     data = ((torch.randn(8, 4),), {}, torch.randn(8, 4))
-    objective = Objective(model, [Batch(data, 8)], loss_terms("mse", {}))
+    objective = make_objective(model, [Batch(data, 8)], loss_terms("mse", {}))
     times = []
     for work in (partial(plain, objective), partial(gradients, Context(objective=objective))):
         started = time.perf_counter()

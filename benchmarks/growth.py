@@ -31,8 +31,8 @@ def point(width: int, samples: int, k: int) -> dict[str, float]:
     from torch import nn
 
     import curvcli
+    from curvcli import analyse
     from curvcli.analyses.hessian.result import HessianResult
-    from curvcli.analyses.hessian.run import hessian
     from curvcli.loading.loss import loss_terms
     from curvcli.machine.meter import MemoryMeter
 
@@ -45,9 +45,11 @@ def point(width: int, samples: int, k: int) -> dict[str, float]:
 
     def run() -> tuple[HessianResult, curvcli.Objective]:
         batch = curvcli.Batch(((x,), {}, y), samples)
-        objective = curvcli.Objective(model, [batch], loss_terms("cross_entropy", {}))
+        objective = curvcli.make_objective(model, [batch], loss_terms("cross_entropy", {}))
         context = curvcli.Context(objective=objective)
-        return hessian(context, top=k, bottom=0, tol=1e-2, max_matvecs=2000), objective
+        return analyse(
+            "hessian", context, top=k, bottom=0, tol=1e-2, max_matvecs=2000
+        ).result, objective
 
     run()
     start = time.perf_counter()

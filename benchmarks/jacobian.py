@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from curvcli.analyses.shared.context import Context, resolve_target
+
 from curvcli.operators.jacobian.jacobian import Jacobian, explore
 from curvcli.operators.jacobian.taps import Passage
 

@@ -21,7 +21,7 @@ from curvcli.linalg.lanczos.lockstep import lockstep
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import Objective
+from curvcli.objective.checks import make_objective
 from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks, blocks_of
 from curvcli.operators.curvature.hessian import Hessian
 
@@ -59,7 +59,7 @@ def measure(name: str, model: nn.Module, x: torch.Tensor, steps: int) -> str:
     """One line of the table."""
     y = torch.randint(0, 10, (len(x),))
     batch = Batch(((x,), {}, y), len(x))
-    objective = Objective(model, [batch], loss_terms("cross_entropy", {}))
+    objective = make_objective(model, [batch], loss_terms("cross_entropy", {}))
     operator = Hessian(objective, strategy="keep")
     blocks = DiagonalBlocks(operator, blocks_of(objective, "layer"))
 

@@ -12,7 +12,7 @@ from workloads import Workload, digits_mlp, gpt, resnet20
 
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import Objective
+from curvcli.objective.checks import make_objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.matrices import curvature
 
@@ -30,7 +30,7 @@ def timed(work: Callable[[], object]) -> float:
 def measure(workload: Workload) -> dict[str, float]:
     """Median over the rounds of (time of a product) / (time of a gradient)."""
     batch = Batch(((workload.inputs,), {}, workload.targets), len(workload.inputs))
-    objective = Objective(workload.model, [batch], loss_terms("cross_entropy", {}))
+    objective = make_objective(workload.model, [batch], loss_terms("cross_entropy", {}))
     operators: dict[str, Curvature] = {
         m: curvature(objective, m, strategy="keep") for m in MATRICES
     }

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.loading.loss import loss_terms
+from curvcli.objective import checks
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 
@@ -36,7 +38,7 @@ def make_objective() -> MakeObjective:
         loss: str = "cross_entropy",
         splits: list[int] | None = None,
         loss_args: dict[str, object] | None = None,
-        **options: object,
+        **options: Any,
     ) -> Objective:
         batches = []
         first = 0
@@ -44,7 +46,7 @@ def make_objective() -> MakeObjective:
             piece = slice(first, first + size)
             batches.append(Batch(((x[piece],), {}, y[piece]), size))
             first += size
-        return Objective(model, batches, loss_terms(loss, loss_args or {}), **options)  # type: ignore[arg-type]
+        return checks.make_objective(model, batches, loss_terms(loss, loss_args or {}), **options)
 
     return make
 

@@ -2,7 +2,7 @@
 
 import importlib
 
-from curvcli.analyses.shared.analysis import Analysis
+from curvcli.analyses.shared.question import Question
 
 NAMES = (
     "hessian",
@@ -23,8 +23,8 @@ NAMES = (
 )
 
 
-def get(name: str) -> Analysis:
-    """The analysis of that name; its module is imported now, torch only when it runs."""
-    analysis = importlib.import_module(f"curvcli.analyses.{name}.run").ANALYSIS
-    assert isinstance(analysis, Analysis)
-    return analysis
+def get(name: str) -> Question:
+    """The question of that name; its options are imported now, torch only when it is asked."""
+    question = importlib.import_module(f"curvcli.analyses.{name}.command").QUESTION
+    assert isinstance(question, Question)
+    return question

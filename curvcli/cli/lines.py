@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import msgspec
 
-from curvcli.analyses.shared.analysis import Analysis
+from curvcli.analyses.shared.question import Question
 from curvcli.report.data import Envelope
 
 
@@ -45,15 +45,15 @@ class Lines:
             self._temporary.unlink()
 
 
-def append_summary(analysis: Analysis, envelope: Envelope[Any]) -> None:
+def append_summary(question: Question, envelope: Envelope[Any]) -> None:
     """Append the answer as Markdown to the job summary of GitHub Actions, where there is one."""
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not summary or analysis.cases is None or envelope.result is None:
+    if not summary or question.cases is None or envelope.result is None:
         return
     from curvcli.report.text import markdown
 
     text = markdown.render(
-        f"curvcli {envelope.command}", analysis.view(envelope.result), envelope.findings
+        f"curvcli {envelope.command}", question.view(envelope.result), envelope.findings
     )
     try:
         with Path(summary).open("a", encoding="utf-8") as file:

@@ -30,9 +30,9 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_root)
     for name in NAMES:
-        analysis = get(name)
-        run = options.command(analysis, functools.partial(execute, name, analysis))
-        app.command(name, cls=options.GroupedCommand, short_help=analysis.summary, epilog=_EPILOG)(
+        question = get(name)
+        run = options.command(question, functools.partial(execute, question))
+        app.command(name, cls=options.GroupedCommand, short_help=question.summary, epilog=_EPILOG)(
             run
         )
     app.command("schema")(schema)
@@ -54,7 +54,7 @@ def _root(
 
 
 def schema(
-    command: Annotated[str, typer.Argument(help="Name of an analysis.")],
+    command: Annotated[str, typer.Argument(help="Name of an question.")],
 ) -> None:
     """Print the JSON Schema of an analysis' answer."""
     import json

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from curvcli.analyses.shared.analysis import Analysis, Option
+from curvcli.analyses.shared.question import Option, Question
 from curvcli.loading.spec import option_fields, parse_assignments
 
 # Settings that `key=value` flags fill, and the flag's name in the singular.
@@ -61,22 +61,22 @@ def plain_type(kind: Any) -> Any:
     return kind
 
 
-def signature(analysis: Analysis) -> inspect.Signature:
+def signature(question: Question) -> inspect.Signature:
     """The parameters of an analysis' command: TARGET, its own options, the shared ones.
 
     Every flag defaults to None, so that what was not given can come from the target file.
     """
     parameters = []
-    if analysis.needs != "nothing":
-        parameters.append(_argument(analysis))
-    for option in analysis.options():
+    if question.needs != "nothing":
+        parameters.append(_argument(question))
+    for option in question.fields():
         shown = _shown(option.default)
         kind, flag = plain_type(option.kind), _assigned_flag(option)
         parameters.append(
             _option(option.name, list[str] if flag else kind, option.help, "Options", shown, flag)
         )
     for name, kind, default, text in option_fields():
-        if name == "checkpoint" or not _applies(name, analysis):
+        if name == "checkpoint" or not _applies(name, question):
             continue
         flag_kind = list[str] if name in _ASSIGNED else plain_type(kind)
         shown = _shown(default)
@@ -84,25 +84,25 @@ def signature(analysis: Analysis) -> inspect.Signature:
             _option(name, flag_kind, text, "Target options", shown, _ASSIGNED.get(name))
         )
     for name, (kind, default, text) in OUTPUT_OPTIONS.items():
-        kind = Literal[formats(analysis)] if name == "format" else kind  # noqa: PLW2901
+        kind = Literal[formats(question)] if name == "format" else kind  # noqa: PLW2901
         parameters.append(_option(name, kind, text, "Output options", None, default=default))
     return inspect.Signature(parameters)
 
 
-def formats(analysis: Analysis) -> tuple[str, ...]:
+def formats(question: Question) -> tuple[str, ...]:
     """The formats that an analysis' answer can be written in."""
     found: tuple[str, ...] = FORMATS
-    if analysis.cases is not None:
+    if question.cases is not None:
         found += CASE_FORMATS
-    return (*found, "ndjson") if analysis.targets == "series" else found
+    return (*found, "ndjson") if question.targets == "series" else found
 
 
 def split(
-    analysis: Analysis, given: dict[str, Any]
+    question: Question, given: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The flags given, as (settings of the target, options of the analysis, output options)."""
     options: dict[str, Any] = {}
-    for option in analysis.options():
+    for option in question.fields():
         value, flag = given.get(option.name), _assigned_flag(option)
         if value is not None and value != []:
             assigned = flag is not None and get_origin(plain_type(option.kind)) is dict
@@ -118,15 +118,15 @@ def split(
     return settings, options, output
 
 
-def command(analysis: Analysis, execute: Callable[..., None]) -> Callable[..., None]:
+def command(question: Question, execute: Callable[..., None]) -> Callable[..., None]:
     """A function that Typer turns into the command."""
 
     def run(**given: Any) -> None:
         execute(given)
 
-    run.__signature__ = signature(analysis)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in signature(analysis).parameters.values()}
-    run.__doc__ = analysis.description
+    run.__signature__ = signature(question)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in signature(question).parameters.values()}
+    run.__doc__ = question.description
     return run
 
 
@@ -139,10 +139,10 @@ def _assigned_flag(option: Option) -> str | None:
     return "--" + option.name.removesuffix("s").replace("_", "-")
 
 
-def _applies(name: str, analysis: Analysis) -> bool:
-    if analysis.needs == "nothing":
+def _applies(name: str, question: Question) -> bool:
+    if question.needs == "nothing":
         return name in _FOR_NOTHING
-    return analysis.needs == "objective" or name in _FOR_CHECKPOINT
+    return question.needs == "objective" or name in _FOR_CHECKPOINT
 
 
 def _metavar(kind: Any) -> str | None:
@@ -159,19 +159,19 @@ def _shown(default: Any) -> str | None:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def _argument(analysis: Analysis) -> inspect.Parameter:
+def _argument(question: Question) -> inspect.Parameter:
     text = "Checkpoint, or a target file (.toml) naming checkpoint, model, data and loss."
     kind: Any = str | None
     metavar = "TARGET"
-    if analysis.targets != "one":
+    if question.targets != "one":
         kind, metavar = list[str] | None, "TARGET..."
         text = (
             "Checkpoints, or target files (.toml); a checkpoint takes the settings of the target file "
             "before it."
         )
-    if analysis.targets == "series":
+    if question.targets == "series":
         text += " A directory stands for the checkpoints in it, by the step numbers in their names."
-    if analysis.needs == "checkpoint":
+    if question.needs == "checkpoint":
         text = "Checkpoint, or a target file (.toml) that names one."
     return inspect.Parameter(
         "target",

@@ -4,7 +4,7 @@ import sys
 import time
 from types import TracebackType
 
-from curvcli.analyses.shared.context import Stage
+from curvcli.analyses.shared.journal import Stage
 from curvcli.report.numbers import printable
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from curvcli.errors import DataError, LossError, did_you_mean
 from curvcli.loading.references import is_reference, resolve
 from curvcli.objective.calls import call_model, guarded, main_output
-from curvcli.objective.objective import LossTerms
+from curvcli.objective.terms import LossTerms
 
 TermLoss = Callable[[Tensor, Tensor], tuple[Tensor, float]]
 """(outputs, targets) -> (sum of the loss terms, how many)."""

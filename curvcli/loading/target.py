@@ -32,7 +32,9 @@ from curvcli.loading.spec import TargetSpec
 from curvcli.machine.containers import move
 from curvcli.machine.device import give_back_freed_memory, resolve_device, set_precision, supports
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import LossTerms, Objective
+from curvcli.objective.checks import make_objective
+from curvcli.objective.objective import Objective
+from curvcli.objective.terms import LossTerms
 
 
 class Target:
@@ -47,8 +49,7 @@ class Target:
         self.spec = spec
         self.notes: list[str] = notes if notes is not None else []
         self._signature: Signature = ()
-        self.accept_nonfinite = False
-        """Whether NaN and Inf in weights, data and loss are let through to the objective."""
+        self._objective: Objective | None = None
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
@@ -235,22 +236,21 @@ class Target:
             )
         return loss_terms(self.loss, self.spec.loss_args)
 
-    @cached_property
-    def objective(self) -> Objective:
-        """L(θ) over the batches."""
-        model = self.model
-        terms = self.terms
-        return Objective(
+    def make_objective(self, accept_nonfinite: bool) -> Objective:
+        """L(θ) over the batches; NaN and Inf are no error where they are accepted."""
+        model, terms = self.model, self.terms
+        self._objective = make_objective(
             model,
             self.batches,
             terms,
             select=self.spec.params,
             weight_decay=self.spec.weight_decay,
             train_mode=self.spec.train_mode,
-            accept_nonfinite=self.accept_nonfinite,
+            accept_nonfinite=accept_nonfinite,
             memory=self.spec.memory_bytes,
             notes=self.notes,
         )
+        return self._objective
 
     @cached_property
     def checkpoint_sha256(self) -> str | None:
@@ -285,7 +285,7 @@ class Target:
     def describe(self) -> Mapping[str, Any]:
         """What is known of the target by now, without loading anything more."""
         known = self.__dict__
-        objective: Objective | None = known.get("objective")
+        objective = self._objective
         directory: Directory | None = known.get("directory")
         return {
             "checkpoint": self.spec.checkpoint,

@@ -84,7 +84,7 @@ def test_the_same_command_prints_the_same_digits() -> None:
 def test_every_command_has_help_and_a_schema(command: str) -> None:
     shown = invoke(command, "--help")
     assert shown.exit_code == 0
-    for option in get(command).options():
+    for option in get(command).fields():
         # The flag of a table takes one entry at a time: thresholds, --threshold.
         assert "--" + option.name.replace("_", "-").removesuffix("s") in shown.stdout
         assert option.help

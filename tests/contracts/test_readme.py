@@ -38,6 +38,6 @@ def test_python_in_the_docstring_of_the_package_runs(samples: Path) -> None:
     import curvcli
 
     run = curvcli.load(str(samples / "digits_mlp.toml"), dtype="float64")
-    result = curvcli.analyse("hessian", run, top=1, bottom=0)
+    result = curvcli.analyse("hessian", run, top=1, bottom=0).result
     assert 9.33 < result.top[0].value < 9.34
     assert {"Batch", "Objective"} <= {curvcli.Batch.__name__, curvcli.Objective.__name__}

@@ -14,7 +14,7 @@ from curvcli.loading.data.batches import arrange, as_batch, fingerprint, read_ba
 from curvcli.loading.loss import LOSSES, loss_terms, objective_terms
 from curvcli.objective.batch import Batch
 from curvcli.objective.calls import main_output
-from curvcli.objective.objective import Objective
+from curvcli.objective.checks import make_objective as objective_of
 from tests.conftest import MakeObjective
 
 X, Y = (
@@ -314,11 +314,11 @@ def test_dropout_inside_attention_and_recurrent_layers_stays_off(
 
 def test_losses_without_gradient_or_terms(make_objective: MakeObjective) -> None:
     with pytest.raises(LossError, match="does not depend on the parameters"):
-        Objective(nn.Linear(4, 3), [Batch(X, 6)], lambda m, d: (m(d).detach().sum(), 6.0))
+        objective_of(nn.Linear(4, 3), [Batch(X, 6)], lambda m, d: (m(d).detach().sum(), 6.0))
     with pytest.raises(DataError, match="every target is ignored"):
         make_objective(nn.Linear(4, 3), X, torch.full((6,), -100))
     with pytest.raises(DataError, match="no batches"):
-        Objective(nn.Linear(4, 3), [], lambda m, d: (m(d).sum(), 6.0))
+        objective_of(nn.Linear(4, 3), [], lambda m, d: (m(d).sum(), 6.0))
 
 
 def test_parameters_by_glob_and_integer_parameters(make_objective: MakeObjective) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import curvcli
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 
@@ -47,7 +48,7 @@ def objective(model: nn.Module, batches: int = 1, **settings: Any) -> Objective:
 
     whole = Batch((TOKENS, CLASSES), 3)
     parts = [whole] if batches == 1 else [whole.take([i]) for i in range(3)]
-    return Objective(model.double(), parts, terms, **settings)
+    return objective_of(model.double(), parts, terms, **settings)
 
 
 def dense(model: nn.Module) -> Tensor:
@@ -76,8 +77,8 @@ def test_untouched_rows_are_left_out_without_changing_the_spectrum(batches: int)
     assert subject.n == touched * WIDTH + 3 * WIDTH + 3
     assert subject.dimension == len(truth)
     result = curvcli.analyse(
-        "hessian", curvcli.Context(objective=subject), top=4, bottom=3, tol=1e-8
-    )
+        "hessian", curvcli.Subject(objective=subject), top=4, bottom=3, tol=1e-8
+    ).result
     assert (result.parameters, result.untouched) == (len(truth), subject.untouched)
     # Residuals hold by theorem; the rest is rounding of float64.
     for pair, value in zip(result.top, truth.flip(0), strict=False):
@@ -96,8 +97,8 @@ def test_exact_zeros_take_their_places_and_fill_up_what_was_asked_for() -> None:
     subject = objective(model, select=["embedding.weight"])
     assert subject.n == 5 * WIDTH
     result = curvcli.analyse(
-        "hessian", curvcli.Context(objective=subject), top=20, bottom=18, tol=1e-8
-    )
+        "hessian", curvcli.Subject(objective=subject), top=20, bottom=18, tol=1e-8
+    ).result
     assert (len(result.top), len(result.bottom)) == (20, 18)
     for pairs, values in ((result.top, truth.flip(0)), (result.bottom, truth)):
         for pair, value in zip(pairs, values, strict=False):
@@ -108,7 +109,7 @@ def test_exact_zeros_take_their_places_and_fill_up_what_was_asked_for() -> None:
 def test_the_reach_speaks_of_the_whole_hessian() -> None:
     model = Reader().double()
     truth = torch.linalg.eigvalsh(dense(model))
-    result = curvcli.analyse("saddle", curvcli.Context(objective=objective(model)))
+    result = curvcli.analyse("saddle", curvcli.Subject(objective=objective(model))).result
     assert result.reach.lower <= min(0.0, float(truth[0]) + 1e-12)  # rounding of float64
     assert result.reach.upper >= float(truth[-1]) - 1e-12
 
@@ -136,8 +137,8 @@ def test_vectors_go_there_and_back() -> None:
 
 @pytest.mark.parametrize("analysis", ["taylor", "step", "backprop", "gradients"])
 def test_other_analyses_work_in_the_same_space(analysis: str) -> None:
-    context = curvcli.Context(objective=objective(Reader()))
-    result = curvcli.analyse(analysis, context)
+    context = curvcli.Subject(objective=objective(Reader()))
+    result = curvcli.analyse(analysis, context).result
     assert getattr(result, "parameters", context.objective.dimension) == context.objective.dimension
 
 

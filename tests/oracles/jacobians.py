@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.jacobian.result import JacobianResult
-from curvcli.analyses.jacobian.run import jacobian
-from curvcli.analyses.shared.context import Context
+from curvcli.analyses.shared.subject import Subject
 from curvcli.loading.data.batches import arrange, as_batch
 from curvcli.loading.spec import TargetSpec
 from curvcli.objective.batch import Batch
@@ -17,9 +17,9 @@ from curvcli.objective.batch import Batch
 EXACT = 1e-11
 
 
-def context_for(model: nn.Module, *raw: Any, **settings: Any) -> Context:
+def context_for(model: nn.Module, *raw: Any, **settings: Any) -> Subject:
     """A context whose model and batches are given instead of read from files."""
-    context = Context(TargetSpec(**settings))
+    context = Subject(TargetSpec(**settings))
     context.target.__dict__["model"] = model
     context.target.__dict__["model_batches"] = [as_batch(arrange(r), opaque=False) for r in raw]
     return context
@@ -27,7 +27,7 @@ def context_for(model: nn.Module, *raw: Any, **settings: Any) -> Context:
 
 def run(model: nn.Module, *raw: Any, **options: Any) -> JacobianResult:
     """The answer for a module and batches in memory."""
-    return jacobian(context_for(model, *raw), **options)
+    return analyse("jacobian", context_for(model, *raw), **options).result
 
 
 def batch_of(*tensors: Tensor) -> Batch:

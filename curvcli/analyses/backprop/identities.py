@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from curvcli.errors import ModelError
 from curvcli.machine.containers import move
 from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective
 from curvcli.objective.objective import Objective
 
 Convolution = nn.modules.conv._ConvNd
@@ -85,12 +86,12 @@ class BackpropCheck:
                 "backprop is checked in float64 only",
             ) from error
         data = move(piece.data, objective.device, torch.float64)
-        self.objective = Objective(
+        self.objective = make_objective(
             model,
             [Batch(data, piece.size, piece.splittable)],
             objective.terms,
             select=objective.names,
-            train_mode=objective.train_mode,
+            train_mode=objective.model.training,
         )
         self.samples = piece.size
         self.records: dict[str, Record] = {}

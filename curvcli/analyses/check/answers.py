@@ -1,17 +1,21 @@
 """The analyses that rules need, once for each target, from the cache where nothing has changed."""
 
 import time
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from curvcli import __version__
 from curvcli.analyses.check.cache import NotKept, TargetKey, lookup, store
 from curvcli.analyses.check.result import AnalysisRun
 from curvcli.analyses.registry import get
-from curvcli.analyses.shared.context import Context, Stage
+from curvcli.analyses.shared.answer import Answer, envelope, error_info
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.question import Question
+from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import EXIT_INTERNAL, CurvError
 from curvcli.report.data import Envelope, ErrorInfo
+
+_WHERE = "[{}] in the target file"
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Budget:
 
 
 def run_analyses(
-    member: Context, needed: dict[str, int], budget: Budget, use_cache: bool, parent: Context
+    member: Subject, needed: dict[str, int], budget: Budget, use_cache: bool, journal: Journal
 ) -> Answers:
     """Run each analysis once.
 
@@ -52,17 +56,18 @@ def run_analyses(
         needed: analyses, and how many rules need each.
         budget: time to spend.
         use_cache: whether answers are kept and looked up.
-        parent: told of progress and asked for interruption.
+        journal: told of progress and asked for interruption.
     """
     answers = Answers()
     keys = TargetKey(member.spec)
     for name, rules in needed.items():
-        parent.progress(Stage(f"{member.name}: {name}", len(answers.runs), len(needed)))
-        analysis = get(name)
-        options = analysis.validate(member.tables.get(name, {}), f"[{name}] in the target file")
-        key = _key(keys, name, options, answers.notes) if use_cache else None
+        journal.progress(Stage(f"{member.name}: {name}", len(answers.runs), len(needed)))
+        question = get(name)
+        values = member.tables.get(name, {})
+        checked = question.validate(values, _WHERE.format(name))
+        key = _key(keys, name, checked, answers.notes) if use_cache else None
         began = time.monotonic()
-        kept = lookup(key, analysis) if key else None
+        kept = lookup(key, question) if key else None
         if kept is not None:
             answers.envelopes[name] = kept
             answers.runs.append(
@@ -70,15 +75,17 @@ def run_analyses(
             )
             budget.done(rules)
             continue
-        envelope, complete, final = _run(member, name, options, budget.share(rules), parent)
+        part = journal.part(f"{name}: ", budget.share(rules))
+        found, complete = _ask(member, question, part)
         budget.done(rules)
         seconds = round(time.monotonic() - began, 3)
-        answers.runs.append(AnalysisRun(name, seconds, False, complete, envelope.error))
-        if envelope.error is None:
-            answers.envelopes[name] = envelope
+        answers.runs.append(AnalysisRun(name, seconds, False, complete, found.error))
+        if found.error is None:
+            answers.envelopes[name] = found
             # What was hashed must be what was read: a file that changed meanwhile is not kept.
-            if key and final and _key(TargetKey(member.spec), name, options, []) == key:
-                store(key, envelope)
+            final = part.stop() is None
+            if key and final and _key(TargetKey(member.spec), name, checked, []) == key:
+                store(key, found)
     answers.notes = list(dict.fromkeys(answers.notes))
     return answers
 
@@ -93,36 +100,21 @@ def _key(keys: TargetKey, name: str, options: dict[str, Any], notes: list[str]) 
     return None
 
 
-def _run(
-    member: Context, name: str, options: dict[str, Any], seconds: float | None, parent: Context
-) -> tuple[Envelope[Any], bool, bool]:
-    """(the answer, whether it is complete, whether another run would say the same)."""
-    import warnings
-
-    context = Context(
-        member.spec,
-        progress=_prefixed(parent.progress, f"{name}: "),
-        interrupted=parent.interrupted,
-        name=member.name,
-        deadline=seconds,
-    )
-    result, error = None, None
+def _ask(member: Subject, question: Question, journal: Journal) -> tuple[Envelope[Any], bool]:
+    """The answer, and whether it is complete."""
+    subject = Subject(member.spec, name=member.name)
+    answer: Answer[Any] | None = None
+    error: ErrorInfo | None = None
+    values = member.tables.get(question.name, {})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = get(name).run(context, **options)
+            answer = question.ask(subject, values, journal, _WHERE.format(question.name))
     except CurvError as problem:
-        error = ErrorInfo(problem.code, problem.message, problem.hint, problem.exit_code)
+        error = error_info(problem)
     except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception as problem:  # one analysis that fails must not hide what the others say
+    except Exception as problem:  # one question that fails must not hide what the others say
         error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", None, EXIT_INTERNAL)
-    envelope: Envelope[Any] = Envelope(
-        command=name, version=__version__, target=context.target_info(), result=result,
-        findings=context.findings, notes=context.notes, cost=context.cost_info(), error=error,
-    )  # fmt: skip
-    return envelope, not context.incomplete, context.stop() is None
-
-
-def _prefixed(progress: Callable[[Stage], None], prefix: str) -> Callable[[Stage], None]:
-    return lambda stage: progress(stage._replace(what=prefix + stage.what))
+    whole = journal.complete if answer is None else answer.complete
+    return envelope(question.name, subject, journal, answer, error), whole

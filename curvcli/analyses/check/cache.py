@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from curvcli import __version__
-from curvcli.analyses.shared.analysis import Analysis
+from curvcli.analyses.shared.question import Question
 from curvcli.loading.spec import TargetSpec
 from curvcli.report.data import Envelope
 
@@ -228,11 +228,11 @@ def _files(path: Path) -> Iterator[Path]:
         yield from sorted(path.parent.glob("*.safetensors"))
 
 
-def lookup(key: str, analysis: Analysis) -> Envelope[Any] | None:
+def lookup(key: str, question: Question) -> Envelope[Any] | None:
     """The answer that is kept under a key; one that cannot be read is as good as none."""
     try:
         content = (folder() / f"{key}.json").read_bytes()
-        return msgspec.json.decode(content, type=Envelope[analysis.result])  # type: ignore[name-defined]
+        return msgspec.json.decode(content, type=Envelope[question.result])  # type: ignore[name-defined]
     except (OSError, msgspec.DecodeError):
         return None
 

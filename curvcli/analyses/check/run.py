@@ -1,9 +1,7 @@
 """`curvcli check`: do checkpoints keep the rules that their project sets?"""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from msgspec import Meta
+from typing import Any
 
 from curvcli.analyses.check.answers import Answers, Budget, run_analyses
 from curvcli.analyses.check.baseline import (
@@ -13,14 +11,17 @@ from curvcli.analyses.check.baseline import (
     read_baseline,
     write_baseline,
 )
+from curvcli.analyses.check.command import CheckOptions
 from curvcli.analyses.check.decision import Outcome, decide
 from curvcli.analyses.check.result import CheckedTarget, CheckResult, Count, RuleOutcome
 from curvcli.analyses.check.rules import Rule, RuleEntry, make_rule, read_entries
-from curvcli.analyses.check.view import cases, described, view
+from curvcli.analyses.check.view import described
 from curvcli.analyses.registry import get
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context, parse_seconds
+from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.figures import Figure, Precision
+from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.settings import parse_seconds
+from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, UsageError
 
 DEFAULT_RULES = (
@@ -34,72 +35,42 @@ DEFAULT_RULES = (
 )  # fmt: skip
 
 
-def check(
-    context: Context,
-    *,
-    rules: Annotated[
-        list[str | RuleEntry],
-        "Rule, e.g. 'hessian.top[0].value < 50'; repeatable. Default: those of the target file, else of curvcli.",
-    ] = [],  # noqa: B006
-    undecided: Annotated[
-        Literal["fail", "warn", "pass"],
-        "What a rule does whose threshold lies within the error: fail exits with 3.",
-    ] = "warn",
-    confidence: Annotated[
-        float, Meta(gt=0, lt=1, description="Of the intervals of numbers with a standard error.")
-    ] = 0.999,
-    baseline: Annotated[
-        str | None, "File of figures that rules compare with by the word 'baseline'."
-    ] = None,
-    update_baseline: Annotated[bool, "Write the figures of this run into that file."] = False,
-    budget: Annotated[str | None, "Time to spend in all, e.g. 60s, shared out over rules."] = None,
-    cache: Annotated[bool, "Keep answers, and use them while nothing has changed."] = True,
-) -> CheckResult:
-    """Hold checkpoints against thresholds; exits with 1 when a rule is violated.
-
-    A rule compares a figure of any analysis with a threshold: hessian.top[0].value < 50, saddle.verdict !=
-    "strict-saddle", hessian.top[0].value <= 1.2 * baseline. The interval of the figure is compared, not the point:
-    a violation is certain, a pass is certain, or the rule is undecided. Analyses that rules need are run once each,
-    with the options that the target file sets for them. Exit codes: 0 the rules hold, 1 a violation, 2 bad input, 3
-    no answer.
-
-    Args:
-        context: the targets are its members.
+def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[CheckResult]:
+    """Answer `curvcli check`; see `CheckOptions`.
 
     Raises:
         UsageError: a rule is not understood or names what no analysis has; nothing has run by then.
     """
-    seconds = parse_seconds(budget)
-    members = list(context.members) or [context]
-    sets = [_rules(member, rules) for member in members]
-    path = Path(baseline) if baseline else None
-    if path is None and (update_baseline or any(r.uses_baseline for s in sets for r in s)):
+    seconds = parse_seconds(options.budget)
+    members = list(subject.members)
+    sets = [_rules(member, options.rules) for member in members]
+    path = Path(options.baseline) if options.baseline else None
+    if path is None and (options.update_baseline or any(r.uses_baseline for s in sets for r in s)):
         raise UsageError(
             "a baseline is needed, but none is named", "name its file by --baseline baseline.json"
         )
-    before = read_baseline(path, may_be_missing=update_baseline) if path else BaselineFile()
+    before = read_baseline(path, may_be_missing=options.update_baseline) if path else BaselineFile()
     shared = Budget(seconds, sum(len(_needed(s)) and sum(_needed(s).values()) for s in sets))
     checked: list[CheckedTarget] = []
     updated: dict[str, BaselineTarget] = {}
     for member, own in zip(members, sets, strict=True):
-        answers = run_analyses(member, _needed(own), shared, cache, context)
+        answers = run_analyses(member, _needed(own), shared, options.cache, journal)
         for note in answers.notes:
-            context.notes.append(note)
+            journal.note(note)
         key = key_of(member.name, path) if path else member.name
         known = {f.path: f for f in before.targets[key].figures} if key in before.targets else {}
-        target = _judge(member, own, answers, known, confidence, update_baseline)
+        target = _judge(member, own, answers, known, options.confidence, options.update_baseline)
         checked.append(target)
-        if update_baseline and all(run.error is None for run in target.analyses):
+        if options.update_baseline and all(run.error is None for run in target.analyses):
             updated[key] = _figures(target)
-    if path is not None and update_baseline:
+    if path is not None and options.update_baseline:
         write_baseline(path, before, updated)
-        context.notes.append(f"the baseline {path} has the figures of {len(updated)} targets now")
-    result = _result(checked, undecided, confidence, baseline)
-    _conclude(context, result)
-    return result
+        journal.note(f"the baseline {path} has the figures of {len(updated)} targets now")
+    result = _result(checked, options.undecided, options.confidence, options.baseline)
+    return journal.answer(result, exit_code=_conclude(journal, result))
 
 
-def _rules(member: Context, given: list[str | RuleEntry]) -> list[Rule]:
+def _rules(member: Subject, given: list[str | RuleEntry]) -> list[Rule]:
     own: list[Any] = member.tables.get("check", {}).get("rules") or given
     entries = read_entries(own)
     if not entries:
@@ -115,13 +86,13 @@ def _rules(member: Context, given: list[str | RuleEntry]) -> list[Rule]:
     return found
 
 
-def _check_room(rule: Rule, member: Context) -> None:
+def _check_room(rule: Rule, member: Subject) -> None:
     """A place in a list whose length is an option of the analysis (top, bottom) must be asked for."""
     for path in rule.leaves:
         if len(path.steps) < 2 or not isinstance(path.steps[1], int):
             continue
         name, place = str(path.steps[0]), path.steps[1]
-        option = next((o for o in get(path.analysis).options() if o.name == name), None)
+        option = next((o for o in get(path.analysis).fields() if o.name == name), None)
         length = member.tables.get(path.analysis, {}).get(name, option.default if option else None)
         if (
             isinstance(length, int)
@@ -144,7 +115,7 @@ def _needed(rules: list[Rule]) -> dict[str, int]:
 
 
 def _judge(
-    member: Context,
+    member: Subject,
     rules: list[Rule],
     answers: Answers,
     known: dict[str, Figure],
@@ -191,7 +162,7 @@ def _fresh(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _outcome(member: Context, rule: Rule, outcome: Outcome) -> RuleOutcome:
+def _outcome(member: Subject, rule: Rule, outcome: Outcome) -> RuleOutcome:
     return RuleOutcome(
         rule=rule.text,
         severity=rule.entry.severity,
@@ -247,7 +218,7 @@ def _result(
     )
 
 
-def _conclude(context: Context, result: CheckResult) -> None:
+def _conclude(journal: Journal, result: CheckResult) -> int | None:
     """Findings, and how the program ends."""
     code = EXIT_OK
     for target in result.targets:
@@ -261,7 +232,7 @@ def _conclude(context: Context, result: CheckResult) -> None:
                 severity = "error" if result.undecided == "fail" else "warning"
             if rule.decision == "error":
                 severity = "error"
-            context.find(
+            journal.find(
                 f"check.{rule.decision}", severity, target.name, rule.message,
                 value=rule.figure.value if rule.figure and isinstance(rule.figure.value, float) else None,
                 threshold=rule.threshold if isinstance(rule.threshold, float) else None,
@@ -274,7 +245,4 @@ def _conclude(context: Context, result: CheckResult) -> None:
         code = EXIT_NO_ANSWER
     if any(r.decision == "violation" and r.severity == "error" for r in rules):
         code = EXIT_VIOLATION
-    context.exit_code = code or None  # --strict may still judge the warnings
-
-
-ANALYSIS = Analysis(check, view, targets="many", cases=cases)
+    return code or None  # --strict may still judge the warnings

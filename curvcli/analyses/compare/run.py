@@ -1,10 +1,12 @@
 """`curvcli compare`: what changed between two checkpoints of one model, beyond the error of the figures."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from msgspec import Meta
+from msgspec.structs import replace
 
+from curvcli.analyses.compare.between import Between, check_alike, moved, principal_cosines
+from curvcli.analyses.compare.command import CompareOptions
 from curvcli.analyses.compare.result import (
     Barrier,
     CompareResult,
@@ -13,99 +15,78 @@ from curvcli.analyses.compare.result import (
     LinePoint,
     MovedLayer,
 )
-from curvcli.analyses.compare.view import view
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context, Stage, parse_seconds
+from curvcli.analyses.registry import NAMES, get
+from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.figures import Figure, Precision, all_paths, figures, leaf
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.settings import parse_seconds
+from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from curvcli.analyses.hessian.result import HessianResult
 
 _DEFAULT = ("hessian", "gradients")
 
 
-def compare(
-    context: Context,
-    *,
-    analysis: Annotated[
-        list[str], "Analysis whose figures are compared; repeatable.  [default: hessian, gradients]"
-    ] = [],  # noqa: B006
-    subspace: Annotated[
-        int, Meta(ge=0, description="Dimension of the leading eigenspaces compared; 0: none.")
-    ] = 5,
-    points: Annotated[
-        int, Meta(ge=3, description="Losses looked at on the line between the checkpoints.")
-    ] = 21,
-    confidence: Annotated[
-        float, Meta(gt=0, lt=1, description="Of the intervals of numbers with a standard error.")
-    ] = 0.999,
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
-) -> CompareResult:
-    """What changed between two checkpoints, beyond the error of each figure.
-
-    Runs the same analyses on both, on the same data, and says of each figure whether the difference is beyond
-    both intervals; compares the leading eigenspaces by principal angles; walks the straight line between the
-    checkpoints and measures the barrier; and names the layers that moved.
-
-    Args:
-        context: its two members are A and B.
+def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[CompareResult]:
+    """Answer `curvcli compare`; see `CompareOptions`.
 
     Raises:
         CurvError: wrong input; the checkpoints are of different models.
     """
-    from curvcli.analyses.compare.between import check_alike, moved
-
-    a, b = context.members
-    names = list(analysis) or list(_DEFAULT)
+    a, b = subject.members
+    names = list(options.analysis) or list(_DEFAULT)
     _check(names)
-    if subspace and "hessian" not in names:
-        context.notes.append("no eigenspaces are compared: the hessian is not among the analyses")
-    context.limit_time(parse_seconds(timeout))
-    context.progress(Stage("loading", 0, None))
+    if options.subspace and "hessian" not in names:
+        journal.note("no eigenspaces are compared: the hessian is not among the analyses")
+    journal.limit_time(parse_seconds(options.timeout))
+    journal.progress(Stage("loading", 0, None))
     b.target.share_data(a.target)
     if a.spec.data != b.spec.data:
-        context.notes.append(
+        journal.note(
             "the checkpoints have different data: figures differ by that too; the line uses that of A"
         )
     for member in (a, b):
         _ = member.objective
     check_alike(a.objective.model, b.objective.model)
-    results = [_results(context, member, names, subspace) for member in (a, b)]
+    answers = [_answers(journal, member, names, options.subspace) for member in (a, b)]
+    both = [name for name in names if all(name in known for known in answers)]
     compared = [
-        row for name in names if all(name in r for r in results)
-        for row in _figures(name, results[0][name], results[1][name], (a, b), confidence)
+        row for name in both
+        for row in _figures(name, answers[0][name].result, answers[1][name].result, (a, b), options.confidence)
     ]  # fmt: skip
-    for member, letter in ((a, "A"), (b, "B")):
-        context.notes.extend(f"{letter}: {note}" for note in dict.fromkeys(member.notes))
+    for known, letter in zip(answers, "AB", strict=True):
+        said = dict.fromkeys(note for answer in known.values() for note in answer.notes)
+        journal.notes.extend(f"{letter}: {note}" for note in said)
     spaces = None
-    if subspace and "hessian" in names and all("hessian" in r for r in results):
-        spaces = _eigenspaces(context, results[0]["hessian"], results[1]["hessian"], subspace)
+    if options.subspace and "hessian" in both:
+        spaces = _eigenspaces(
+            journal, answers[0]["hessian"], answers[1]["hessian"], options.subspace
+        )
     moves = moved(a.objective.model, b.objective.model)
     total = sum(m.distance**2 for m in moves)
-    return CompareResult(
-        a=a.target_info(),
-        b=b.target_info(),
-        figures=compared,
-        eigenspaces=spaces,
-        line=_line(context, points),
-        layers=[
-            MovedLayer(
-                name=m.name,
-                distance=m.distance,
-                relative=m.distance / m.before if m.before else None,
-                cosine=m.cosine,
-                share=m.distance**2 / total if total else 0.0,
-            )
-            for m in moves
-        ],
-        distance=math.sqrt(total),
-        confidence=confidence,
+    return journal.answer(
+        CompareResult(
+            a=a.info(),
+            b=b.info(),
+            figures=compared,
+            eigenspaces=spaces,
+            line=_line(a, b, journal, options.points),
+            layers=[
+                MovedLayer(
+                    name=m.name,
+                    distance=m.distance,
+                    relative=m.distance / m.before if m.before else None,
+                    cosine=m.cosine,
+                    share=m.distance**2 / total if total else 0.0,
+                )
+                for m in moves
+            ],
+            distance=math.sqrt(total),
+            confidence=options.confidence,
+        )
     )
 
 
 def _check(names: list[str]) -> None:
-    from curvcli.analyses.registry import NAMES, get
 
     known = [n for n in NAMES if get(n).targets == "one" and get(n).needs != "nothing"]
     for name in names:
@@ -116,38 +97,34 @@ def _check(names: list[str]) -> None:
             )
 
 
-def _results(context: Context, member: Context, names: list[str], subspace: int) -> dict[str, Any]:
-    """The results of one checkpoint by analysis."""
-    from curvcli.analyses.registry import get
-
-    found: dict[str, Any] = {}
+def _answers(
+    journal: Journal, member: Subject, names: list[str], subspace: int
+) -> dict[str, Answer[Any]]:
+    """What each question says of one checkpoint."""
+    found: dict[str, Answer[Any]] = {}
     for name in names:
-        if context.stop() is not None:
-            context.incomplete = True
-            context.notes.append(f"ended before {name} of {member.name}")
+        if journal.stop() is not None:
+            journal.cut_short(f"ended before {name} of {member.name}")
             break
-        context.progress(Stage(f"{member.name}: {name}", 0, None))
-        chosen = get(name)
-        options = chosen.validate(member.tables.get(name, {}), f"[{name}] in the target file")
+        values = dict(member.tables.get(name, {}))
         if name == "hessian" and subspace:
             # One more than the space holds, so that the gap below it is known.
-            options["top"] = max(int(options.get("top", 10)), subspace + 1)
-        found[name] = chosen.run(member, **options)
-        context.incomplete = context.incomplete or member.incomplete
-    for finding in member.findings:
-        context.find(
-            finding.rule, finding.severity, f"{member.name}: {finding.subject}",
-            f"{member.name}: {finding.message}", value=finding.value, threshold=finding.threshold,
-        )  # fmt: skip
+            values["top"] = max(int(values.get("top", 10)), subspace + 1)
+        part = journal.part(f"{member.name}: {name}: ")
+        answer = get(name).ask(member, values, part, f"[{name}] in the target file")
+        if not answer.complete:
+            journal.cut_short()
+        for finding in answer.findings:
+            subject, message = (f"{member.name}: {x}" for x in (finding.subject, finding.message))
+            journal.findings.append(replace(finding, subject=subject, message=message))
+        found[name] = answer
     return found
 
 
 def _figures(
-    name: str, a: Any, b: Any, members: tuple[Context, Context], confidence: float
+    name: str, a: Any, b: Any, members: tuple[Subject, Subject], confidence: float
 ) -> list[FigureComparison]:
     """All figures that both results have."""
-    from curvcli.analyses.registry import get
-
     precisions = [
         Precision(confidence, str(m.objective.dtype).removeprefix("torch.")) for m in members
     ]
@@ -181,22 +158,21 @@ def _compared(a: Figure, b: Figure) -> FigureComparison:
 
 
 def _eigenspaces(
-    context: Context, a: "HessianResult", b: "HessianResult", wanted: int
+    journal: Journal, a: Answer[Any], b: Answer[Any], wanted: int
 ) -> Eigenspaces | None:
-    from curvcli.analyses.compare.between import principal_cosines
-
-    first, second = (m.vectors_KN for m in context.members)
+    """How the spaces of the leading eigenvectors of two `hessian` answers lie to each other."""
+    first, second = a.vectors_KN, b.vectors_KN
     if first is None or second is None or first.shape[1] != second.shape[1]:
-        context.notes.append("no eigenspaces are compared: the vectors are of different spaces")
+        journal.note("no eigenspaces are compared: the vectors are of different spaces")
         return None
-    size = min(wanted, len(a.top) - 1, len(b.top) - 1)
+    size = min(wanted, len(a.result.top) - 1, len(b.result.top) - 1)
     if size < 1:
         return None
     cosines = principal_cosines(first[:size], second[:size])
     # sin θ of the largest angle between a computed and the true space is ≤ ‖residuals‖ / gap (Davis & Kahan 1970),
     # and tr(P_A P_B) / k moves by at most ‖P − P̂‖_* / k ≤ 2 sin θ for each of the two projectors.
     errors, gaps = [], []
-    for result in (a, b):
+    for result in (a.result, b.result):
         gaps.append(result.top[size - 1].value - result.top[size].value)
         room = gaps[-1] - result.top[size].residual
         residual = math.sqrt(sum(p.residual**2 for p in result.top[:size]))
@@ -212,12 +188,10 @@ def _eigenspaces(
     )
 
 
-def _line(context: Context, points: int) -> Barrier:
-    from curvcli.analyses.compare.between import Between
-
-    a, b = context.members
+def _line(a: Subject, b: Subject, journal: Journal, points: int) -> Barrier:
+    """The loss on the straight line between the checkpoints."""
     line = Between(a.objective, b.objective.model)
-    context.progress(Stage("line", 0, points))
+    journal.progress(Stage("line", 0, points))
     position = line.highest(points)
     height, error = line.excess(position), line.resolution()
     shown = sorted(line.known)
@@ -230,6 +204,3 @@ def _line(context: Context, points: int) -> Barrier:
         lowest=min(finite, key=line, default=0.0),
         connected=math.isfinite(height) and height <= error,
     )
-
-
-ANALYSIS = Analysis(compare, view, targets="pair")

@@ -1,10 +1,12 @@
 """`curvcli density`: the whole spectrum as a density, with a band, and its outliers by name."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
-from msgspec import Meta
+import numpy as np
+import torch
 
+from curvcli.analyses.density.command import DensityOptions
 from curvcli.analyses.density.result import (
     DensityResult,
     LogAxis,
@@ -13,22 +15,23 @@ from curvcli.analyses.density.result import (
     Share,
     Status,
 )
-from curvcli.analyses.density.view import view
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context, Stage, parse_seconds
-from curvcli.analyses.shared.eigenpairs import certified_pairs
-from curvcli.analyses.shared.matrices import (
-    Chosen,
-    DrawsOption,
-    ExactOption,
-    Matrix,
-    MatrixOption,
-    OptimizerOption,
-)
-
-if TYPE_CHECKING:
-    from curvcli.linalg.stochastic.density import Curve, Density, Mass
-    from curvcli.operators.curvature.curvature import Curvature
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.certified import certified_pairs
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.known import exact_spectrum, untouched_zeros
+from curvcli.analyses.shared.matrices import Chosen
+from curvcli.analyses.shared.matrix_options import Matrix
+from curvcli.analyses.shared.settings import parse_seconds
+from curvcli.analyses.shared.subject import Subject
+from curvcli.linalg.lanczos.factorization import start
+from curvcli.linalg.lanczos.lanczos import lanczos
+from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.linalg.operator import ROUNDING, Deflated, eigh
+from curvcli.linalg.statistics.student import quantile
+from curvcli.linalg.stochastic.density import Curve, Density, Mass
+from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rules, random_complement
+from curvcli.linalg.stochastic.spectral_sums import krylov
+from curvcli.operators.curvature.curvature import Curvature
 
 # Eigenvalues up to this share of the norm count as zero, where nothing else is asked for.
 _ZERO = 1e-4
@@ -38,99 +41,73 @@ _LOG_POINTS = 120
 _TOL = 1e-2
 
 
-def density(
-    context: Context,
-    *,
-    matrix: MatrixOption = "hessian",
-    tol: Annotated[
-        float,
-        Meta(
-            gt=0, description="Stop when the Wasserstein error is below tol · mean |λ| of the bulk."
-        ),
-    ] = 0.05,
-    steps: Annotated[int, Meta(ge=4, description="Lanczos steps of each probe.")] = 80,
-    probes: Annotated[int, Meta(ge=2, description="Random vectors at least.")] = 5,
-    max_probes: Annotated[int, Meta(ge=2, description="Random vectors at most.")] = 30,
-    outliers: Annotated[
-        int, Meta(ge=0, description="Leading eigenvalues to certify, of either end together.")
-    ] = 13,
-    zero: Annotated[
-        Annotated[float, Meta(ge=0)] | None,
-        Meta(description="Eigenvalues up to this magnitude count as zero; default: 1e-4 ‖A‖."),
-    ] = None,
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
-    optimizer: OptimizerOption = None,
-    draws: DrawsOption = 1,
-    exact_rows: ExactOption = 256,
-) -> DensityResult:
-    """The density of all Hessian eigenvalues, with a band, mass at and below zero, and outliers by name.
-
-    Stochastic Lanczos quadrature with as many random vectors as it takes for them to agree. The leading eigenvalues are
-    certified and taken out first; the width of the smoothing follows the data. A chart with -o density.png or .svg.
-
-    Args:
-        context: the target.
+def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[DensityResult]:
+    """Answer `curvcli density`; see `DensityOptions`.
 
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    context.limit_time(parse_seconds(timeout))
-    context.progress(Stage("loading", 0, None))
-    operator, _ = Chosen(matrix, draws, optimizer).operator(
-        context, wanted=outliers, preferred_capacity=max(200, 2 * steps)
+    journal.limit_time(parse_seconds(options.timeout))
+    journal.progress(Stage("loading", 0, None))
+    operator, _ = Chosen(options.matrix, options.draws, options.optimizer).operator(
+        subject, journal, wanted=options.outliers, preferred_capacity=max(200, 2 * options.steps)
     )
-    known = _all_known(context, operator, exact_rows, steps)
+    known = _all_known(subject, journal, operator, options.exact_rows, options.steps)
     if known is None:
         found, named, status, error = _sampled(
-            context, operator, outliers, steps, (probes, max(probes, max_probes)), tol
+            subject,
+            journal,
+            operator,
+            options.outliers,
+            options.steps,
+            (options.probes, max(options.probes, options.max_probes)),
+            options.tol,
         )
         method: Literal["probes", "gram", "whole"] = "probes"
     else:
         found, named, error, method = known
         status = "converged"
-    result = _result(operator, found, named, error, zero, matrix, steps, status, method, outliers)
+    result = _result(
+        operator,
+        found,
+        named,
+        error,
+        options.zero,
+        options.matrix,
+        options.steps,
+        status,
+        method,
+        options.outliers,
+    )
     spread = found.spread()
     if status != "converged":
-        context.incomplete = True
-        context.find(
+        journal.cut_short()
+        journal.find(
             "density.not-converged", "warning", "wasserstein",
             "the probes do not agree to the tolerance: "
             + ("raise --max-probes" if status == "max_matvecs" else "the run ended early"),
-            value=spread, threshold=tol * found.scale(),
+            value=spread, threshold=options.tol * found.scale(),
         )  # fmt: skip
-    return result
+    return journal.answer(result)
 
 
 _Named = list[Outlier]
 
 
 def _all_known(
-    context: Context, operator: "Curvature[Any]", rows: int, steps: int
-) -> "tuple[Density, _Named, float, Literal['gram', 'whole']] | None":
+    subject: Subject, journal: Journal, operator: Curvature[Any], rows: int, steps: int
+) -> tuple[Density, _Named, float, Literal["gram", "whole"]] | None:
     """The density where all eigenvalues can be had."""
-    import numpy as np
-    import torch
-
-    from curvcli.linalg.operator import ROUNDING, eigh
-    from curvcli.linalg.stochastic.density import Density
-    from curvcli.linalg.stochastic.spectral_sums import krylov
-    from curvcli.operators.curvature.gauss_newton import GaussNewton
-    from curvcli.operators.curvature.gram import gram_spectrum
-
     n = operator.objective.dimension
-    zeros = np.zeros(operator.objective.untouched)
-    if rows and isinstance(operator, GaussNewton):
-        gram = gram_spectrum(operator, rows)
-        if gram is not None:
-            context.notes.append(
-                f"the whole spectrum was computed from the Gram matrix of {len(gram.values_R)} rows"
-            )
-            values = np.concatenate([gram.all_values(), zeros])
-            return Density(n, values, []), [], gram.error, "gram"
+    zeros = untouched_zeros(operator.objective)
+    gram = exact_spectrum(journal, operator, rows)
+    if gram is not None:
+        values = np.concatenate([gram.all_values(), zeros])
+        return Density(n, values, []), [], gram.error, "gram"
     if operator.n > min(2 * steps, operator.plan.capacity):
         return None
-    generator = torch.Generator().manual_seed(context.spec.seed)
-    whole = krylov(operator, operator.n, generator, stop=context.stop)
+    generator = torch.Generator().manual_seed(subject.spec.seed)
+    whole = krylov(operator, operator.n, generator, stop=journal.stop)
     if whole.kept < operator.n:
         return None
     values = np.concatenate([eigh(whole.t_LL)[0], zeros])
@@ -139,35 +116,26 @@ def _all_known(
 
 
 def _sampled(
-    context: Context,
-    operator: "Curvature[Any]",
+    subject: Subject,
+    journal: Journal,
+    operator: Curvature[Any],
     outliers: int,
     steps: int,
     probes: tuple[int, int],
     tol: float,
-) -> "tuple[Density, _Named, Status, float]":
+) -> tuple[Density, _Named, Status, float]:
     """Outliers by Lanczos, the rest by probes on their complement."""
-    import numpy as np
-    import torch
-
-    from curvcli.linalg.lanczos.factorization import start
-    from curvcli.linalg.lanczos.lanczos import lanczos
-    from curvcli.linalg.lanczos.ritz import Wanted
-    from curvcli.linalg.operator import Deflated
-    from curvcli.linalg.stochastic.density import Density
-    from curvcli.linalg.stochastic.quadrature import gauss_rules, random_complement
-
     vectors_KN = torch.zeros(0, operator.n, dtype=operator.dtype, device=operator.device)
     values, named, error = np.zeros(0), [], 0.0
     if outliers:
         wanted = Wanted(outliers - outliers // 4, outliers // 4)
-        run = start(operator, operator.plan.capacity, context.spec.seed)
+        run = start(operator, operator.plan.capacity, subject.spec.seed)
         leading = lanczos(
-            operator, wanted, tol=_TOL, recheck=0, state=run, stop=context.stop,
-            progress=lambda p: context.progress(Stage("outliers", p.converged, p.wanted)),
+            operator, wanted, tol=_TOL, recheck=0, state=run, stop=journal.stop,
+            progress=lambda p: journal.progress(Stage("outliers", p.converged, p.wanted)),
         )  # fmt: skip
         run.basis.drop()
-        certified = certified_pairs(context, operator, leading, _TOL)
+        certified = certified_pairs(journal, operator, leading, _TOL)
         # A matrix with few eigenvalues gives one pair at both ends.
         order = np.argsort([-p.value for p in certified.pairs])
         chosen = [int(i) for i in order if leading.converged_K[i]]
@@ -175,26 +143,26 @@ def _sampled(
         vectors_KN = vectors_KN.T.contiguous()
         named = [Outlier(certified.pairs[i].value, certified.pairs[i].residual) for i in chosen]
         values, error = np.array([o.value for o in named]), certified.rounding
-    zeros = np.zeros(operator.objective.untouched)
-    generator = torch.Generator().manual_seed(context.spec.seed + 1)
+    zeros = untouched_zeros(operator.objective)
+    generator = torch.Generator().manual_seed(subject.spec.seed + 1)
     found = Density(operator.objective.dimension, np.concatenate([values, zeros]), [])
     rest = Deflated(operator, vectors_KN)
     while True:
         q_N = random_complement(operator, vectors_KN, generator)
         found.rules.append(gauss_rules(rest, q_N, min(steps, operator.plan.capacity)).nodes)
         done = len(found.rules)
-        context.progress(Stage("probes", done, None, f"{found.spread():.2g} apart"))
+        journal.progress(Stage("probes", done, None, f"{found.spread():.2g} apart"))
         if done >= probes[0] and found.spread() <= tol * found.scale():
             return found, named, "converged", error
-        if (reason := context.stop()) is not None:
+        if (reason := journal.stop()) is not None:
             return found, named, reason, error
         if done >= probes[1]:
             return found, named, "max_matvecs", error
 
 
 def _result(
-    operator: "Curvature[Any]",
-    found: "Density",
+    operator: Curvature[Any],
+    found: Density,
     named: _Named,
     error: float,
     zero: float | None,
@@ -204,10 +172,6 @@ def _result(
     method: Literal["probes", "gram", "whole"],
     asked: int,
 ) -> DensityResult:
-    import numpy as np
-
-    from curvcli.linalg.stochastic.density import Density
-    from curvcli.linalg.stochastic.quadrature import Nodes
 
     nodes = np.concatenate([r.theta_M for r in found.rules] or [np.zeros(0)])
     norm = float(np.abs(np.concatenate([nodes, found.known_K, [0.0]])).max())
@@ -254,18 +218,14 @@ def _result(
     )
 
 
-def _lists(curve: "Curve") -> tuple[list[float], list[float]]:
+def _lists(curve: Curve) -> tuple[list[float], list[float]]:
     return curve.density_G.tolist(), curve.standard_error_G.tolist()
 
 
-def _share(mass: "Mass", degrees: int) -> Share:
-    from curvcli.linalg.statistics.student import quantile
+def _share(mass: Mass, degrees: int) -> Share:
 
     if math.isnan(mass.standard_error):  # a single probe does not tell its own error
         return Share(mass.value, None, degrees, (0.0, 1.0))
     margin = quantile(0.95, degrees) * mass.standard_error if degrees else 0.0
     interval = max(0.0, mass.low - margin), min(1.0, mass.high + margin)
     return Share(mass.value, mass.standard_error, degrees, interval)
-
-
-ANALYSIS = Analysis(density, view)

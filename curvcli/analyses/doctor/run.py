@@ -3,59 +3,35 @@
 import platform
 from collections.abc import Callable
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated
 
-from msgspec import Meta, Struct
+import torch
+from torch import nn
 
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context, Stage
-from curvcli.report.data import Block, Column, Facts, Sentence, Table
-
-if TYPE_CHECKING:
-    import torch
+from curvcli.analyses.doctor.command import DoctorOptions
+from curvcli.analyses.doctor.result import DoctorResult, SelfTest
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.subject import Subject
+from curvcli.linalg.lanczos.lanczos import lanczos
+from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.machine.device import free_memory
+from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective
+from curvcli.operators.curvature.hessian import Hessian
 
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "msgspec")
 
 
-class SelfTest(Struct, frozen=True):
-    """A computation whose answer is known."""
-
-    name: str
-    error: Annotated[float, Meta(description="relative to the known answer")]
-    tolerance: float
-    passed: bool
-
-
-class DoctorResult(Struct, frozen=True):
-    """Versions, devices and self-tests."""
-
-    python: str
-    platform: str
-    packages: dict[str, str]
-    devices: Annotated[list[str], Meta(description="usable with --device")]
-    threads: int
-    free_memory: Annotated[int, Meta(description="bytes on the device in use, less a margin")]
-    tests: list[SelfTest]
-    healthy: bool
-
-
-def doctor(context: Context) -> DoctorResult:
-    """Versions, devices, and self-tests with known answers.
-
-    Runs on the device named by --device, so that a GPU can be tested on its own.
-    """
-    import torch
-
-    from curvcli.machine.device import free_memory
-
-    device = context.target.device
+def run(subject: Subject, options: DoctorOptions, journal: Journal) -> Answer[DoctorResult]:
+    """Answer `curvcli doctor`; see `DoctorOptions`."""
+    device = subject.target.device
     tests: list[SelfTest] = []
     for name, run in _tests().items():
-        context.progress(Stage("self-tests", len(tests), len(_tests()), name))
+        journal.progress(Stage("self-tests", len(tests), len(_tests()), name))
         error, tolerance = run(device)
         tests.append(SelfTest(name, error, tolerance, error <= tolerance))
         if error > tolerance:
-            context.find(
+            journal.find(
                 "doctor.self-test",
                 "error",
                 name,
@@ -69,28 +45,22 @@ def doctor(context: Context) -> DoctorResult:
     ]
     if torch.backends.mps.is_available():
         devices.append("mps")
-    return DoctorResult(
-        python=platform.python_version(),
-        platform=platform.platform(),
-        packages={name: metadata.version(name) for name in PACKAGES},
-        devices=devices,
-        threads=torch.get_num_threads(),
-        free_memory=free_memory(device),
-        tests=tests,
-        healthy=all(t.passed for t in tests),
+    return journal.answer(
+        DoctorResult(
+            python=platform.python_version(),
+            platform=platform.platform(),
+            packages={name: metadata.version(name) for name in PACKAGES},
+            devices=devices,
+            threads=torch.get_num_threads(),
+            free_memory=free_memory(device),
+            tests=tests,
+            healthy=all(t.passed for t in tests),
+        )
     )
 
 
-def _tests() -> "dict[str, Callable[[torch.device], tuple[float, float]]]":
+def _tests() -> dict[str, Callable[[torch.device], tuple[float, float]]]:
     """Name -> function of the device that returns (relative error, tolerance)."""
-    import torch
-    from torch import nn
-
-    from curvcli.linalg.lanczos.lanczos import lanczos
-    from curvcli.linalg.lanczos.ritz import Wanted
-    from curvcli.objective.batch import Batch
-    from curvcli.objective.objective import Objective
-    from curvcli.operators.curvature.hessian import Hessian
 
     def regression(device: torch.device) -> tuple[float, float]:
         # L = mean (wx - y)² has the Hessian (2/N) XᵀX; X = 4 Q with orthonormal columns scaled by 1…8.
@@ -99,7 +69,7 @@ def _tests() -> "dict[str, Callable[[torch.device], tuple[float, float]]]":
         x = (q * torch.arange(1.0, 9.0)).to(device)
         model = nn.Linear(8, 1, bias=False).to(device)
         batch = Batch((x, torch.zeros(64, 1, device=device)), 64)
-        objective = Objective(
+        objective = make_objective(
             model, [batch], lambda m, d: ((m(d[0]) - d[1]).square().sum(), float(len(d[0])))
         )
         found = lanczos(Hessian(objective), Wanted(3, 2))
@@ -134,7 +104,7 @@ def _tests() -> "dict[str, Callable[[torch.device], tuple[float, float]]]":
     def against_differences(model: nn.Module, device: torch.device) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(4, 5, 8, generator=generator).to(device)
-        objective = Objective(
+        objective = make_objective(
             model.to(device), [Batch(x, 4)], lambda m, d: (m(d).square().sum(), 4.0)
         )
         operator = Hessian(objective)
@@ -146,36 +116,3 @@ def _tests() -> "dict[str, Callable[[torch.device], tuple[float, float]]]":
         "second derivative of fused attention": attention,
         "second derivative of an LSTM": recurrent,
     }
-
-
-def view(result: DoctorResult) -> list[Block]:
-    """Versions, tests, verdict."""
-    facts = Facts(
-        [
-            ("python", result.python),
-            ("platform", result.platform),
-            *((name, version) for name, version in result.packages.items()),
-            ("devices", ", ".join(result.devices)),
-            ("threads", result.threads),
-            ("free memory", f"{result.free_memory / 1e9:.1f} GB"),
-        ]
-    )
-    table = Table(
-        "Self-tests",
-        (
-            Column("test", numeric=False),
-            Column("error"),
-            Column("tolerance"),
-            Column("passed", numeric=False),
-        ),
-        [(t.name, t.error, t.tolerance, t.passed) for t in result.tests],
-    )
-    verdict = (
-        Sentence("Everything computes what it should.", "good")
-        if result.healthy
-        else Sentence("A self-test failed: do not trust the numbers of this installation.", "bad")
-    )
-    return [facts, table, verdict]
-
-
-ANALYSIS = Analysis(doctor, view, needs="nothing")

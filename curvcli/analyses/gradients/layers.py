@@ -1,21 +1,22 @@
 """From what one backward pass measured to the answer of `curvcli gradients`: layers and noise."""
 
 import math
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from curvcli.analyses.gradients.result import LayerSignal, Noise, Quantiles, Role
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from curvcli.linalg.statistics.gradient_noise import Estimate, NoiseEstimate
-    from curvcli.objective.objective import Objective
-    from curvcli.operators.signals.gradient_flow import Flow
-    from curvcli.operators.signals.records import Signal
-    from curvcli.operators.signals.reductions import Reduction
+from curvcli.linalg.statistics.gradient_noise import Estimate, NoiseEstimate, noise_estimates
+from curvcli.objective.objective import Objective
+from curvcli.operators.signals.depth_trend import gradient_norm
+from curvcli.operators.signals.gradient_flow import Flow
+from curvcli.operators.signals.layers import weight_matrices
+from curvcli.operators.signals.records import Signal
+from curvcli.operators.signals.reductions import Reduction, square_sums
 
 
-def layer_signals(objective: "Objective", flow: "Flow") -> list[LayerSignal]:
+def layer_signals(objective: Objective, flow: Flow) -> list[LayerSignal]:
     """A row for every layer, and for every block whose output on the trunk is a tensor of its own."""
     shown = [s for s in flow.recorder.signals.values() if s.leaf or s.on_trunk]
     sources = [s.same_as or s for s in shown]
@@ -33,14 +34,13 @@ def layer_signals(objective: "Objective", flow: "Flow") -> list[LayerSignal]:
 
 
 def _layer(
-    signal: "Signal",
+    signal: Signal,
     samples: int,
     weights: "_Weights",
     activation_samples: Quantiles | None,
     gradient_samples: Quantiles | None,
-    noise: "NoiseEstimate | None",
+    noise: NoiseEstimate | None,
 ) -> LayerSignal:
-    from curvcli.operators.signals.depth_trend import gradient_norm
 
     source = signal.same_as or signal
     activation, gradient, counts = source.activation, source.gradient, signal.counts
@@ -80,8 +80,7 @@ def _layer(
 class _Weights:
     """Weights and their gradients, by module."""
 
-    def __init__(self, objective: "Objective", flow: "Flow") -> None:
-        from curvcli.operators.signals.reductions import square_sums
+    def __init__(self, objective: Objective, flow: Flow) -> None:
 
         self._flow = flow
         self._index = {id(p): i for i, p in enumerate(objective.parameters)}
@@ -89,10 +88,8 @@ class _Weights:
         everything = list(objective.model.parameters())
         self._squares = dict(zip(map(id, everything), square_sums(everything), strict=True))
 
-    def of(self, module: "nn.Module | None") -> tuple[float | None, float | None]:
+    def of(self, module: nn.Module | None) -> tuple[float | None, float | None]:
         """RMS of the weight matrices (of all parameters where there are none) and of their gradients."""
-        from curvcli.operators.signals.layers import weight_matrices
-
         if module is None:
             return None, None
         chosen = weight_matrices(module) or list(module.parameters())
@@ -106,10 +103,8 @@ class _Weights:
         squares = sum(self._gradient_squares[self._index[id(p)]] for p in known)
         return finite(weight), finite(math.sqrt(squares / sum(p.numel() for p in known)))
 
-    def scale_of(self, module: "nn.Module | None") -> float | None:
+    def scale_of(self, module: nn.Module | None) -> float | None:
         """√fan_in · standard deviation of the weights of a linear or convolutional layer."""
-        from torch import nn
-
         if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             return None
         weight: Tensor = module.weight.detach()
@@ -118,10 +113,8 @@ class _Weights:
         fan_in = weight.shape[1] * math.prod(weight.shape[2:])
         return finite(math.sqrt(fan_in) * float(weight.std()))
 
-    def noises(self, modules: "list[nn.Module | None]") -> "list[NoiseEstimate | None]":
+    def noises(self, modules: list[nn.Module | None]) -> list[NoiseEstimate | None]:
         """Signal to noise of all parameters of each layer."""
-        import torch
-
         grams = self._flow.gram_TPP
         found: list[NoiseEstimate | None] = [None] * len(modules)
         if grams is None:
@@ -139,10 +132,8 @@ class _Weights:
         return found
 
 
-def gradient_noise(flow: "Flow") -> Noise | None:
+def gradient_noise(flow: Flow) -> Noise | None:
     """Signal and noise of the whole gradient; None where the data has only one part."""
-    import torch
-
     if flow.gram_TPP is None:
         return None
     (found,) = _estimates([torch.stack(flow.gram_TPP).sum(0)], flow)
@@ -166,25 +157,19 @@ def gradient_noise(flow: "Flow") -> Noise | None:
     )
 
 
-def _estimates(grams_PP: "list[Tensor]", flow: "Flow") -> "list[NoiseEstimate | None]":
-    import numpy as np
-    import torch
-
-    from curvcli.linalg.statistics.gradient_noise import noise_estimates
+def _estimates(grams_PP: list[Tensor], flow: Flow) -> list[NoiseEstimate | None]:
 
     if not grams_PP:
         return []
     return noise_estimates(torch.stack(grams_PP).numpy(), np.array(flow.part_samples, np.float64))
 
 
-def _value(estimate: "Estimate | None") -> float | None:
+def _value(estimate: Estimate | None) -> float | None:
     return None if estimate is None else finite(estimate.value)
 
 
-def quantiles(reductions: "list[Reduction]", scale: float) -> list[Quantiles | None]:
+def quantiles(reductions: list[Reduction], scale: float) -> list[Quantiles | None]:
     """Over the samples, of each; None where there is no sample axis or a number is not finite."""
-    import torch
-
     found: list[Quantiles | None] = [None] * len(reductions)
     by_length: dict[int, list[tuple[int, Tensor]]] = {}
     for i, reduction in enumerate(reductions):

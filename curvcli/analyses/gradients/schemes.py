@@ -3,14 +3,19 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from curvcli.analyses.gradients.reinit import reinitialised
 from curvcli.analyses.gradients.result import Scheme, Spread
-from curvcli.analyses.shared.context import Context, Stage
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import CurvError
-
-if TYPE_CHECKING:
-    from curvcli.objective.objective import Objective
+from curvcli.linalg.lanczos.factorization import start
+from curvcli.linalg.lanczos.lanczos import lanczos
+from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.objective.objective import Objective
+from curvcli.operators.curvature.hessian import Hessian
+from curvcli.operators.signals.depth_trend import depth_trend
+from curvcli.operators.signals.gradient_flow import flow
 
 # Products that λ_max may take, and its tolerance: a comparison of schemes, not a certificate.
 _MATVECS = 60
@@ -20,24 +25,22 @@ _Run = dict[str, float]
 
 
 def compare(
-    context: Context, objective: "Objective", schemes: Sequence[str], seeds: int
+    subject: Subject, journal: Journal, objective: Objective, schemes: Sequence[str], seeds: int
 ) -> list[Scheme]:
     """Measure each scheme with each seed; the one whose gradient keeps its size best comes first."""
-    from curvcli.analyses.gradients.reinit import reinitialised
-
-    found = [_scheme("checkpoint", [_measure(context, objective)])]
+    found = [_scheme("checkpoint", [_measure(subject, journal, objective)])]
     for index, name in enumerate(schemes):
         runs: list[_Run] = []
-        for seed in range(context.spec.seed, context.spec.seed + seeds):
-            if context.stop():
-                context.incomplete = True
+        for seed in range(subject.spec.seed, subject.spec.seed + seeds):
+            if journal.stop():
+                journal.cut_short()
                 break
             done = index * seeds + len(runs)
-            context.progress(Stage("initialisations", done, len(schemes) * seeds, name))
+            journal.progress(Stage("initialisations", done, len(schemes) * seeds, name))
             with reinitialised(objective, name, seed) as unknown:
-                runs.append(_measure(context, objective))
-            if unknown and seed == context.spec.seed:
-                context.notes.append(
+                runs.append(_measure(subject, journal, objective))
+            if unknown and seed == subject.spec.seed:
+                journal.note(
                     f"{name} leaves {len(unknown)} parameters as they are: {', '.join(unknown[:3])}"
                 )
         if runs:
@@ -45,11 +48,9 @@ def compare(
     return sorted(found, key=_distance)
 
 
-def _measure(context: Context, objective: "Objective") -> _Run:
-    from curvcli.operators.signals.depth_trend import depth_trend
-    from curvcli.operators.signals.gradient_flow import flow
+def _measure(subject: Subject, journal: Journal, objective: Objective) -> _Run:
 
-    seen = flow(objective, parts=1, memory=context.spec.memory_bytes, details=False)
+    seen = flow(objective, parts=1, memory=subject.spec.memory_bytes, details=False)
     trend = depth_trend(seen.recorder.signals.values(), objective.samples)
     per_layer, whole = trend.gain(1), trend.gain(trend.span)
     run = {
@@ -58,24 +59,21 @@ def _measure(context: Context, objective: "Objective") -> _Run:
         "depth_gain": whole[0] if whole else math.nan,
         "loss": seen.loss,
     }
-    sharpest, residual = _sharpness(context, objective) if seen.finite else (math.nan, math.nan)
+    sharpest, residual = (
+        _sharpness(subject, journal, objective) if seen.finite else (math.nan, math.nan)
+    )
     return {**run, "lambda_max": sharpest, "residual": residual}
 
 
-def _sharpness(context: Context, objective: "Objective") -> tuple[float, float]:
+def _sharpness(subject: Subject, journal: Journal, objective: Objective) -> tuple[float, float]:
     """(λ_max, its residual); NaN where the second derivative is not finite."""
-    from curvcli.linalg.lanczos.factorization import start
-    from curvcli.linalg.lanczos.lanczos import lanczos
-    from curvcli.linalg.lanczos.ritz import Wanted
-    from curvcli.operators.curvature.hessian import Hessian
-
     notes = len(objective.notes)
     try:
-        operator = Hessian(objective, memory=context.spec.memory_bytes, wanted=1)
-        run = start(operator, operator.plan.capacity, context.spec.seed)
+        operator = Hessian(objective, memory=subject.spec.memory_bytes, wanted=1)
+        run = start(operator, operator.plan.capacity, subject.spec.seed)
         found = lanczos(
             operator, Wanted(1), tol=_TOLERANCE, max_matvecs=_MATVECS, recheck=0, state=run,
-            stop=context.stop,
+            stop=journal.stop,
         )  # fmt: skip
     except CurvError:
         return math.nan, math.nan

@@ -2,29 +2,33 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from curvcli.analyses.gradients.layers import finite
 from curvcli.analyses.gradients.result import Gate, Head, TimeTrend
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from curvcli.operators.recurrent.lag import LagNorms
-    from curvcli.operators.signals.records import Signal
-    from curvcli.operators.signals.signals import Recorder
-    from curvcli.operators.signals.time_signals import GateStatistics, TimeSignal
+from curvcli.linalg.statistics.trend import theil_sen
+from curvcli.operators.recurrent.cells import is_recurrent_cell
+from curvcli.operators.recurrent.lag import LagNorms
+from curvcli.operators.signals.depth_trend import gradient_norm, power
+from curvcli.operators.signals.records import Signal
+from curvcli.operators.signals.signals import Recorder
+from curvcli.operators.signals.time_signals import (
+    GateStatistics,
+    TimeSignal,
+    loop_signals,
+    time_signals,
+)
 
 # An unrolled layer further than this from its own output was not unrolled as the layer works.
 OUTPUT_LIMIT = 1e-3
 
 
-def time_trends(recorder: "Recorder", samples: int, seed: int, notes: list[str]) -> list[TimeTrend]:
+def time_trends(recorder: Recorder, samples: int, seed: int, notes: list[str]) -> list[TimeTrend]:
     """Recurrent layers unrolled, cells called in a loop, and positions of a sequence."""
-    from curvcli.operators.signals.time_signals import time_signals
-
     found = []
     for signal in time_signals(recorder.recurrent, seed):
         if signal.output_error <= OUTPUT_LIMIT:
@@ -42,7 +46,7 @@ def time_trends(recorder: "Recorder", samples: int, seed: int, notes: list[str])
     ]
 
 
-def _unrolled(signal: "TimeSignal", samples: int) -> TimeTrend:
+def _unrolled(signal: TimeSignal, samples: int) -> TimeTrend:
     gain = _gain(signal.gradient_T)
     return TimeTrend(
         name=signal.name,
@@ -58,11 +62,8 @@ def _unrolled(signal: "TimeSignal", samples: int) -> TimeTrend:
     )
 
 
-def _memory(lag: "LagNorms", gates: "dict[str, GateStatistics]") -> dict[str, Any]:
+def _memory(lag: LagNorms, gates: dict[str, GateStatistics]) -> dict[str, Any]:
     """What an unrolled recurrence tells: fields of a `TimeTrend`."""
-    from curvcli.linalg.statistics.trend import theil_sen
-    from curvcli.operators.signals.depth_trend import power
-
     norms = lag.norms_T.cpu().tolist()
     fit = theil_sen(range(len(norms)), [_log(v) for v in norms])
     decay = power(fit.slope) if fit else None
@@ -79,13 +80,9 @@ def _memory(lag: "LagNorms", gates: "dict[str, GateStatistics]") -> dict[str, An
 
 
 def _cells(
-    recorder: "Recorder", signals: "Sequence[Signal]", samples: int, seed: int
+    recorder: Recorder, signals: Sequence[Signal], samples: int, seed: int
 ) -> list[TimeTrend]:
     """nn.LSTMCell and its like: their calls are the steps."""
-    from curvcli.operators.recurrent.cells import is_recurrent_cell
-    from curvcli.operators.signals.depth_trend import gradient_norm
-    from curvcli.operators.signals.time_signals import loop_signals
-
     calls: dict[str, list[Signal]] = {}
     for signal in signals:
         if signal.leaf and is_recurrent_cell(signal.module):
@@ -104,7 +101,7 @@ def _cells(
     return found
 
 
-def _positions(recorder: "Recorder", signals: "Sequence[Signal]", samples: int) -> list[TimeTrend]:
+def _positions(recorder: Recorder, signals: Sequence[Signal], samples: int) -> list[TimeTrend]:
     """The gradient by position of the sequence, at its first tensor on the trunk."""
     if recorder.recurrent:
         return []
@@ -140,10 +137,8 @@ def _plain(name: str, kind: str, norms: list[float], samples: int) -> TimeTrend:
     )
 
 
-def attention_heads(recorder: "Recorder") -> list[Head]:
+def attention_heads(recorder: Recorder) -> list[Head]:
     """Entropy by head, the mean over the pieces of the data."""
-    import torch
-
     found = []
     for call in recorder.attention.values():
         entropies_PH = torch.stack(call.entropies)
@@ -163,8 +158,6 @@ class _Gain(NamedTuple):
 
 
 def _gain(norms: Sequence[float]) -> _Gain:
-    from curvcli.linalg.statistics.trend import theil_sen
-    from curvcli.operators.signals.depth_trend import power
 
     fit = theil_sen(range(len(norms)), [_log(v) for v in norms])
     if fit is None:
@@ -177,7 +170,7 @@ def _scaled(values: Sequence[float], factor: float) -> list[float | None]:
     return [finite(v * factor) for v in values]
 
 
-def _listed(values: "Tensor | None") -> list[float | None]:
+def _listed(values: Tensor | None) -> list[float | None]:
     return [] if values is None else [finite(v) for v in values.cpu().tolist()]
 
 

@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+
+from curvcli.analyses.hessian.command import HessianOptions
 from curvcli.analyses.hessian.layers_result import (
     Bounded,
     Distances,
@@ -14,84 +17,78 @@ from curvcli.analyses.hessian.layers_result import (
     PerParameter,
     Sampled,
 )
-from curvcli.analyses.shared.context import Context, Stage
 from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
-
-if TYPE_CHECKING:
-    from curvcli.linalg.lanczos.lanczos import LanczosResult
-    from curvcli.linalg.stochastic.heterogeneity import Densities
-    from curvcli.linalg.stochastic.probes import Sums
-    from curvcli.linalg.stochastic.quadrature import Estimate, Nodes
-    from curvcli.operators.curvature.curvature import Curvature
-    from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks
-    from curvcli.operators.curvature.layer_spectra import BlockSpectrum, Leading
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.linalg.lanczos.alignment import space_error, vector_errors
+from curvcli.linalg.lanczos.lanczos import LanczosResult
+from curvcli.linalg.stochastic.heterogeneity import Densities, densities, heterogeneity
+from curvcli.linalg.stochastic.probes import Sums, ratio
+from curvcli.linalg.stochastic.quadrature import Estimate, Nodes
+from curvcli.linalg.vectors import euclidean_norm
+from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks, blocks_of
+from curvcli.operators.curvature.layer_spectra import (
+    DENSITY_STEPS,
+    BlockSpectrum,
+    Leading,
+    block_ends,
+    block_rules,
+    sample_norms,
+)
 
 
 def look_at_layers(
-    context: Context,
-    operator: "Curvature[Any]",
-    found: "LanczosResult",
+    journal: Journal,
+    operator: Curvature[Any],
+    found: LanczosResult,
     pairs: Sequence[Eigenpair],
-    known: "Leading",
-    *,
-    by: Literal["layer", "block"],
-    probes: int,
-    density_probes: int,
-    tol: float,
-    max_matvecs: int,
-    probability: float,
+    known: Leading,
+    options: HessianOptions,
+    seed: int,
 ) -> PerLayer | None:
     """The curvature of every layer or block.
 
     Args:
-        context: where notes, findings and progress go.
+        journal: where notes, findings and progress go.
         operator: H.
         found: what a Lanczos run on H has found.
         pairs: the same eigenpairs with their residuals.
         known: leading Ritz vectors of that run, which are taken out of H before its norm is sampled.
-        by: see `blocks_of`.
-        probes: random vectors for traces and norms.
-        density_probes: random vectors for densities; 0: none.
-        tol: when an end of a block's spectrum has converged.
-        max_matvecs: steps for the ends of the spectra.
-        probability: with which the reach of each block holds.
+        options: layers or blocks, random vectors, tolerance, probability.
+        seed: of the random vectors.
 
     Returns:
         None where the run was stopped before it had begun.
     """
-    import torch
-
-    from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks, blocks_of
-    from curvcli.operators.curvature.layer_spectra import block_ends, block_rules, sample_norms
-
-    if context.stop() is not None:
-        context.notes.append("ended before the layers were looked at")
-        context.incomplete = True
+    if journal.stop() is not None:
+        journal.cut_short("ended before the layers were looked at")
         return None
-    objective, seed = operator.objective, context.spec.seed
+    objective = operator.objective
+    by: Literal["layer", "block"] = "block" if options.per_block else "layer"
+    probes, density_probes = options.layer_probes, options.layer_density
     blocks = DiagonalBlocks(operator, blocks_of(objective, by))
     if not blocks.pruned:
-        context.notes.append(
+        journal.note(
             "block products are cut out of whole ones here: each layer costs as much as the whole"
         )
     before = objective.cost.matvecs
     spectra = block_ends(
-        blocks, tol=tol, max_matvecs=max_matvecs, capacity=operator.plan.capacity, seed=seed,
-        probability=1 - probability, stop=context.stop,
-        progress=lambda i: context.progress(Stage("steps of all layers", i, None)),
+        blocks, tol=options.tol, max_matvecs=options.max_matvecs, capacity=operator.plan.capacity,
+        seed=seed, probability=1 - options.probability, stop=journal.stop,
+        progress=lambda i: journal.progress(Stage("steps of all layers", i, None)),
     )  # fmt: skip
     square = sample_norms(
-        blocks, spectra, known, probes, torch.Generator().manual_seed(seed), context.stop,
-        lambda i: context.progress(Stage("traces of layers", i, probes)),
+        blocks, spectra, known, probes, torch.Generator().manual_seed(seed), journal.stop,
+        lambda i: journal.progress(Stage("traces of layers", i, probes)),
     )  # fmt: skip
     rules = block_rules(
-        blocks, spectra, density_probes, seed, context.stop,
-        lambda i: context.progress(Stage("densities of layers", i, density_probes)),
+        blocks, spectra, density_probes, seed, journal.stop,
+        lambda i: journal.progress(Stage("densities of layers", i, density_probes)),
     )  # fmt: skip
     densities = _densities(rules)
     result = PerLayer(
         by=by,
-        layers=_layers(blocks, spectra, found, pairs, densities, probability),
+        layers=_layers(blocks, spectra, found, pairs, densities, options.probability),
         diagonal_share=_diagonal_share(spectra, square),
         gradient_overlap=_overlap(operator, found, pairs),
         heterogeneity=_heterogeneity(spectra, densities),
@@ -99,20 +96,18 @@ def look_at_layers(
         probes=len(square.samples_S),
         products=objective.cost.matvecs - before,
     )
-    _findings(context, result, probes, density_probes, len(rules[0]))
+    _findings(journal, result, probes, density_probes, len(rules[0]))
     return result
 
 
 def _layers(
-    blocks: "DiagonalBlocks",
-    spectra: Sequence["BlockSpectrum"],
-    found: "LanczosResult",
+    blocks: DiagonalBlocks,
+    spectra: Sequence[BlockSpectrum],
+    found: LanczosResult,
     pairs: Sequence[Eigenpair],
-    densities: "Densities | None",
+    densities: Densities | None,
     probability: float,
 ) -> list[LayerCurvature]:
-    from curvcli.linalg.lanczos.alignment import vector_errors
-    from curvcli.linalg.vectors import euclidean_norm
 
     errors = vector_errors(
         [p.value for p in pairs], [p.residual for p in pairs], found.ritz_values_M
@@ -157,12 +152,12 @@ def _over(value: float | None, count: int) -> float | None:
     return None if value is None else value / count
 
 
-def _sampled(sums: "Sums") -> Sampled:
+def _sampled(sums: Sums) -> Sampled:
     estimate = sums.estimate()
     return Sampled(None, None) if estimate is None else _of(estimate)
 
 
-def _of(estimate: "Estimate") -> Sampled:
+def _of(estimate: Estimate) -> Sampled:
     return Sampled(estimate.value, estimate.standard_error)
 
 
@@ -175,8 +170,7 @@ def _root(square: Sampled) -> Sampled:
     return Sampled(root, None if error is None else error / (2 * root))
 
 
-def _diagonal_share(spectra: Sequence["BlockSpectrum"], square: "Sums") -> Sampled:
-    from curvcli.linalg.stochastic.probes import Sums, ratio
+def _diagonal_share(spectra: Sequence[BlockSpectrum], square: Sums) -> Sampled:
 
     samples = zip(*(s.square.samples_S for s in spectra), strict=True)
     above = Sums(sum(s.square.known for s in spectra), [sum(of_probe) for of_probe in samples])
@@ -186,13 +180,8 @@ def _diagonal_share(spectra: Sequence["BlockSpectrum"], square: "Sums") -> Sampl
     return Sampled(None, None) if estimate is None else _of(estimate)
 
 
-def _overlap(
-    operator: "Curvature[Any]", found: "LanczosResult", pairs: Sequence[Eigenpair]
-) -> Overlap:
+def _overlap(operator: Curvature[Any], found: LanczosResult, pairs: Sequence[Eigenpair]) -> Overlap:
     """Of the gradient with the space of the top eigenvectors."""
-    from curvcli.linalg.lanczos.alignment import space_error
-    from curvcli.linalg.vectors import euclidean_norm
-
     top, gradient_N = found.top, operator.gradient
     norm = float(euclidean_norm(gradient_N))
     if norm == 0 or top == 0:
@@ -207,17 +196,14 @@ def _overlap(
     return Overlap(inside, error, top)
 
 
-def _densities(rules: list[list["Nodes"]]) -> "Densities | None":
-    from curvcli.linalg.stochastic.heterogeneity import densities
+def _densities(rules: list[list[Nodes]]) -> Densities | None:
 
     return densities(rules) if rules[0] else None
 
 
 def _heterogeneity(
-    spectra: Sequence["BlockSpectrum"], densities: "Densities | None"
+    spectra: Sequence[BlockSpectrum], densities: Densities | None
 ) -> Distances | None:
-    from curvcli.linalg.stochastic.heterogeneity import heterogeneity
-    from curvcli.operators.curvature.layer_spectra import DENSITY_STEPS
 
     found = None if densities is None else heterogeneity(densities)
     if densities is None or found is None:
@@ -234,7 +220,7 @@ def _heterogeneity(
 
 
 def _findings(
-    context: Context, result: PerLayer, probes: int, density_probes: int, densities: int
+    journal: Journal, result: PerLayer, probes: int, density_probes: int, densities: int
 ) -> None:
     open_ = [
         layer.name
@@ -242,8 +228,8 @@ def _findings(
         if not (layer.lambda_max.converged and layer.lambda_min.converged)
     ]
     if open_:
-        context.incomplete = True
-        context.find(
+        journal.cut_short()
+        journal.find(
             "hessian.layers-not-converged",
             "warning",
             open_[0],
@@ -253,8 +239,8 @@ def _findings(
             threshold=0.0,
         )
     if result.probes < probes or densities < density_probes:
-        context.incomplete = True
-        context.notes.append(
+        journal.cut_short()
+        journal.note(
             f"ended early: {result.probes} of {probes} probes for traces and {densities} of "
             f"{density_probes} for densities were made"
         )

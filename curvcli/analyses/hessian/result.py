@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.hessian.layers_result import PerLayer
 from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
-from curvcli.analyses.shared.matrices import Matrix, PreconditionerInfo
+from curvcli.analyses.shared.matrix_options import Matrix, PreconditionerInfo
 from curvcli.report.data import Number
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]

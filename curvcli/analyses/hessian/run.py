@@ -1,295 +1,180 @@
 """`curvcli hessian`: the ends of a curvature matrix's spectrum, each eigenvalue with its error."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
+from curvcli.analyses.hessian.command import HessianOptions
 from curvcli.analyses.hessian.layers import look_at_layers
 from curvcli.analyses.hessian.result import HessianResult, Sampled
-from curvcli.analyses.hessian.view import view
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context, Stage, parse_seconds
-from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach, certified_pairs, check_products
-from curvcli.analyses.shared.matrices import (
-    Chosen,
-    DrawsOption,
-    ExactOption,
-    MatrixOption,
-    OptimizerOption,
-    PreconditionerInfo,
-)
-
-if TYPE_CHECKING:
-    from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress
-    from curvcli.linalg.lanczos.ritz import Wanted
-    from curvcli.operators.curvature.curvature import Curvature
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.certified import by_recurrence, certified_pairs, check_products
+from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.known import exact_spectrum
+from curvcli.analyses.shared.matrices import Chosen
+from curvcli.analyses.shared.matrix_options import PreconditionerInfo
+from curvcli.analyses.shared.settings import parse_seconds
+from curvcli.analyses.shared.subject import Subject
+from curvcli.errors import UsageError
+from curvcli.linalg.lanczos.factorization import LanczosState, start
+from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress, lanczos
+from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.linalg.lanczos.state import load_state, save_state
+from curvcli.linalg.vectors import euclidean_norm
+from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.fisher import Fisher
+from curvcli.operators.curvature.layer_spectra import leading
 
 CAPACITY = 200
 
 
-def hessian(
-    context: Context,
-    *,
-    matrix: MatrixOption = "hessian",
-    top: Annotated[int, Meta(ge=0, description="Largest eigenvalues to find.")] = 10,
-    bottom: Annotated[int, Meta(ge=0, description="Smallest eigenvalues to find.")] = 3,
-    order: Annotated[
-        Literal["value", "magnitude"],
-        "What the top ones are: largest by value, or by magnitude (either sign).",
-    ] = "value",
-    tol: Annotated[
-        float, Meta(gt=0, description="Converged when ρ ≤ tol · max(|λ|, 0.01 ‖H‖).")
-    ] = 1e-3,
-    max_matvecs: Annotated[int, Meta(ge=1, description="End after so many products.")] = 500,
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
-    probability: Annotated[
-        float, Meta(gt=0, lt=1, description="With which the reach at both ends holds.")
-    ] = 0.999,
-    recheck: Annotated[
-        int, Meta(ge=0, description="Products spent on looking for missed copies of eigenvalues.")
-    ] = 8,
-    spread: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Groups of samples of a single batch for the spread of each eigenvalue over the data; "
-            "0: no spread.",
-        ),
-    ] = 8,
-    state: Annotated[
-        str | None, "Save the run in this file, and go on from it if it exists."
-    ] = None,
-    optimizer: OptimizerOption = None,
-    draws: DrawsOption = 1,
-    exact_rows: ExactOption = 256,
-    per_layer: Annotated[bool, "The curvature of every layer beside that of the whole."] = False,
-    per_block: Annotated[
-        bool, "The same for numbered blocks, such as blocks.0 of a transformer, as wholes."
-    ] = False,
-    layer_probes: Annotated[
-        int, Meta(ge=1, description="Random vectors for the traces and norms of layers.")
-    ] = 8,
-    layer_density: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Random vectors for the spectral densities of layers and their heterogeneity; 0: none.",
-        ),
-    ] = 0,
-) -> HessianResult:
-    """Leading Hessian eigenvalues, with residuals and the reach of the rest.
-
-    Thick-restart Lanczos on products with the Hessian of the loss at the checkpoint's weights, or with another
-    curvature matrix. Every eigenvalue comes with a residual: some eigenvalue lies within value ± residual. The
-    reach says how far the spectrum can extend beyond what was seen, with its probability.
-
-    Args:
-        context: the target.
+def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[HessianResult]:
+    """Answer `curvcli hessian`; see `HessianOptions`.
 
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    from curvcli.errors import UsageError
-    from curvcli.linalg.lanczos.factorization import start
-    from curvcli.linalg.lanczos.lanczos import lanczos
-    from curvcli.linalg.lanczos.ritz import Wanted
-    from curvcli.linalg.lanczos.state import load_state, save_state
-
-    if top + bottom == 0:
+    if options.top + options.bottom == 0:
         raise UsageError("no eigenvalue is asked for", "pass --top or --bottom")
-    if per_layer and per_block:
+    if options.per_layer and options.per_block:
         raise UsageError("--per-layer and --per-block were both asked for", "choose one of them")
-    context.limit_time(parse_seconds(timeout))
-    context.progress(Stage("loading", 0, None))
-    objective = context.objective
-    context.progress(Stage("planning", 0, None))
-    wanted = Wanted(min(top, objective.n), min(bottom, objective.n), order)
-    chosen = Chosen(matrix, draws, optimizer)
-    operator, info = chosen.operator(context, wanted=wanted.count, preferred_capacity=CAPACITY)
-    question = _Question(chosen, info, tol, probability, order, spread, top, bottom)
-    if not (state or per_layer or per_block):
-        whole = _whole(context, operator, wanted, exact_rows)
-        if whole is not None:
-            return _answer(context, operator, whole, question)[0]
-    fingerprint = f"{context.fingerprint()} {chosen}" if state else ""
-    path = Path(state) if state else None
-    capacity = operator.plan.capacity
-    if path is not None and path.exists():
-        run = load_state(path, operator, capacity, fingerprint)
-        context.notes.append(f"went on from {path.name} after {run.matvecs} products")
-    else:
-        run = start(operator, capacity, context.spec.seed)
-
-    def report(progress: "Progress") -> None:
-        expected = _expected(progress, recheck)
-        detail = f"{progress.converged} of {progress.wanted} converged"
-        context.progress(Stage("products", progress.matvecs, min(expected, max_matvecs), detail))
-
-    found = lanczos(
-        operator,
-        wanted,
-        tol=tol,
-        max_matvecs=max_matvecs,
-        probability=1 - probability,
-        recheck=recheck,
-        state=run,
-        stop=context.stop,
-        progress=report,
+    journal.limit_time(parse_seconds(options.timeout))
+    journal.progress(Stage("loading", 0, None))
+    objective = subject.objective
+    journal.progress(Stage("planning", 0, None))
+    wanted = Wanted(min(options.top, objective.n), min(options.bottom, objective.n), options.order)
+    chosen = Chosen(options.matrix, options.draws, options.optimizer)
+    operator, preconditioner = chosen.operator(
+        subject, journal, wanted=wanted.count, preferred_capacity=CAPACITY
     )
-    if path is not None:
-        save_state(path, run, fingerprint)
-    known = None
-    if per_layer or per_block:
-        from curvcli.operators.curvature.layer_spectra import leading
-
-        known = leading(run)
-    run.basis.drop()
-    result, pairs = _answer(context, operator, _Found(found), question)
+    layers = options.per_layer or options.per_block
+    if not (options.state or layers):
+        gram = exact_spectrum(journal, operator, options.exact_rows)
+        if gram is not None:
+            found = _Found(gram.extremes(wanted.top, wanted.bottom), gram.others, gram.rest, True)
+            pairs, result = _result(journal, operator, found, options, preconditioner)
+            return journal.answer(result, vectors_KN=found.pairs.vectors_KN)
+    key = f"{subject.fingerprint()} {chosen}" if options.state else ""
+    state = _resumed(subject, options, journal, operator, key)
+    found = _Found(_searched(options, journal, operator, wanted, state))
+    if options.state is not None:
+        save_state(Path(options.state), state, key)
+    known = leading(state) if layers else None
+    state.basis.drop()
+    pairs, result = _result(journal, operator, found, options, preconditioner)
     if known is not None:
-        layers = look_at_layers(
-            context,
-            operator,
-            found,
-            pairs,
-            known,
-            by="block" if per_block else "layer",
-            probes=layer_probes,
-            density_probes=layer_density,
-            tol=tol,
-            max_matvecs=max_matvecs,
-            probability=probability,
+        per_layer = look_at_layers(
+            journal, operator, found.pairs, pairs, known, options, subject.spec.seed
         )
-        result = msgspec.structs.replace(result, per_layer=layers)
-    return result
-
-
-class _Question(NamedTuple):
-    """What was asked."""
-
-    chosen: Chosen
-    preconditioner: PreconditionerInfo | None
-    tol: float
-    probability: float
-    order: Literal["value", "magnitude"]
-    spread: int
-    top: int
-    bottom: int
+        result = msgspec.structs.replace(result, per_layer=per_layer)
+    return journal.answer(result, vectors_KN=found.pairs.vectors_KN)
 
 
 class _Found(NamedTuple):
     """Pairs, and how many further eigenvalues are known exactly and alike."""
 
-    pairs: "LanczosResult"
+    pairs: LanczosResult
     others: int = 0
     rest: float = 0.0
     exact: bool = False
     """Whether these are all eigenvalues."""
 
 
-def _whole(
-    context: Context, operator: "Curvature[Any]", wanted: "Wanted", rows: int
-) -> _Found | None:
-    """All eigenvalues, where the matrix has few rows."""
-    import numpy as np
+def _resumed(
+    subject: Subject,
+    options: HessianOptions,
+    journal: Journal,
+    operator: Curvature[Any],
+    key: str,
+) -> LanczosState:
+    """The run that --state names, or a new one."""
+    capacity = operator.plan.capacity
+    path = Path(options.state) if options.state else None
+    if path is None or not path.exists():
+        return start(operator, capacity, subject.spec.seed)
+    state = load_state(path, operator, capacity, key)
+    journal.note(f"went on from {path.name} after {state.matvecs} products")
+    return state
 
-    from curvcli.linalg.lanczos.lanczos import LanczosResult
-    from curvcli.operators.curvature.gauss_newton import GaussNewton
-    from curvcli.operators.curvature.gram import gram_spectrum
 
-    if rows == 0 or not isinstance(operator, GaussNewton):
-        return None
-    context.progress(Stage("rows", 0, None))
-    gram = gram_spectrum(operator, rows)
-    if gram is None:
-        return None
-    context.notes.append(
-        f"the whole spectrum was computed from the Gram matrix of {len(gram.values_R)} rows"
+def _searched(
+    options: HessianOptions,
+    journal: Journal,
+    operator: Curvature[Any],
+    wanted: Wanted,
+    state: LanczosState,
+) -> LanczosResult:
+    """The pairs that Lanczos finds."""
+
+    def report(progress: Progress) -> None:
+        expected = min(_expected(progress, options.recheck), options.max_matvecs)
+        detail = f"{progress.converged} of {progress.wanted} converged"
+        journal.progress(Stage("products", progress.matvecs, expected, detail))
+
+    return lanczos(
+        operator,
+        wanted,
+        tol=options.tol,
+        max_matvecs=options.max_matvecs,
+        probability=1 - options.probability,
+        recheck=options.recheck,
+        state=state,
+        stop=journal.stop,
+        progress=report,
     )
-    low = wanted.bottom if not gram.others else 0
-    values_K = np.concatenate([gram.values_R[: wanted.top], gram.values_R[::-1][:low]])
-    vectors_KN = gram.vectors(len(gram.values_R))
-    chosen = [*range(min(wanted.top, len(gram.values_R))), *(-1 - i for i in range(low))]
-    edges = [gram.values_R[-1], gram.values_R[0], *([gram.rest] if gram.others else [])]
-    pairs = LanczosResult(
-        values_K=values_K,
-        bounds_K=np.full(len(values_K), gram.error),
-        converged_K=(True,) * len(values_K),
-        top=min(wanted.top, len(gram.values_R)),
-        vectors_KN=vectors_KN[chosen],
-        status="converged",
-        matvecs=0,
-        restarts=0,
-        norm=float(gram.values_R[0]),
-        lower=float(min(edges)),
-        upper=float(max(edges)),
-        ritz_values_M=gram.values_R[::-1].copy(),
-        copies_found=0,
-        rechecked=0,
-        tails=(),
-    )
-    return _Found(pairs, gram.others, gram.rest, True)
 
 
-def _answer(
-    context: Context, operator: "Curvature[Any]", whole: _Found, question: _Question
-) -> tuple[HessianResult, list[Eigenpair]]:
-    """The answer, and the pairs without those known exactly, as they belong to the vectors of ``whole``."""
-    import torch
-
-    from curvcli.linalg.operator import ROUNDING
-    from curvcli.linalg.vectors import euclidean_norm
-    from curvcli.operators.curvature.fisher import Fisher
-
-    objective = operator.objective
-    found, order = whole.pairs, question.order
-    context.vectors_KN = found.vectors_KN
-    stopped = found.status in ("timeout", "interrupted")
-    rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
-    if stopped:
-        context.notes.append(
+def _result(
+    journal: Journal,
+    operator: Curvature[Any],
+    found: _Found,
+    options: HessianOptions,
+    preconditioner: PreconditionerInfo | None,
+) -> tuple[list[Eigenpair], HessianResult]:
+    """The pairs that belong to the vectors of ``found``, and the answer, which has those known exactly too."""
+    objective, pairs = operator.objective, found.pairs
+    if pairs.status in ("timeout", "interrupted"):
+        journal.note(
             "ended early: residuals are those of the Lanczos recurrence, not of extra products"
         )
-        pairs = [
-            Eigenpair(float(v), float(b) + rounding, c, None)
-            for v, b, c in zip(found.values_K, found.bounds_K, found.converged_K, strict=True)
-        ]
+        shown, rounding = by_recurrence(operator, pairs)
         check = None
     else:
-        certified = certified_pairs(context, operator, found, question.tol, question.spread)
-        pairs, rounding = certified.pairs, certified.rounding
-        check = check_products(context, operator, certified.vector_N, certified.product_N)
+        certified = certified_pairs(journal, operator, pairs, options.tol, options.spread)
+        shown, rounding = certified.pairs, certified.rounding
+        check = check_products(journal, operator, certified.vector_N, certified.product_N)
     sampled = None
     if isinstance(operator, Fisher):
-        sampled = [Sampled(*q) for q in operator.quadratic(found.vectors_KN)]
-    # Entries that no sample looks up: they are left out of vectors only where there is no weight decay.
-    known = whole.others + objective.untouched
-    exact = Eigenpair(whole.rest, 0.0, True, None if whole.rest else 0.0)
-    reach = [found.lower - rounding, found.upper + rounding, *([whole.rest] if known else [])]
+        sampled = [Sampled(*q) for q in operator.quadratic(pairs.vectors_KN)]
+    # Entries that no sample looks up are left out of vectors only where there is no weight decay.
+    known = found.others + objective.untouched
+    exact = Eigenpair(found.rest, 0.0, True, None if found.rest else 0.0)
+    reach = [pairs.lower - rounding, pairs.upper + rounding, *([found.rest] if known else [])]
     result = HessianResult(
-        top=_with_known(pairs[: found.top], exact, known, order, question.top),
-        bottom=_with_known(pairs[found.top :], exact, known, "smallest", question.bottom),
-        reach=Reach(min(reach), max(reach), 1.0 if whole.exact else question.probability),
-        status=found.status,
+        top=_with_known(shown[: pairs.top], exact, known, options.order, options.top),
+        bottom=_with_known(shown[pairs.top :], exact, known, "smallest", options.bottom),
+        reach=Reach(min(reach), max(reach), 1.0 if found.exact else options.probability),
+        status=pairs.status,
         loss=objective.loss,
         gradient_norm=float(euclidean_norm(operator.gradient)),
         parameters=objective.dimension,
         untouched=objective.untouched,
-        matrix=question.chosen.matrix,
+        matrix=options.matrix,
         hvp_check=check,
-        order=order,
+        order=options.order,
         products=operator.strategy,
         micro_batch=operator.micro_batch,
         basis=operator.plan.capacity,
-        restarts=found.restarts,
-        copies_found=found.copies_found,
-        method="gram" if whole.exact else "lanczos",
-        preconditioner=question.preconditioner,
+        restarts=pairs.restarts,
+        copies_found=pairs.copies_found,
+        method="gram" if found.exact else "lanczos",
+        preconditioner=preconditioner,
         sampled=sampled,
     )
-    _findings(context, result, question.tol)
-    return result, pairs
+    _findings(journal, result, options.tol)
+    return shown, result
 
 
 def _with_known(
@@ -310,7 +195,7 @@ def _with_known(
     return sorted([*pairs, *[exact] * min(known, asked)], key=keys[order])[:asked]
 
 
-def _expected(progress: "Progress", recheck: int) -> int:
+def _expected(progress: Progress, recheck: int) -> int:
     """A guess of the products a run will take, from how many pairs have converged so far."""
     first_guess = 2.2 * progress.wanted + 12
     ratio = progress.wanted / max(1, progress.converged)
@@ -318,11 +203,11 @@ def _expected(progress: "Progress", recheck: int) -> int:
     return int(guess) + recheck
 
 
-def _findings(context: Context, result: HessianResult, tol: float) -> None:
+def _findings(journal: Journal, result: HessianResult, tol: float) -> None:
     pairs = [*result.top, *result.bottom]
     open_ = sum(not p.converged for p in pairs)
     if open_ and result.status == "converged":
-        context.find(
+        journal.find(
             "hessian.rounding",
             "warning",
             "top",
@@ -332,13 +217,13 @@ def _findings(context: Context, result: HessianResult, tol: float) -> None:
             threshold=tol,
         )
     elif open_:
-        context.incomplete = True
+        journal.cut_short()
         reason = {
             "max_matvecs": "the budget of products ran out (raise --max-matvecs)",
             "timeout": "the time ran out (raise --timeout)",
             "interrupted": "it was interrupted",
         }[str(result.status)]
-        context.find(
+        journal.find(
             "hessian.not-converged",
             "warning",
             "top",
@@ -346,6 +231,3 @@ def _findings(context: Context, result: HessianResult, tol: float) -> None:
             value=float(open_),
             threshold=0.0,
         )
-
-
-ANALYSIS = Analysis(hessian, view)

@@ -3,7 +3,7 @@
 from curvcli.analyses.hessian.layers_view import layer_blocks
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.shared.eigenpairs import Eigenpair
-from curvcli.analyses.shared.matrices import TITLES
+from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number
 

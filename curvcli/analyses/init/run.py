@@ -1,56 +1,40 @@
 """`curvcli init`: a target file for a checkpoint, with what it tells and what only the user knows."""
 
+import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-from msgspec import Meta, Struct
-
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context
-from curvcli.report.data import Block, Facts, Sentence
-
-if TYPE_CHECKING:
-    from curvcli.loading.checkpoints.checkpoint import Checkpoint
-
-
-class InitResult(Struct, frozen=True):
-    """The target file, and how complete it is."""
-
-    path: Annotated[str, Meta(description="the target file that was written")]
-    format: str
-    recognised: Annotated[str | None, Meta(description="what network it is, if that was found out")]
-    settings: Annotated[dict[str, str], Meta(description="what was found out")]
-    unknown: Annotated[list[str], Meta(description="settings that only you know")]
-    text: Annotated[str, Meta(description="content of the target file")]
+from curvcli.analyses.init.command import InitOptions
+from curvcli.analyses.init.result import InitResult
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.subject import Subject
+from curvcli.errors import ModelError, OutputError, UsageError
+from curvcli.loading.checkpoints.checkpoint import Checkpoint
+from curvcli.loading.models.guess import build_auto, recognise
+from curvcli.loading.models.huggingface import is_directory
+from curvcli.loading.models.model import load_weights
 
 
-def init(
-    context: Context,
-    *,
-    to: Annotated[
-        str | None, "The file to write; default: the checkpoint's name with .toml, here."
-    ] = None,
-    force: Annotated[bool, "Write over a file that exists."] = False,
-) -> InitResult:
-    """Write a target file for a checkpoint, with what can be found out about it.
-
-    What the checkpoint does not tell stands in it as a comment to fill in. Plain MLPs and CNNs are recognised by
-    the names and shapes of their weights (model = "auto"), and the guess is tested by loading the weights strictly.
+def run(subject: Subject, options: InitOptions, journal: Journal) -> Answer[InitResult]:
+    """Answer `curvcli init`; see `InitOptions`.
 
     Raises:
         CheckpointError: the file cannot be used.
         UsageError: the target file exists.
     """
-    from curvcli.errors import OutputError, UsageError
-
-    given = context.spec.checkpoint
+    given = subject.spec.checkpoint
     if given is None:
         raise UsageError("no checkpoint is given", "name one: curvcli init weights.safetensors")
     source = Path(given)
-    target = Path(to) if to is not None else Path(f"{source.resolve().stem or 'target'}.toml")
-    if target.exists() and not force:
+    target = (
+        Path(options.to)
+        if options.to is not None
+        else Path(f"{source.resolve().stem or 'target'}.toml")
+    )
+    if target.exists() and not options.force:
         raise UsageError(f"{str(target)!r} exists", "name another by --to, or pass --force")
-    form, recognised, settings, unknown, remarks = _look(context, source)
+    form, recognised, settings, unknown, remarks = _look(subject, journal, source)
     text = _write(source, target, recognised, settings, unknown, remarks)
     try:
         target.write_text(text, "utf-8")
@@ -58,18 +42,16 @@ def init(
         raise OutputError(
             f"{str(target)!r} cannot be written: {error.strerror}", "name another file by --to"
         ) from None
-    return InitResult(str(target), form, recognised, settings, list(unknown), text)
+    return journal.answer(InitResult(str(target), form, recognised, settings, list(unknown), text))
 
 
 def _look(
-    context: Context, source: Path
+    subject: Subject, journal: Journal, source: Path
 ) -> tuple[str, str | None, dict[str, str], dict[str, str], list[str]]:
     """(format, what it is, settings, what to fill in with an example, remarks)."""
-    from curvcli.loading.models.huggingface import is_directory
-
     data = {"data": "val.npz"}
     if is_directory(source):
-        directory = context.target.directory
+        directory = subject.target.directory
         assert directory is not None
         text = directory.task in ("causal", "masked", "sentences")
         example = {"data": "corpus.txt" if text else "reviews.jsonl"}
@@ -80,27 +62,24 @@ def _look(
             settings["loss"] = directory.loss
         what = directory.architecture or "sentence encoder"
         return "Hugging Face directory", what, settings, unknown, [f"task: {directory.task}"]
-    checkpoint = context.target.checkpoint
+    checkpoint = subject.target.checkpoint
     assert checkpoint is not None
     unknown = {**data, "loss": "cross_entropy"}
     if checkpoint.program is not None:
         return checkpoint.format, "a program that holds its network", {}, unknown, []
-    return (checkpoint.format, *_guess(context, checkpoint, unknown))
+    return (checkpoint.format, *_guess(journal, checkpoint, unknown))
 
 
 def _guess(
-    context: Context, checkpoint: "Checkpoint", unknown: dict[str, str]
+    journal: Journal, checkpoint: Checkpoint, unknown: dict[str, str]
 ) -> tuple[str | None, dict[str, str], dict[str, str], list[str]]:
-    from curvcli.errors import ModelError
-    from curvcli.loading.models.guess import build_auto, recognise
-    from curvcli.loading.models.model import load_weights
 
     remarks = list(checkpoint.notes)
     guess = recognise(checkpoint)
     if guess is None:
         return None, {}, {"model": "models.py:Net", **unknown}, remarks
     try:
-        context.notes.extend(load_weights(build_auto(checkpoint, {}), checkpoint))
+        journal.notes.extend(load_weights(build_auto(checkpoint, {}), checkpoint))
     except ModelError as error:
         remarks.append(f"looked like a plain {guess.kind}, but: {error.message}")
         return None, {}, {"model": "models.py:Net", **unknown}, remarks
@@ -128,7 +107,6 @@ def _write(
     unknown: dict[str, str],
     remarks: list[str],
 ) -> str:
-    import os
 
     relative = os.path.relpath(source.resolve(), target.resolve().parent)
     lines = [f"# {recognised or 'The network was not recognised.'}"]
@@ -144,35 +122,9 @@ def _write(
 
 def _quoted(text: str) -> str:
     """A TOML string: names from the disk may hold anything."""
-    import json
-
     return json.dumps(text, ensure_ascii=True).replace("\\/", "/")
 
 
 def _plain(line: str) -> str:
     """Without control characters, which TOML does not allow and terminals obey."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
-
-
-def view(result: InitResult) -> list[Block]:
-    """What was found, what is missing, and the next command."""
-    rest = ", ".join(result.unknown)
-    return [
-        Facts(
-            [
-                ("written", result.path),
-                ("format", result.format),
-                ("recognised", result.recognised or "no"),
-                *((key, value) for key, value in result.settings.items()),
-                ("to fill in", rest or "nothing"),
-            ]
-        ),
-        Sentence(
-            f"Fill in {rest} in {result.path}, then: curvcli hessian {result.path}"
-            if rest
-            else f"Go on with: curvcli hessian {result.path}"
-        ),
-    ]
-
-
-ANALYSIS = Analysis(init, view, needs="checkpoint")

@@ -1,10 +1,13 @@
 """The parts of `curvcli jacobian` beside the samples: layers, time, and the parameters."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
+import torch
+from torch import Tensor, nn
 
+from curvcli.analyses.jacobian import summary
 from curvcli.analyses.jacobian.result import (
     JacobianResult,
     Quantiles,
@@ -12,19 +15,26 @@ from curvcli.analyses.jacobian.result import (
     Status,
     TangentKernel,
 )
-from curvcli.analyses.shared.context import Context, Stage
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-    from torch import Tensor
-
-    from curvcli.objective.batch import Batch
-    from curvcli.operators.jacobian.jacobian import Structure
-    from curvcli.operators.jacobian.ntk import Kernel, ParameterJacobian
-    from curvcli.operators.jacobian.spectra import Settings
-    from curvcli.operators.jacobian.taps import Passage, Target
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.subject import Subject
+from curvcli.errors import UsageError
+from curvcli.loading.loss import loss_terms
+from curvcli.objective.batch import Batch
+from curvcli.objective.network import choose_parameters, uses_batch_statistics
+from curvcli.operators.autodiff.kernels import Kernels
+from curvcli.operators.jacobian import blocks, time_jacobian
+from curvcli.operators.jacobian.chunks import available_memory
+from curvcli.operators.jacobian.jacobian import Structure
+from curvcli.operators.jacobian.ntk import (
+    GRAM_ROWS,
+    Kernel,
+    ParameterJacobian,
+    gauss_newton,
+    join,
+    output_hessians,
+)
+from curvcli.operators.jacobian.spectra import Settings
+from curvcli.operators.jacobian.taps import Passage, Target
 
 # Above this the chain of layers does not multiply to the whole: rounding alone stays far below.
 CHAIN_LIMIT = 1e-3
@@ -33,36 +43,34 @@ UNROLL_LIMIT = 1e-3
 
 
 def with_layers(
-    context: Context,
+    subject: Subject,
+    journal: Journal,
     result: JacobianResult,
-    passage: "Passage",
-    piece: "Batch",
-    structure: "Structure",
-    settings: "Settings",
+    passage: Passage,
+    piece: Batch,
+    structure: Structure,
+    settings: Settings,
 ) -> JacobianResult:
     """The same result with the Jacobian of every layer of the main path."""
-    from curvcli.analyses.jacobian.summary import layers_and_path
-    from curvcli.operators.jacobian.blocks import measure_chain, samples_that_fit
-
-    context.progress(Stage("layers", 0, None))
-    samples, steps = samples_that_fit(
-        passage, piece, structure, settings, context.spec.memory_bytes
+    journal.progress(Stage("layers", 0, None))
+    samples, steps = blocks.samples_that_fit(
+        passage, piece, structure, settings, subject.spec.memory_bytes
     )
     if samples < piece.size:
-        context.notes.append(f"--per-layer looks at {samples} samples: more do not fit in memory")
+        journal.note(f"--per-layer looks at {samples} samples: more do not fit in memory")
         piece = piece.take(range(samples))
     settings = replace(settings, max_steps=min(settings.max_steps, steps))
     seeds = [settings.seed * 1_000_003 + i for i in range(1 if structure.coupled else piece.size)]
-    chain = measure_chain(passage, piece, structure, settings, seeds)
+    chain = blocks.measure_chain(passage, piece, structure, settings, seeds)
     looked_at = sum(s.samples for s in result.samples)
-    context.count(_device(passage)).matvecs += round(chain.products * piece.size / looked_at)
-    layers, path = layers_and_path(chain, piece.size)
+    subject.count(_device(passage)).matvecs += round(chain.products * piece.size / looked_at)
+    layers, path = summary.layers_and_path(chain, piece.size)
     if len(layers) == 1:
-        context.notes.append(
+        journal.note(
             "no module's input lies on every way from source to target: the path is one layer"
         )
     if path.product_check is not None and path.product_check > CHAIN_LIMIT:
-        context.find(
+        journal.find(
             "jacobian.chain",
             "error",
             "path",
@@ -74,30 +82,23 @@ def with_layers(
 
 
 def with_time(
-    context: Context, result: JacobianResult, passage: "Passage", piece: "Batch"
+    subject: Subject, journal: Journal, result: JacobianResult, passage: Passage, piece: Batch
 ) -> JacobianResult:
     """The same result with the time Jacobians of recurrent layers, if there are any."""
-    from torch import nn
-
-    from curvcli.analyses.jacobian.summary import time_jacobian
-    from curvcli.operators.jacobian.time_jacobian import samples_that_fit, time_jacobians
-
     cells = [n for n, m in passage.model.named_modules() if isinstance(m, nn.RNNCellBase)]
     if cells:
-        context.notes.append(
+        journal.note(
             f"{len(cells)} recurrent cells are stepped by the model's own loop and not followed through time"
         )
-    context.progress(Stage("time", 0, None))
-    samples = samples_that_fit(passage, piece, context.spec.memory_bytes)
+    journal.progress(Stage("time", 0, None))
+    samples = time_jacobian.samples_that_fit(passage, piece, subject.spec.memory_bytes)
     if samples < piece.size:
-        context.notes.append(
-            f"the time Jacobian looks at {samples} samples: more do not fit in memory"
-        )
+        journal.note(f"the time Jacobian looks at {samples} samples: more do not fit in memory")
         piece = piece.take(range(samples))
-    reports = time_jacobians(passage, piece, context.spec.seed)
+    reports = time_jacobian.time_jacobians(passage, piece, subject.spec.seed)
     for report in reports:
         if report.unroll_error > UNROLL_LIMIT:
-            context.find(
+            journal.find(
                 "jacobian.unrolled",
                 "warning",
                 report.name,
@@ -106,29 +107,22 @@ def with_time(
                 value=report.unroll_error,
                 threshold=UNROLL_LIMIT,
             )
-    return msgspec.structs.replace(result, time=[time_jacobian(r) for r in reports])
+    return msgspec.structs.replace(result, time=[summary.time_jacobian(r) for r in reports])
 
 
 def parameters(
-    context: Context, batches: "Sequence[Batch]", target: "Target", settings: "Settings"
+    subject: Subject, journal: Journal, batches: Sequence[Batch], target: Target, settings: Settings
 ) -> JacobianResult:
     """``--wrt parameters``: the neural tangent kernel of all samples."""
-    from curvcli.analyses.jacobian.summary import tangent_kernel
-    from curvcli.errors import UsageError
-    from curvcli.objective.network import choose_parameters
-    from curvcli.operators.autodiff.kernels import Kernels
-    from curvcli.operators.jacobian.chunks import available_memory
-    from curvcli.operators.jacobian.ntk import GRAM_ROWS, ParameterJacobian, join
-
     batch = batches[0]
-    model = context.target.model
-    names, chosen, notes = choose_parameters(model, context.spec.params)
-    context.notes.extend(notes)
-    context.progress(Stage("parameters", 0, None))
+    model = subject.target.model
+    names, chosen, notes = choose_parameters(model, subject.spec.params)
+    journal.notes.extend(notes)
+    journal.progress(Stage("parameters", 0, None))
     jacobian = ParameterJacobian(model, chosen, batch, target, True, Kernels())
     coupled = _coupled(jacobian)
     if coupled and batch.size > 1:
-        context.notes.append(
+        journal.note(
             "the samples depend on each other (batch statistics): the kernel is that of the batch as it is"
         )
     if len(batches) > 1:
@@ -152,34 +146,34 @@ def parameters(
     per_sample, device = y.shape[1], y.device
     rows = batch.size * per_sample
     del y
-    available = available_memory(device, context.spec.memory_bytes)
-    cost = context.count(device)
+    available = available_memory(device, subject.spec.memory_bytes)
+    cost = subject.count(device)
     gauss_newton = None
     if rows <= GRAM_ROWS and settings.method != "golub-kahan":
         kernel = jacobian.kernel(
             per_sample,
             available,
-            lambda done: context.progress(Stage("rows", done, rows)),
+            lambda done: journal.progress(Stage("rows", done, rows)),
         )
         cost.gradients += per_sample
-        gauss_newton = _gauss_newton(context, jacobian, kernel)
+        gauss_newton = _gauss_newton(subject, journal, jacobian, kernel)
     else:
         kernel, products, notes = jacobian.leading(settings, available)
-        context.notes.extend(notes)
+        journal.notes.extend(notes)
         cost.matvecs += products
-        context.notes.append(
+        journal.note(
             f"the kernel has {rows:,} rows: only its leading eigenvalues are computed "
             f"(all of them up to {GRAM_ROWS:,} rows; choose samples by --sample)"
         )
     count = sum(p.numel() for p in chosen)
-    ntk = tangent_kernel(
+    ntk = summary.tangent_kernel(
         kernel, gauss_newton, samples=batch.size, outputs=per_sample, parameters=count
     )
-    return _result(context, ntk, f"parameters ({len(names)} tensors)", str(target), coupled)
+    return _result(journal, ntk, f"parameters ({len(names)} tensors)", str(target), coupled)
 
 
 def _result(
-    context: Context, ntk: TangentKernel, wrt: str, of: str, coupled: bool
+    journal: Journal, ntk: TangentKernel, wrt: str, of: str, coupled: bool
 ) -> JacobianResult:
     """The kernel's answer in the form of a single Jacobian: σ = √λ."""
     largest = ntk.eigenvalues[0]
@@ -192,9 +186,9 @@ def _result(
     open_ = sum(not e.converged for e in ntk.eigenvalues)
     status: Status = "converged"
     if open_:
-        context.incomplete = True
-        status = context.stop() or "max_matvecs"
-        context.find(
+        journal.cut_short()
+        status = journal.stop() or "max_matvecs"
+        journal.find(
             "jacobian.not-converged",
             "warning",
             "ntk",
@@ -232,13 +226,10 @@ def _single(value: float | None, error: float | None) -> Quantiles:
 
 
 def _gauss_newton(
-    context: Context, jacobian: "ParameterJacobian", kernel: "Kernel"
+    subject: Subject, journal: Journal, jacobian: ParameterJacobian, kernel: Kernel
 ) -> list[SingularValue] | None:
     """Non-zero spectrum of the loss' Gauss-Newton matrix, where a loss of the outputs is given."""
-    from curvcli.loading.loss import loss_terms
-    from curvcli.operators.jacobian.ntk import gauss_newton, output_hessians
-
-    spec, batch = context.spec, jacobian.batch
+    spec, batch = subject.spec, jacobian.batch
     targets = batch.data[2]
     usable = spec.loss not in (None, "output") and spec.objective is None
     if not usable or targets is None or jacobian.target.module or jacobian.target.output:
@@ -249,9 +240,7 @@ def _gauss_newton(
     assert kernel.matrix_RR is not None
     found = gauss_newton(kernel.matrix_RR, hessians)
     if found is None:
-        context.notes.append(
-            f"the loss {spec.loss} is not convex in the outputs: no Gauss-Newton spectrum"
-        )
+        journal.note(f"the loss {spec.loss} is not convex in the outputs: no Gauss-Newton spectrum")
         return None
     # The kernel's error relative to its norm carries over.
     relative = float(kernel.errors_R[0] / kernel.eigenvalues_R[0]) if kernel.trace else 0.0
@@ -259,12 +248,8 @@ def _gauss_newton(
     return [SingularValue(float(v), error, True) for v in found]
 
 
-def _coupled(jacobian: "ParameterJacobian") -> bool:
+def _coupled(jacobian: ParameterJacobian) -> bool:
     """Whether a sample's outputs change when it is run alone."""
-    import torch
-
-    from curvcli.objective.network import uses_batch_statistics
-
     batch = jacobian.batch
     if not batch.splittable or uses_batch_statistics(jacobian.model):
         return True
@@ -276,5 +261,5 @@ def _coupled(jacobian: "ParameterJacobian") -> bool:
     return difference > 1e3 * torch.finfo(together.dtype).eps * scale
 
 
-def _device(passage: "Passage") -> "torch.device":
+def _device(passage: Passage) -> torch.device:
     return next(passage.model.parameters()).device

@@ -1,24 +1,26 @@
 """`curvcli jacobian`: how a network stretches signals, for every sample, layer by layer and through time."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta
+import torch
 
+from curvcli.analyses.jacobian.command import JacobianOptions
 from curvcli.analyses.jacobian.parts import parameters, with_layers, with_time
 from curvcli.analyses.jacobian.result import JacobianResult, Matrix, Status
-from curvcli.analyses.jacobian.view import view
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context, Stage, parse_seconds
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from curvcli.objective.batch import Batch
-    from curvcli.operators.jacobian.chunks import Chunks, Measured
-    from curvcli.operators.jacobian.jacobian import Structure
-    from curvcli.operators.jacobian.spectra import Settings
-    from curvcli.operators.jacobian.taps import Passage
+from curvcli.analyses.jacobian.summary import quantiles, sample_jacobians
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.settings import parse_seconds
+from curvcli.analyses.shared.subject import Subject
+from curvcli.errors import NonFiniteError, UsageError
+from curvcli.machine.containers import tensors_in
+from curvcli.objective.batch import Batch
+from curvcli.objective.network import check_weights, set_mode
+from curvcli.operators.jacobian.chunks import Chunks, Measured
+from curvcli.operators.jacobian.jacobian import Structure, explore
+from curvcli.operators.jacobian.spectra import Settings
+from curvcli.operators.jacobian.taps import Passage, Target, find_source
 
 # Entries of a matrix that --full prints, and matrices it prints unless --sample names some.
 FULL_ENTRIES = 4096
@@ -26,122 +28,74 @@ FULL_MATRICES = 4
 WORST = 5
 
 
-def jacobian(
-    context: Context,
-    *,
-    wrt: Annotated[
-        str | None,
-        "With respect to: the input of this MODULE, a named input, or 'parameters'. "
-        "Default: the model's input (of tokens: their embeddings).",
-    ] = None,
-    of: Annotated[str | None, "Output of this MODULE; default: the model's output."] = None,
-    output_key: Annotated[
-        str | None,
-        "Which of several outputs (-o is the file): names and indices joined by dots, e.g. 1.0 or logits.",
-    ] = None,
-    top: Annotated[int, Meta(ge=1, description="Leading singular values to find.")] = 5,
-    exact: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Form the matrices whose shorter side is at most this; beyond, Golub-Kahan-Lanczos.",
-        ),
-    ] = 64,
-    method: Annotated[
-        Literal["auto", "dense", "golub-kahan"], "How singular values are computed."
-    ] = "auto",
-    tol: Annotated[
-        float, Meta(gt=0, description="Converged when the residual is ≤ tol · max(σ, 0.01 σ₁).")
-    ] = 1e-3,
-    max_matvecs: Annotated[
-        int, Meta(ge=2, description="Products with J and Jᵀ for one piece of the batch at most.")
-    ] = 300,
-    probes: Annotated[
-        int, Meta(ge=2, description="Random vectors for a Frobenius norm that is not exact.")
-    ] = 16,
-    sample: Annotated[list[int] | None, "Only the sample of this number; repeatable."] = None,
-    full: Annotated[bool, "Print whole matrices, where they are small."] = False,
-    per_layer: Annotated[bool, "The Jacobian of every module in the main path."] = False,
-    layer_samples: Annotated[
-        int, Meta(ge=1, description="Samples that --per-layer and the time Jacobian look at.")
-    ] = 16,
-    time: Annotated[bool, "The time Jacobian of recurrent layers, if there are any."] = True,
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
-) -> JacobianResult:
-    """Norms, singular values and condition of the Jacobian, for every sample.
-
-    Needs data, but neither targets nor a loss. Output-input Jacobian by default; --wrt and --of choose any
-    inner pair, --per-layer follows the signal through the layers, recurrent layers are followed through
-    time, and --wrt parameters gives the neural tangent kernel.
-
-    Args:
-        context: the target.
+def run(subject: Subject, options: JacobianOptions, journal: Journal) -> Answer[JacobianResult]:
+    """Answer `curvcli jacobian`; see `JacobianOptions`.
 
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    from curvcli.errors import UsageError
-    from curvcli.objective.network import check_weights, set_mode
-    from curvcli.operators.jacobian.jacobian import explore
-    from curvcli.operators.jacobian.spectra import Settings
-    from curvcli.operators.jacobian.taps import Passage, Target, find_source
-
-    context.limit_time(parse_seconds(timeout))
-    context.progress(Stage("loading", 0, None))
-    target = context.target
+    journal.limit_time(parse_seconds(options.timeout))
+    journal.progress(Stage("loading", 0, None))
+    target = subject.target
     model = target.model
-    batches, numbers = _choose(target.model_batches, sample)
+    batches, numbers = _choose(target.model_batches, options.sample)
     _ = target.checkpoint_sha256, target.data_sha256
-    context.notes.extend(set_mode(model, context.spec.train_mode))
+    journal.notes.extend(set_mode(model, subject.spec.train_mode))
     check_weights(model)
     _check_data(batches)
     settings = Settings(
-        top=top,
-        exact=exact,
-        method=method,
-        tol=tol,
-        max_steps=max(1, max_matvecs // 2),
-        probes=probes,
-        seed=context.spec.seed,
-        keep=full,
-        stop=lambda: context.stop() is not None,
-        progress=lambda j: context.progress(Stage("steps", j, None)),
+        top=options.top,
+        exact=options.exact,
+        method=options.method,
+        tol=options.tol,
+        max_steps=max(1, options.max_matvecs // 2),
+        probes=options.probes,
+        seed=subject.spec.seed,
+        keep=options.full,
+        stop=lambda: journal.stop() is not None,
+        progress=lambda j: journal.progress(Stage("steps", j, None)),
     )
-    if wrt == "parameters" and "parameters" not in dict(model.named_modules()):
-        return parameters(context, batches, Target(of, output_key), settings)
+    if options.wrt == "parameters" and "parameters" not in dict(model.named_modules()):
+        return journal.answer(
+            parameters(subject, journal, batches, Target(options.of, options.output_key), settings)
+        )
     whole = target.model_batches[0]
-    source, note = find_source(model, whole, wrt)
-    passage = Passage(model, source, Target(of, output_key))
+    source, note = find_source(model, whole, options.wrt)
+    passage = Passage(model, source, Target(options.of, options.output_key))
     if note:
-        context.notes.append(note)
-    context.progress(Stage("looking at the network", 0, None))
+        journal.note(note)
+    journal.progress(Stage("looking at the network", 0, None))
     structure, notes = explore(passage, whole)
-    context.notes.extend(notes)
-    if structure.coupled and sample:
+    journal.notes.extend(notes)
+    if structure.coupled and options.sample:
         raise UsageError(
             "--sample cannot take samples out of a batch in which they depend on each other",
             "drop --sample, or choose the batch by --batch-size and --max-batches",
         )
-    measured, chunks = _measure(context, passage, batches, structure, settings)
-    result = _answer(context, measured, chunks, numbers, str(source), str(passage.target), sample)
+    measured, chunks = _measure(subject, journal, passage, batches, structure, settings)
+    result = _answer(
+        journal, measured, chunks, numbers, str(source), str(passage.target), options.sample
+    )
     piece = batches[0]
     if not structure.coupled and piece.splittable:
-        piece = piece.take(range(min(piece.size, layer_samples, chunks.micro_batch)))
-    if per_layer and not context.incomplete:
+        piece = piece.take(range(min(piece.size, options.layer_samples, chunks.micro_batch)))
+    if options.per_layer and journal.complete:
         result = with_layers(
-            context, result, passage, piece, structure, replace(settings, top=1, keep=False)
+            subject,
+            journal,
+            result,
+            passage,
+            piece,
+            structure,
+            replace(settings, top=1, keep=False),
         )
-    if time and source.kind != "module-input" and of is None:
-        result = with_time(context, result, passage, piece)
-    return result
+    if options.time and source.kind != "module-input" and options.of is None:
+        result = with_time(subject, journal, result, passage, piece)
+    return journal.answer(result)
 
 
-def _choose(
-    batches: "Sequence[Batch]", sample: list[int] | None
-) -> "tuple[list[Batch], list[int]]":
+def _choose(batches: Sequence[Batch], sample: list[int] | None) -> tuple[list[Batch], list[int]]:
     """The batches with only the samples asked for, and the samples' numbers."""
-    from curvcli.errors import UsageError
-
     total = sum(batch.size for batch in batches)
     if not sample:
         return list(batches), list(range(total))
@@ -165,11 +119,7 @@ def _choose(
     return chosen, numbers
 
 
-def _check_data(batches: "list[Batch]") -> None:
-    import torch
-
-    from curvcli.errors import NonFiniteError
-    from curvcli.machine.containers import tensors_in
+def _check_data(batches: list[Batch]) -> None:
 
     for batch in batches:
         for tensor in tensors_in(batch.data[:2]):
@@ -180,13 +130,13 @@ def _check_data(batches: "list[Batch]") -> None:
 
 
 def _measure(
-    context: Context,
-    passage: "Passage",
-    batches: "list[Batch]",
-    structure: "Structure",
-    settings: "Settings",
-) -> "tuple[list[Measured], Chunks]":
-    from curvcli.operators.jacobian.chunks import Chunks
+    subject: Subject,
+    journal: Journal,
+    passage: Passage,
+    batches: list[Batch],
+    structure: Structure,
+    settings: Settings,
+) -> tuple[list[Measured], Chunks]:
 
     total = sum(batch.size for batch in batches)
     chunks = Chunks(
@@ -194,33 +144,31 @@ def _measure(
         batches,
         structure,
         settings,
-        memory=context.spec.memory_bytes,
-        notes=context.notes,
-        progress=lambda done: context.progress(Stage("samples", done, total)),
+        memory=subject.spec.memory_bytes,
+        notes=journal.notes,
+        progress=lambda done: journal.progress(Stage("samples", done, total)),
     )
     measured = list(chunks)
-    cost = context.count(next(passage.model.parameters()).device)
+    cost = subject.count(next(passage.model.parameters()).device)
     # Work is counted in products over all the data.
     cost.matvecs += round(sum(m.products * m.size for m in measured) / total)
     return measured, chunks
 
 
 def _answer(
-    context: Context,
-    measured: "list[Measured]",
-    chunks: "Chunks",
+    journal: Journal,
+    measured: list[Measured],
+    chunks: Chunks,
     numbers: list[int],
     wrt: str,
     of: str,
     asked: list[int] | None,
 ) -> JacobianResult:
-    from curvcli.analyses.jacobian.summary import quantiles, sample_jacobians
-    from curvcli.errors import UsageError
 
     spectra = [m.spectra for m in measured]
     rows, columns = spectra[0].rows, spectra[0].columns
     if len({(s.rows, s.columns) for s in spectra}) > 1 and not chunks.structure.coupled:
-        context.notes.append("batches have Jacobians of several shapes; that of the first is named")
+        journal.note("batches have Jacobians of several shapes; that of the first is named")
     samples = sample_jacobians(measured, numbers, chunks.structure.coupled)
     matrices: list[Matrix] = []
     if chunks.settings.keep:
@@ -237,10 +185,8 @@ def _answer(
             Matrix(s.index, e) for s, e in zip(samples[:shown], entries[:shown], strict=True)
         ]
         if len(entries) > shown:
-            context.notes.append(
-                f"--full shows {shown} of {len(entries)} matrices: choose by --sample"
-            )
-    status = _status(context, measured, numbers, chunks)
+            journal.note(f"--full shows {shown} of {len(entries)} matrices: choose by --sample")
+    status = _status(journal, measured, numbers, chunks)
     formed = spectra[0].all_SL is not None
     ranked = sorted(samples, key=lambda s: -(s.spectral or 0.0))
     result = JacobianResult(
@@ -273,31 +219,31 @@ def _answer(
         ntk=None,
         micro_batch=chunks.micro_batch,
     )
-    _findings(context, result)
+    _findings(journal, result)
     return result
 
 
 def _status(
-    context: Context, measured: "list[Measured]", numbers: list[int], chunks: "Chunks"
+    journal: Journal, measured: list[Measured], numbers: list[int], chunks: Chunks
 ) -> Status:
-    reason = context.stop()
+    reason = journal.stop()
     done = sum(m.size for m in measured)
     if reason is not None and (
         done < len(numbers) or not all(m.spectra.complete for m in measured)
     ):
-        context.incomplete = True
-        context.notes.append(f"ended early: {done} of {len(numbers)} samples were looked at")
+        journal.cut_short()
+        journal.note(f"ended early: {done} of {len(numbers)} samples were looked at")
         return reason
     if all(m.spectra.complete for m in measured):
         return "converged"
-    context.incomplete = True
+    journal.cut_short()
     return "max_matvecs"
 
 
-def _findings(context: Context, result: JacobianResult) -> None:
+def _findings(journal: Journal, result: JacobianResult) -> None:
     broken = [s.index for s in result.samples if s.spectral is None]
     if broken:
-        context.find(
+        journal.find(
             "jacobian.nonfinite",
             "error",
             "samples",
@@ -316,7 +262,7 @@ def _findings(context: Context, result: JacobianResult) -> None:
             if rounding
             else "have not converged: raise --max-matvecs or --tol"
         )
-        context.find(
+        journal.find(
             "jacobian.rounding" if rounding else "jacobian.not-converged",
             "warning",
             "samples",
@@ -326,7 +272,7 @@ def _findings(context: Context, result: JacobianResult) -> None:
         )
     jumps = [s.jump for s in known if s.jump is not None]
     if jumps:
-        context.find(
+        journal.find(
             "jacobian.kinks",
             "note",
             "samples",
@@ -337,7 +283,7 @@ def _findings(context: Context, result: JacobianResult) -> None:
         )
     singular = [s for s in result.samples if s.condition_at_least is not None]
     if singular and result.condition is not None:
-        context.find(
+        journal.find(
             "jacobian.singular",
             "note",
             "condition",
@@ -346,6 +292,3 @@ def _findings(context: Context, result: JacobianResult) -> None:
             value=float(len(singular)),
             threshold=0.0,
         )
-
-
-ANALYSIS = Analysis(jacobian, view)

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from curvcli.analyses.jacobian.result import (
     LayerJacobian,
@@ -13,15 +15,11 @@ from curvcli.analyses.jacobian.result import (
     TangentKernel,
     TimeJacobian,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from curvcli.operators.jacobian.blocks import Chain
-    from curvcli.operators.jacobian.chunks import Measured
-    from curvcli.operators.jacobian.ntk import Kernel
-    from curvcli.operators.jacobian.spectra import Spectra
-    from curvcli.operators.jacobian.time_jacobian import TimeReport
+from curvcli.operators.jacobian.blocks import Chain, isometry
+from curvcli.operators.jacobian.chunks import Measured
+from curvcli.operators.jacobian.ntk import Kernel
+from curvcli.operators.jacobian.spectra import Spectra
+from curvcli.operators.jacobian.time_jacobian import TimeReport
 
 
 def finite(value: float | None) -> float | None:
@@ -59,7 +57,7 @@ def quantiles(
 
 
 def sample_jacobians(
-    measured: "Sequence[Measured]", numbers: Sequence[int], coupled: bool
+    measured: Sequence[Measured], numbers: Sequence[int], coupled: bool
 ) -> list[SampleJacobian]:
     """One entry for each matrix.
 
@@ -78,8 +76,8 @@ def sample_jacobians(
     return entries
 
 
-def _sample(s: "Spectra", i: int, index: int, size: int, jump: float | None) -> SampleJacobian:
-    def of(tensor: "Tensor | None") -> float | None:
+def _sample(s: Spectra, i: int, index: int, size: int, jump: float | None) -> SampleJacobian:
+    def of(tensor: Tensor | None) -> float | None:
         return None if tensor is None else finite(float(tensor[i]))
 
     condition, singular = of(s.condition_S), None
@@ -110,10 +108,8 @@ def _sample(s: "Spectra", i: int, index: int, size: int, jump: float | None) -> 
     )
 
 
-def layers_and_path(chain: "Chain", samples: int) -> tuple[list[LayerJacobian], Path]:
+def layers_and_path(chain: Chain, samples: int) -> tuple[list[LayerJacobian], Path]:
     """The chain of layers, with the bound of norms beside the truth."""
-    from curvcli.operators.jacobian.blocks import isometry
-
     rows = []
     bound_S = chain.layers[0].own.values_SK[:, 0] ** 0
     for depth, layer in enumerate(chain.layers):
@@ -156,7 +152,7 @@ def layers_and_path(chain: "Chain", samples: int) -> tuple[list[LayerJacobian], 
     return rows, path
 
 
-def time_jacobian(report: "TimeReport") -> TimeJacobian:
+def time_jacobian(report: TimeReport) -> TimeJacobian:
     """A recurrent layer's report as it stands in the answer."""
     exponents = [finite(v) for v in report.lyapunov.exponents_K.tolist()]
     largest = exponents[0]
@@ -177,7 +173,7 @@ def time_jacobian(report: "TimeReport") -> TimeJacobian:
 
 
 def tangent_kernel(
-    kernel: "Kernel", gauss_newton: list[SingularValue] | None, **sizes: Any
+    kernel: Kernel, gauss_newton: list[SingularValue] | None, **sizes: Any
 ) -> TangentKernel:
     """Eigenvalues of the kernel, with what follows from them."""
     values, errors = kernel.eigenvalues_R.tolist(), kernel.errors_R.tolist()
@@ -204,11 +200,11 @@ def tangent_kernel(
     )
 
 
-def _mean(values: "Tensor") -> float | None:
+def _mean(values: Tensor) -> float | None:
     known = values[~values.isnan()]
     return finite(float(known.mean())) if len(known) else None
 
 
-def _largest(values: "Tensor") -> float | None:
+def _largest(values: Tensor) -> float | None:
     known = values[~values.isnan()]
     return finite(float(known.max())) if len(known) else None

@@ -1,10 +1,12 @@
 """`curvcli saddle`: what kind of critical point the weights sit at, with the evidence."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-from msgspec import Meta
+import torch
 
+from curvcli.analyses.saddle.command import SaddleOptions
 from curvcli.analyses.saddle.result import (
     Escape,
     Extreme,
@@ -13,10 +15,13 @@ from curvcli.analyses.saddle.result import (
     Share,
     WalkPoint,
 )
-from curvcli.analyses.saddle.view import view
-from curvcli.analyses.shared.analysis import Analysis
-from curvcli.analyses.shared.context import Context, Stage, parse_seconds
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.certified import by_recurrence, certified_pairs
 from curvcli.analyses.shared.eigenpairs import Reach
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.known import untouched_zeros
+from curvcli.analyses.shared.settings import parse_seconds
+from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import (
     Evidence,
     Verdict,
@@ -25,15 +30,15 @@ from curvcli.analyses.shared.verdict import (
     region,
     stationarity_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from curvcli.linalg.lanczos.factorization import LanczosState
-    from curvcli.linalg.lanczos.lanczos import LanczosResult
-    from curvcli.linalg.stochastic.quadrature import Nodes
-    from curvcli.operators.curvature.hessian import Hessian
-    from curvcli.operators.surface.line import GradientNoise
+from curvcli.errors import LossError
+from curvcli.linalg.lanczos.factorization import LanczosState, start
+from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
+from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.linalg.operator import ROUNDING
+from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rule, integrate
+from curvcli.linalg.vectors import euclidean_norm
+from curvcli.operators.curvature.hessian import Hessian
+from curvcli.operators.surface.line import GradientNoise, Line, gradient_noise, layer_shares
 
 # Products between two looks at the verdict.
 _CHUNK = 8
@@ -43,95 +48,75 @@ _WALK = (0.01, 0.03, 0.1, 0.3, 1.0)
 _SHARES = 12
 
 
-def saddle(
-    context: Context,
-    *,
-    grad_tol: Annotated[float, Meta(gt=0, description="Stationary when ρ is at most this.")] = 1e-3,
-    flatness: Annotated[
-        float, Meta(ge=0, description="Share of ‖H‖ that a flat minimum may bend downwards.")
-    ] = 1e-3,
-    loss_floor: Annotated[float, "L*, the lowest value the loss can take."] = 0.0,
-    tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-2,
-    max_matvecs: Annotated[int, Meta(ge=2, description="Products to spend at most.")] = 300,
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None,
-    probability: Annotated[
-        float, Meta(gt=0, lt=1, description="With which the reach holds.")
-    ] = 0.999,
-    index: Annotated[bool, "Also estimate the number of negative eigenvalues."] = False,
-    index_probes: Annotated[int, Meta(ge=2, description="Random vectors of that estimate.")] = 8,
-) -> SaddleResult:
-    """What kind of critical point the weights sit at, with the evidence.
-
-    Verdicts: not-stationary, strict-saddle, local-minimum, local-maximum, flat-minimum, inconclusive. A saddle is
-    proven by a direction of negative curvature, and confirmed by walking along it; a minimum holds with the
-    probability of the reach. Products are made until the verdict is settled or the budget ends.
-
-    Args:
-        context: the target.
+def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[SaddleResult]:
+    """Answer `curvcli saddle`; see `SaddleOptions`.
 
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    import torch
-
-    from curvcli.errors import LossError
-    from curvcli.linalg.vectors import euclidean_norm
-    from curvcli.operators.curvature.hessian import Hessian
-    from curvcli.operators.surface.line import gradient_noise
-
-    context.limit_time(parse_seconds(timeout))
-    context.progress(Stage("loading", 0, None))
-    objective = context.objective
-    if objective.loss < loss_floor:
+    journal.limit_time(parse_seconds(options.timeout))
+    journal.progress(Stage("loading", 0, None))
+    objective = subject.objective
+    if objective.loss < options.loss_floor:
         raise LossError(
-            f"the loss is {objective.loss:.6g}, below its floor of {loss_floor:g}",
+            f"the loss is {objective.loss:.6g}, below its floor of {options.loss_floor:g}",
             "pass the lowest value it can take as --loss-floor",
         )
     operator = Hessian(
-        objective, memory=context.spec.memory_bytes, wanted=4, preferred_capacity=max_matvecs + 2
+        objective,
+        memory=subject.spec.memory_bytes,
+        wanted=4,
+        preferred_capacity=options.max_matvecs + 2,
     )
     noise = gradient_noise(operator)
     resolution = 4 * torch.finfo(operator.dtype).eps * float(euclidean_norm(objective.flat()))
 
     # Entries that no sample touches have exactly zero curvature.
-    zero = [0.0] if objective.untouched else []
+    zero = untouched_zeros(objective, at_most=1)
 
-    def weigh(found: "LanczosResult", floor: float) -> Evidence:
+    def weigh(found: LanczosResult, floor: float) -> Evidence:
         return Evidence(
-            stationarity=stationarity_of(noise.norm, found.norm, objective.loss - loss_floor),
-            grad_tol=grad_tol,
+            stationarity=stationarity_of(
+                noise.norm, found.norm, objective.loss - options.loss_floor
+            ),
+            grad_tol=options.grad_tol,
             gradient_resolved=noise.norm > resolution * found.norm,
             theta_min=min(float(found.ritz_values_M[0]), *zero, math.inf),
             theta_max=max(float(found.ritz_values_M[-1]), *zero, -math.inf),
             lower=min(found.lower - floor, *zero, math.inf),
             upper=max(found.upper + floor, *zero, -math.inf),
             floor=floor,
-            flatness=flatness,
+            flatness=options.flatness,
         )
 
-    found, state = _search(context, operator, weigh, tol, max_matvecs, 1 - probability)
-    extremes = _certified(context, operator, found)
+    found, state = _search(
+        subject, journal, operator, weigh, options.tol, options.max_matvecs, 1 - options.probability
+    )
+    extremes = _certified(journal, operator, found)
     evidence = weigh(found, extremes.floor)
-    escape = _walk(context, operator, evidence, found, noise)
-    verdict = _verdict(context, evidence, escape)
+    escape = _walk(journal, operator, evidence, found, noise)
+    verdict = _verdict(journal, evidence, escape)
     more = None
     if verdict == "inconclusive":
         more = products_to_settle(evidence, found.matvecs)
         if not state.first_cycle:
-            context.notes.append(
-                "the basis is full, so that the reach cannot improve: raise --memory"
-            )
-    context.incomplete = context.stop() is not None
-    estimate = _index(context, operator, evidence, index_probes) if index else None
+            journal.note("the basis is full, so that the reach cannot improve: raise --memory")
+    if journal.stop() is not None:
+        journal.cut_short()
+    estimate = (
+        _index(subject, journal, operator, evidence, options.index_probes)
+        if options.index
+        else None
+    )
     result = SaddleResult(
         verdict=verdict,
-        probability=probability,
+        probability=options.probability,
         stationarity=evidence.stationarity if math.isfinite(evidence.stationarity) else None,
         gradient_norm=noise.norm,
         gradient_noise=noise.noise,
         lambda_min=extremes.low,
         lambda_max=extremes.high,
-        reach=Reach(evidence.lower, evidence.upper, probability),
+        reach=Reach(evidence.lower, evidence.upper, options.probability),
         index_at_least=int((found.ritz_values_M < -evidence.floor).sum()),
         escape=escape,
         region=region(evidence),
@@ -141,35 +126,29 @@ def saddle(
         more_products=more,
         index=estimate,
     )
-    _findings(context, result)
-    return result
+    _findings(journal, result)
+    return journal.answer(result)
 
 
 def _search(
-    context: Context,
-    operator: "Hessian",
-    weigh: "Callable[[LanczosResult, float], Evidence]",
+    subject: Subject,
+    journal: Journal,
+    operator: Hessian,
+    weigh: Callable[[LanczosResult, float], Evidence],
     tol: float,
     max_matvecs: int,
     probability: float,
-) -> tuple["LanczosResult", "LanczosState"]:
+) -> tuple[LanczosResult, LanczosState]:
     """Products until both extremes have converged and the verdict is settled."""
-    import torch
-
-    from curvcli.linalg.lanczos.factorization import start
-    from curvcli.linalg.lanczos.lanczos import lanczos
-    from curvcli.linalg.lanczos.ritz import Wanted
-    from curvcli.linalg.operator import ROUNDING
-
     wanted = Wanted(1, 1) if operator.n > 1 else Wanted(1, 0)
-    state = start(operator, operator.plan.capacity, context.spec.seed)
+    state = start(operator, operator.plan.capacity, subject.spec.seed)
     eps = torch.finfo(operator.dtype).eps
     while True:
         left = max_matvecs - state.matvecs
         # Once the extremes have converged only the reach is of interest: a tolerance of 0 goes on.
         found = lanczos(
             operator, wanted, tol=tol, max_matvecs=min(_CHUNK, left), probability=probability,
-            recheck=0, state=state, stop=context.stop,
+            recheck=0, state=state, stop=journal.stop,
         )  # fmt: skip
         if found.status == "converged":
             evidence = weigh(found, ROUNDING * eps * found.norm)
@@ -179,11 +158,11 @@ def _search(
                 return found, state
             found = lanczos(
                 operator, wanted, tol=0.0, max_matvecs=min(_CHUNK, left), probability=probability,
-                recheck=0, state=state, stop=context.stop,
+                recheck=0, state=state, stop=journal.stop,
             )  # fmt: skip
         verdict = classify(weigh(found, ROUNDING * eps * found.norm))
         detail = f"so far: {verdict}"
-        context.progress(Stage("products", state.matvecs, max_matvecs, detail))
+        journal.progress(Stage("products", state.matvecs, max_matvecs, detail))
         if state.matvecs >= max_matvecs or found.status in ("timeout", "interrupted"):
             return found, state
 
@@ -196,22 +175,13 @@ class Extremes(NamedTuple):
     floor: float
 
 
-def _certified(context: Context, operator: "Hessian", found: "LanczosResult") -> Extremes:
-    import torch
+def _certified(journal: Journal, operator: Hessian, found: LanczosResult) -> Extremes:
 
-    from curvcli.analyses.shared.eigenpairs import certified_pairs
-    from curvcli.linalg.operator import ROUNDING
-
-    floor = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
-    if context.stop() is None:
-        certified = certified_pairs(context, operator, found, tol=1.0)
-        ends = [Extreme(pair.value, pair.residual) for pair in certified.pairs]
-        floor = max(floor, certified.rounding)
-    else:
-        ends = [
-            Extreme(float(v), float(b) + floor)
-            for v, b in zip(found.values_K, found.bounds_K, strict=True)
-        ]
+    pairs, floor = by_recurrence(operator, found)
+    if journal.stop() is None:
+        certified = certified_pairs(journal, operator, found, tol=1.0)
+        pairs, floor = certified.pairs, max(floor, certified.rounding)
+    ends = [Extreme(pair.value, pair.residual) for pair in pairs]
     if operator.finite_differences:
         # Their truncation error is of the order eps^(2/3) and does not show as an asymmetry.
         floor += 10 * torch.finfo(operator.dtype).eps ** (2 / 3) * found.norm
@@ -219,17 +189,13 @@ def _certified(context: Context, operator: "Hessian", found: "LanczosResult") ->
 
 
 def _walk(
-    context: Context,
-    operator: "Hessian",
+    journal: Journal,
+    operator: Hessian,
     evidence: Evidence,
-    found: "LanczosResult",
-    noise: "GradientNoise",
+    found: LanczosResult,
+    noise: GradientNoise,
 ) -> Escape | None:
     """The loss along ± the lowest Ritz vector, at radii from where the model holds to where it bends."""
-    import torch
-
-    from curvcli.operators.surface.line import Line, layer_shares
-
     objective = operator.objective
     bends_down = evidence.theta_min < -evidence.floor
     if not evidence.stationary and not bends_down:
@@ -244,7 +210,7 @@ def _walk(
     falls = False
     for share in _WALK:
         for sign in (1.0, -1.0):
-            context.progress(Stage("walk", len(points), 2 * len(_WALK)))
+            journal.progress(Stage("walk", len(points), 2 * len(_WALK)))
             radius = sign * share * unit
             change = line(radius) - objective.loss
             predicted = slope * radius + 0.5 * evidence.theta_min * radius**2
@@ -256,20 +222,20 @@ def _walk(
     return Escape(evidence.theta_min, shares, points, falls)
 
 
-def _verdict(context: Context, evidence: Evidence, escape: Escape | None) -> Verdict:
+def _verdict(journal: Journal, evidence: Evidence, escape: Escape | None) -> Verdict:
     """The verdict of the evidence, held against the walk."""
     verdict = classify(evidence)
     if escape is None:
         return verdict
     if verdict == "strict-saddle" and not escape.falls:
-        context.find(
+        journal.find(
             "saddle.unconfirmed", "warning", "escape",
             "negative curvature was found, but the loss does not fall along it by more than rounding: "
             "use --dtype float64",
             value=evidence.theta_min, threshold=-evidence.floor,
         )  # fmt: skip
     if verdict in ("flat-minimum", "inconclusive") and evidence.stationary and escape.falls:
-        context.find(
+        journal.find(
             "saddle.degenerate", "warning", "escape",
             "the loss falls along the flattest direction although the curvature there is within "
             "rounding of zero: a degenerate point, whose kind the second derivative cannot tell",
@@ -279,40 +245,36 @@ def _verdict(context: Context, evidence: Evidence, escape: Escape | None) -> Ver
     return verdict
 
 
-def _index(context: Context, operator: "Hessian", evidence: Evidence, probes: int) -> IndexEstimate:
-    import torch
-
-    from curvcli.linalg.stochastic.quadrature import gauss_rule, integrate
+def _index(
+    subject: Subject, journal: Journal, operator: Hessian, evidence: Evidence, probes: int
+) -> IndexEstimate:
 
     below = -max(evidence.floor, evidence.flatness * evidence.norm)
-    generator = torch.Generator().manual_seed(context.spec.seed + 1)
+    generator = torch.Generator().manual_seed(subject.spec.seed + 1)
     rules: list[Nodes] = []
     for probe in range(probes):
-        context.progress(Stage("index", probe, probes))
+        journal.progress(Stage("index", probe, probes))
         rules.append(gauss_rule(operator, min(operator.n, 60), generator))
-        if context.stop() is not None:
+        if journal.stop() is not None:
             break
     estimate = integrate(rules, lambda theta_M: (theta_M < below).astype(float), operator.n)
     return IndexEstimate(below, estimate.value, estimate.standard_error, len(rules))
 
 
-def _findings(context: Context, result: SaddleResult) -> None:
+def _findings(journal: Journal, result: SaddleResult) -> None:
     if result.verdict == "strict-saddle":
-        context.find(
+        journal.find(
             "saddle.strict", "warning", "verdict",
             f"the weights sit at a saddle with at least {result.index_at_least} directions of negative "
             "curvature: training has not reached a minimum",
             value=result.lambda_min.value, threshold=-result.floor,
         )  # fmt: skip
     elif result.verdict == "local-maximum":
-        context.find("saddle.maximum", "warning", "verdict", "the weights sit at a maximum of the loss",
+        journal.find("saddle.maximum", "warning", "verdict", "the weights sit at a maximum of the loss",
                      value=result.lambda_max.value, threshold=-result.floor)  # fmt: skip
     elif result.verdict == "inconclusive" and result.more_products is not None:
-        context.find(
+        journal.find(
             "saddle.inconclusive", "note", "verdict",
             f"about {result.more_products} more products would settle it (--max-matvecs)",
             value=float(result.more_products), threshold=0.0,
         )  # fmt: skip
-
-
-ANALYSIS = Analysis(saddle, view)

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curvcli.analyses.shared.analysis import Targets
-from curvcli.analyses.shared.context import resolve_target
+from curvcli.analyses.shared.question import Targets
+from curvcli.analyses.shared.settings import resolve_target
 from curvcli.errors import UsageError
 from curvcli.loading.spec import TargetSpec
 

@@ -1,12 +1,12 @@
 """The second-order model on one line through θ against the loss itself: radius of trust, best step, third order."""
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from curvcli.analyses.taylor.result import BestStep, Direction, Point, ThirdOrder
-
-if TYPE_CHECKING:
-    from curvcli.operators.surface.line import Line
+from curvcli.operators.surface.line import Line
 
 # Distances looked at, as multiples of √(2L/|κ|), at which a quadratic of curvature κ changes by L.
 _DECADES = (-3.0, 1.0)
@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 
 def measure(
-    name: str, model: Model, line: "Line", norm: float, trust: float, points: int, whole: bool
+    name: str, model: Model, line: Line, norm: float, trust: float, points: int, whole: bool
 ) -> Direction:
     """The model against the truth on a grid, the radius of trust by bisection, the best step.
 
@@ -103,7 +103,7 @@ def _unit(model: Model) -> float:
 
 
 def _best(
-    model: Model, line: "Line", grid: list[float], truth: dict[float, float], norm: float
+    model: Model, line: Line, grid: list[float], truth: dict[float, float], norm: float
 ) -> BestStep | None:
     """The lowest loss on the line, refined by golden sections between its neighbours on the grid."""
     finite = [t for t in grid if math.isfinite(truth[t])]
@@ -132,8 +132,6 @@ def _third_order(
     model: Model, truth: dict[float, float], radius_t: float, resolution: float
 ) -> ThirdOrder | None:
     """Least squares of misfit / t³ = c₃/6 + c₄ t/24 over the points within the radius of trust."""
-    import numpy as np
-
     used = [t for t in truth if 0 < t <= radius_t and abs(truth[t] - model.at(t)) > 3 * resolution]
     if len(used) < 4:
         return None

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from curvcli.analyses.shared.context import Context, Stage
+import numpy as np
+import torch
+
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.known import exact_spectrum
 from curvcli.analyses.trace.result import Status
-
-if TYPE_CHECKING:
-    import torch
-
-    from curvcli.linalg.operator import Float64Array
-    from curvcli.linalg.stochastic.spectral_sums import SpectralSum
-    from curvcli.operators.curvature.curvature import Curvature
+from curvcli.linalg.operator import Float64Array
+from curvcli.linalg.stochastic.quadrature import gauss_rule
+from curvcli.linalg.stochastic.spectral_sums import Goal, SpectralSum, estimate
+from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.hessian import Hessian
 
 # Damping where none is given, relative to the largest eigenvalue.
 _DAMPING = 1e-2
@@ -38,11 +40,11 @@ class SumPlan(NamedTuple):
 class SpectrumSums(NamedTuple):
     """What is known of the spectrum."""
 
-    trace: "SpectralSum"
-    squares: "SpectralSum"
-    effective: "SpectralSum"
-    participation: "SpectralSum"
-    blocks: "list[SpectralSum]"
+    trace: SpectralSum
+    squares: SpectralSum
+    effective: SpectralSum
+    participation: SpectralSum
+    blocks: list[SpectralSum]
     probes: int
     steps: int
     deflated: int
@@ -51,12 +53,12 @@ class SpectrumSums(NamedTuple):
 
 
 def spectrum_sums(
-    context: Context,
-    operator: "Curvature[Any]",
+    journal: Journal,
+    operator: Curvature[Any],
     plan: SumPlan,
     damping: float | None,
     rows: int,
-    generator: "torch.Generator",
+    generator: torch.Generator,
 ) -> tuple[SpectrumSums, float]:
     """The sums, and the damping of the effective dimension.
 
@@ -68,35 +70,22 @@ def spectrum_sums(
         rows: up to so many rows the spectrum is computed exactly from their Gram matrix; 0: never.
         generator: of the random vectors.
     """
-    from curvcli.operators.curvature.gauss_newton import GaussNewton
-    from curvcli.operators.curvature.gram import gram_spectrum
-
-    if rows and isinstance(operator, GaussNewton):
-        gram = gram_spectrum(operator, rows)
-        if gram is not None:
-            context.notes.append(
-                f"the whole spectrum was computed from the Gram matrix of {len(gram.values_R)} rows"
-            )
-            damping = _damping(operator, float(gram.values_R[0]), damping)
-            diagonal_N = gram.diagonal()
-            blocks = _exact(_block_sums(operator)(diagonal_N).tolist())
-            return _all_known(gram.all_values(), damping, blocks, "gram"), damping
-    return _estimated(context, operator, plan, damping, generator)
+    gram = exact_spectrum(journal, operator, rows)
+    if gram is None:
+        return _estimated(journal, operator, plan, damping, generator)
+    damping = _damping(operator, float(gram.values_R[0]), damping)
+    blocks = _exact(_block_sums(operator)(gram.diagonal()).tolist())
+    return _all_known(gram.all_values(), damping, blocks, "gram"), damping
 
 
 def _estimated(
-    context: Context,
-    operator: "Curvature[Any]",
+    journal: Journal,
+    operator: Curvature[Any],
     plan: SumPlan,
     damping: float | None,
-    generator: "torch.Generator",
+    generator: torch.Generator,
 ) -> tuple[SpectrumSums, float]:
     """By Krylov space and probes; the damping is fixed by a few products where it is not given."""
-    import numpy as np
-
-    from curvcli.linalg.stochastic.quadrature import gauss_rule
-    from curvcli.linalg.stochastic.spectral_sums import Goal, estimate
-
     if damping is None and not operator.objective.weight_decay:
         largest = float(np.abs(gauss_rule(operator, _PILOT, generator).theta_M).max())
         damping = _damping(operator, largest, None)
@@ -110,8 +99,8 @@ def _estimated(
         Goal(plan.tol, (effective,), steps, plan.probes, plan.max_matvecs),
         generator,
         blocks=_block_sums(operator),
-        stop=context.stop,
-        progress=lambda done: context.progress(Stage("products", done, None)),
+        stop=journal.stop,
+        progress=lambda done: journal.progress(Stage("products", done, None)),
     )
     steps = max((len(r.nodes.theta_M) for r in found.rules), default=0)
     whole = found.exact.kept == operator.n
@@ -122,7 +111,7 @@ def _estimated(
     ), damping  # fmt: skip
 
 
-def deflated(operator: "Curvature[Any]", plan: SumPlan) -> int:
+def deflated(operator: Curvature[Any], plan: SumPlan) -> int:
     """Krylov vectors to be exact on: all, where they are so few that probes would cost more."""
     capacity = operator.plan.capacity
     if operator.n <= min(capacity, plan.deflate + plan.steps):
@@ -130,14 +119,13 @@ def deflated(operator: "Curvature[Any]", plan: SumPlan) -> int:
     return min(plan.deflate, capacity // 4)
 
 
-def _damping(operator: "Curvature[Any]", largest: float, given: float | None) -> float:
+def _damping(operator: Curvature[Any], largest: float, given: float | None) -> float:
     if given is not None:
         return given
     return operator.objective.weight_decay or _DAMPING * largest or 1.0
 
 
-def _effective(x: "Float64Array", damping: float, indefinite: bool) -> "Float64Array":
-    import numpy as np
+def _effective(x: Float64Array, damping: float, indefinite: bool) -> Float64Array:
 
     if indefinite:
         return np.square(x) / (np.square(x) + damping**2)
@@ -145,16 +133,13 @@ def _effective(x: "Float64Array", damping: float, indefinite: bool) -> "Float64A
     return positive / (positive + damping)
 
 
-def _indefinite(operator: "Curvature[Any]") -> bool:
-    from curvcli.operators.curvature.hessian import Hessian
+def _indefinite(operator: Curvature[Any]) -> bool:
 
     return isinstance(operator, Hessian)
 
 
-def _block_sums(operator: "Curvature[Any]") -> "Callable[[torch.Tensor], torch.Tensor]":
+def _block_sums(operator: Curvature[Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Sums over the tensors of the parameters."""
-    import torch
-
     lengths = operator.objective.sizes()
 
     def sums(v_N: torch.Tensor) -> torch.Tensor:
@@ -163,16 +148,14 @@ def _block_sums(operator: "Curvature[Any]") -> "Callable[[torch.Tensor], torch.T
     return sums
 
 
-def _exact(values: "list[float]") -> "list[SpectralSum]":
-    from curvcli.linalg.stochastic.spectral_sums import SpectralSum
+def _exact(values: list[float]) -> list[SpectralSum]:
 
     return [SpectralSum(v, 0.0, 0) for v in values]
 
 
 def _all_known(
-    values: "Float64Array", damping: float, blocks: "list[SpectralSum]", method: Literal["gram"]
+    values: Float64Array, damping: float, blocks: list[SpectralSum], method: Literal["gram"]
 ) -> SpectrumSums:
-    import numpy as np
 
     total, square = float(values.sum()), float(np.square(values).sum())
     effective = float(_effective(values, damping, indefinite=False).sum())

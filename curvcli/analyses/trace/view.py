@@ -1,6 +1,6 @@
 """How the sums over a spectrum are shown."""
 
-from curvcli.analyses.shared.matrices import TITLES
+from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.analyses.trace.result import Estimate, TraceResult
 from curvcli.report.data import Block, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number

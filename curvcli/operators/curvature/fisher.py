@@ -8,16 +8,16 @@ Hennig & Balles, NeurIPS 2019). What a datum is says `operators.likelihoods`.
 Shapes: ``K`` vectors, ``D`` draws, ``S`` samples, ``M`` outputs of each, ``R`` columns of a factor.
 """
 
-import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import Objective, SplitLoss
+from curvcli.objective.objective import Objective
+from curvcli.objective.terms import SplitLoss
 from curvcli.operators.curvature.gauss_newton import GaussNewton, OutputCurvature
 from curvcli.operators.curvature.likelihoods import Datum, datum_of, likelihood_of
 
@@ -199,6 +199,4 @@ def _with_draws(objective: Objective, draws: int, seed: int) -> Objective:
         tiny = torch.finfo(objective.dtype).eps
         uniform = uniform.clamp(tiny, 1 - tiny).to(objective.device, objective.dtype)
         batches.append(Batch((batch.data, uniform), batch.size, batch.splittable))
-    drawn = copy.copy(objective)
-    drawn.batches, drawn.terms = batches, _Drawn(loss)
-    return drawn
+    return replace(objective, batches=batches, terms=_Drawn(loss))

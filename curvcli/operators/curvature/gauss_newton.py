@@ -17,7 +17,7 @@ from curvcli.errors import LossError
 from curvcli.linalg.operator import ROUNDING
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import SplitLoss
+from curvcli.objective.terms import SplitLoss
 from curvcli.operators.autodiff.fused import FusedLayers
 from curvcli.operators.autodiff.kernels import missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback

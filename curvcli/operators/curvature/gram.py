@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, Float64Array
 from curvcli.linalg.vectors import euclidean_norms
 from curvcli.operators.autodiff.pullback import pullback
@@ -39,6 +40,34 @@ class GramSpectrum:
     def all_values(self) -> Float64Array:
         """All n eigenvalues, largest first."""
         return np.concatenate([self.values_R, np.full(self.others, self.rest)])
+
+    def extremes(self, top: int, bottom: int) -> LanczosResult:
+        """The ``top`` largest and ``bottom`` smallest eigenpairs, as a finished run would give them.
+
+        The smallest are those of the rest, and have no vectors, where there are such.
+        """
+        low = bottom if not self.others else 0
+        top = min(top, len(self.values_R))
+        values_K = np.concatenate([self.values_R[:top], self.values_R[::-1][:low]])
+        chosen = [*range(top), *(-1 - i for i in range(low))]
+        edges = [self.values_R[-1], self.values_R[0], *([self.rest] if self.others else [])]
+        return LanczosResult(
+            values_K=values_K,
+            bounds_K=np.full(len(values_K), self.error),
+            converged_K=(True,) * len(values_K),
+            top=top,
+            vectors_KN=self.vectors(len(self.values_R))[chosen],
+            status="converged",
+            matvecs=0,
+            restarts=0,
+            norm=float(self.values_R[0]),
+            lower=float(min(edges)),
+            upper=float(max(edges)),
+            ritz_values_M=self.values_R[::-1].copy(),
+            copies_found=0,
+            rechecked=0,
+            tails=(),
+        )
 
     def diagonal(self) -> Tensor:
         """The diagonal of the n × n matrix, float64."""

@@ -8,6 +8,7 @@ Shapes: ``N`` parameters, ``K`` vectors at once.
 
 import math
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.machine.plan import out_of_memory
 from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.fused import FusedLayers
 from curvcli.operators.autodiff.kernels import missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback, pullbacks
@@ -47,8 +49,10 @@ class Hessian(Curvature[FirstOrderGraph]):
         """H v by central differences of the gradient over ± ``length`` in the direction of v."""
         return self._central_difference(v_N, length)
 
-    def _central_difference(self, v_N: Tensor, length: float | None = None) -> Tensor:
-        objective = self.objective
+    def _central_difference(
+        self, v_N: Tensor, length: float | None = None, objective: Objective | None = None
+    ) -> Tensor:
+        objective = self.objective if objective is None else objective
         norm = float(euclidean_norm(v_N))
         if norm == 0.0:
             return torch.zeros_like(v_N)
@@ -89,12 +93,8 @@ class Hessian(Curvature[FirstOrderGraph]):
         return float(eps ** (1 / 3)) * (1 + theta / math.sqrt(self.n))
 
     def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
-        whole, decay = self.objective.batches, self.objective.weight_decay
-        try:
-            self.objective.batches, self.objective.weight_decay = [batch], 0.0
-            return torch.stack([self._central_difference(v_N) for v_N in vectors_KN])
-        finally:
-            self.objective.batches, self.objective.weight_decay = whole, decay
+        part = replace(self.objective, batches=[batch], weight_decay=0.0)
+        return torch.stack([self._central_difference(v_N, objective=part) for v_N in vectors_KN])
 
     def _missing(self, graph: FirstOrderGraph) -> str | None:
         return missing_derivatives(graph.gradients)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import LossError
-from curvcli.objective.objective import SplitLoss
+from curvcli.objective.terms import SplitLoss
 
 CLASSIFICATION = ("cross_entropy", "token_cross_entropy", "nll")
 """Losses of logits or log-probabilities over classes."""

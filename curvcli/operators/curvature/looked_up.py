@@ -26,7 +26,7 @@ class LookedUp(TorchFunctionMode):
         self.leaves: list[Tensor] = list(objective.parameters)
         """What to differentiate by: the parameters, or their rows that are looked up."""
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, rows_R in objective.rows.items():
+        for i, rows_R in objective.layout.rows.items():
             weight = objective.parameters[i].detach()
             self.leaves[i] = leaf = weight[rows_R].requires_grad_()
             # Rows that have no place in the leaf are constants.

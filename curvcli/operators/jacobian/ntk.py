@@ -22,8 +22,9 @@ from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import human
 from curvcli.objective.batch import Batch
 from curvcli.objective.calls import call_model
+from curvcli.objective.layout import flatten
 from curvcli.objective.network import untouched_buffers
-from curvcli.objective.objective import LossTerms, flatten
+from curvcli.objective.terms import LossTerms
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.jacobian.chunks import HELD
 from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure

@@ -1,24 +1,30 @@
 """`backprop`: the identities hold for every kind of layer, and wrong gradients are found and named."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from curvcli.analyses.backprop.run import BackpropResult, backprop
-from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli import analyse
+from curvcli.analyses.backprop.result import BackpropResult
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import Objective
+from curvcli.objective.checks import make_objective as objective_of
 
 
-def check(model: nn.Module, x: Tensor, **options: object) -> tuple[BackpropResult, Context]:
+def check(
+    model: nn.Module, x: Tensor, **options: Any
+) -> tuple[BackpropResult, Answer[BackpropResult]]:
     """The analysis on L = mean of squares of the outputs, a loss without anything of its own."""
-    objective = Objective(
+    objective = objective_of(
         model, [Batch(x, len(x))], lambda m, d: (m(d).square().sum(), float(len(d)))
     )
-    context = Context(objective=objective)
-    return backprop(context, **options), context  # type: ignore[arg-type]
+    answer = analyse("backprop", Subject(objective=objective), **options)
+    return answer.result, answer
 
 
 def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
@@ -43,13 +49,13 @@ def test_identities_hold_for_every_kind_of_layer(name: str) -> None:
     """By hand against autograd in float64: both round at 1e-16 times the number of terms, 1e-13 at most."""
     layer, shape = layers()[name]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    result, context = check(layer, x)
+    result, answer = check(layer, x)
     assert len(result.identities) == sum(1 for _ in layer.parameters())
     for identity in result.identities:
         assert identity.norm > 0
         assert identity.error <= 1e-13
     assert result.passed
-    assert not context.findings
+    assert not answer.findings
 
 
 def test_shared_repeated_and_in_place_layers_are_summed() -> None:
@@ -87,10 +93,10 @@ def test_a_gradient_changed_behind_a_layer_breaks_its_identity() -> None:
             return nn.functional.linear(x, weight, self.bias)
 
     model[2] = Halved(2, 1)
-    result, context = check(model, torch.randn(6, 3))
+    result, answer = check(model, torch.randn(6, 3))
     wrong = {i.parameter for i in result.identities if not i.passed}
     assert wrong == {"2.weight"}
-    assert {f.rule for f in context.findings} == {"backprop.identity", "backprop.slope"}
+    assert {f.rule for f in answer.findings} == {"backprop.identity", "backprop.slope"}
 
 
 def test_a_detached_branch_is_named() -> None:
@@ -105,21 +111,22 @@ def test_a_detached_branch_is_named() -> None:
             out: Tensor = self.c(h.detach() + self.b(h.detach()))
             return out
 
-    result, context = check(Detached(), torch.randn(6, 3))
+    result, answer = check(Detached(), torch.randn(6, 3))
     assert {s.parameter for s in result.slopes if not s.passed} == {"a.weight", "a.bias"}
-    assert {f.subject for f in context.findings} == {"a.weight", "a.bias"}
-    assert any("the fault lies behind 'a.bias'" in note for note in context.notes)
+    assert {f.subject for f in answer.findings} == {"a.weight", "a.bias"}
+    assert any("the fault lies behind 'a.bias'" in note for note in answer.notes)
 
 
-def sample(path: Path) -> Context:
+def sample(path: Path) -> Subject:
     spec, _ = resolve_target(str(path), {}, ("backprop",))
-    return Context(spec)
+    return Subject(spec)
 
 
 def test_the_wrong_sample_is_caught_and_every_other_one_passes(samples: Path) -> None:
     for path in sorted(samples.glob("*.toml")):
         context = sample(path)
-        result = backprop(context, samples=4)
+        answer = analyse("backprop", context, samples=4)
+        result = answer.result
         assert result.passed == (path.stem != "wrong_backward"), path.stem
         if not result.passed:
-            assert {f.subject for f in context.findings} == {"fc1.weight", "fc1.bias"}
+            assert {f.subject for f in answer.findings} == {"fc1.weight", "fc1.bias"}

@@ -256,12 +256,12 @@ def test_trace_of_a_small_network_is_that_of_its_dense_hessian() -> None:
     assert code == 0
     jsonschema.validate(envelope, json_schema(get("trace").result))
     result = envelope["result"]
-    from curvcli.analyses.shared.context import Context
+    from curvcli.analyses.shared.subject import Subject
     from curvcli.loading.spec import make_spec, read_target_file
     from curvcli.operators.curvature.hessian import Hessian
 
     spec = make_spec({**read_target_file(Path(SADDLE), ("trace",)).settings, "dtype": "float64"})
-    operator = Hessian(Context(spec).objective)
+    operator = Hessian(Subject(spec).objective)
     h = torch.stack([operator.matvec(e) for e in torch.eye(operator.n, dtype=torch.float64)])
     values = torch.linalg.eigvalsh(h).numpy()
     assert result["method"] == "whole"
@@ -284,7 +284,7 @@ def test_trace_with_probes_holds_the_truth(matrix: str) -> None:
     """Against the dense matrix of one layer of the sample (650 parameters)."""
     import torch.nn.functional as F
 
-    from curvcli.analyses.shared.context import Context
+    from curvcli.analyses.shared.subject import Subject
     from curvcli.loading.spec import make_spec, read_target_file
 
     arguments = ("--params", "out.*", "--dtype", "float64", "--matrix", matrix, "--exact-rows", "0")
@@ -293,7 +293,7 @@ def test_trace_with_probes_holds_the_truth(matrix: str) -> None:
     result = envelope["result"]
     assert result["method"] == "probes"
     spec = make_spec({**read_target_file(Path(MLP), ("trace",)).settings, "dtype": "float64"})
-    objective = Context(spec).objective
+    objective = Subject(spec).objective
     model, ((x,), _, y) = objective.model, objective.batches[0].data
     inputs: list[torch.Tensor] = []
     hook = model.get_submodule("out").register_forward_pre_hook(lambda _, a: inputs.append(a[0]))
@@ -326,12 +326,12 @@ def test_density_of_a_small_network_counts_its_eigenvalues() -> None:
     jsonschema.validate(envelope, json_schema(get("density").result))
     result = envelope["result"]
     assert result["method"] == "whole"
-    from curvcli.analyses.shared.context import Context
+    from curvcli.analyses.shared.subject import Subject
     from curvcli.loading.spec import make_spec, read_target_file
     from curvcli.operators.curvature.hessian import Hessian
 
     spec = make_spec({**read_target_file(Path(SADDLE), ("density",)).settings, "dtype": "float64"})
-    operator = Hessian(Context(spec).objective)
+    operator = Hessian(Subject(spec).objective)
     h = torch.stack([operator.matvec(e) for e in torch.eye(operator.n, dtype=torch.float64)])
     values = torch.linalg.eigvalsh(h).numpy()
     zero = result["zero"]

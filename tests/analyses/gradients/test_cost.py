@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvcli.analyses.gradients.run import gradients
+from curvcli import analyse
 from curvcli.analyses.gradients.view import view
-from curvcli.analyses.shared.context import Context
+from curvcli.analyses.shared.subject import Subject
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.gradient_flow import flow
@@ -76,7 +76,7 @@ def test_memory_stays_near_that_of_a_plain_backward_pass(
     objective = network(make_objective)
     least = peak(lambda: plain(objective))
     assert peak(lambda: flow(objective, parts=1)) <= 1.3 * least
-    assert peak(lambda: gradients(Context(objective=objective))) <= 1.3 * least
+    assert peak(lambda: analyse("gradients", Subject(objective=objective)).result) <= 1.3 * least
 
 
 def calls(modules: int, make: MakeObjective) -> int:
@@ -92,7 +92,7 @@ def calls(modules: int, make: MakeObjective) -> int:
 
     sys.setprofile(note)
     try:
-        result = gradients(Context(objective=objective))
+        result = analyse("gradients", Subject(objective=objective)).result
         list(view(result))
         msgspec.json.encode(result)
     finally:

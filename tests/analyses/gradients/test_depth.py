@@ -10,16 +10,16 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.gradients.reinit import SCHEMES, reinitialised
 from curvcli.analyses.gradients.result import GradientsResult
-from curvcli.analyses.gradients.run import gradients
-from curvcli.analyses.shared.context import Context
+from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.statistics.trend import MAX_POINTS, theil_sen
 from tests.conftest import MakeObjective
 
 
 def run(model: nn.Module, x: Tensor, y: Tensor, make: MakeObjective) -> GradientsResult:
-    return gradients(Context(objective=make(model, x, y, "mse")))
+    return analyse("gradients", Subject(objective=make(model, x, y, "mse"))).result
 
 
 @pytest.mark.parametrize("gain", [0.5, 0.9, 1.0, 1.3])
@@ -162,7 +162,9 @@ def test_initialisations_are_ranked_beside_the_checkpoint(make_objective: MakeOb
     model: Any = nn.Sequential(*(nn.Linear(256, 256) for _ in range(8)))
     # Large targets: the gradient at the output is independent of the weights, as the theory assumes.
     objective = make_objective(model, torch.randn(16, 256), 100 * torch.randn(16, 256), "mse")
-    result = gradients(Context(objective=objective), reinit="default,orthogonal,lecun", seeds=3)
+    result = analyse(
+        "gradients", Subject(objective=objective), reinit="default,orthogonal,lecun", seeds=3
+    ).result
     found = {s.name: s for s in result.initialisations}
     names = [s.name for s in result.initialisations]
     assert names[0] == "orthogonal"

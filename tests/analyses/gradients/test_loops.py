@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.gradients.result import GradientsResult
-from curvcli.analyses.gradients.run import gradients
-from curvcli.analyses.shared.context import Context
+from curvcli.analyses.shared.subject import Subject
 from tests.conftest import MakeObjective
 
 
 def run(model: nn.Module, x: Tensor, y: Tensor, make: MakeObjective) -> GradientsResult:
-    return gradients(Context(objective=make(model, x, y, "mse")))
+    return analyse("gradients", Subject(objective=make(model, x, y, "mse"))).result
 
 
 class Loop(nn.Module):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.gradients.result import GradientsResult
-from curvcli.analyses.gradients.run import gradients
-from curvcli.analyses.shared.context import Context
+from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.statistics.gradient_noise import noise_estimates
 from tests.conftest import MakeObjective
 
@@ -34,7 +34,7 @@ def measure(
     generator = torch.Generator().manual_seed(seed)
     x = SPREAD * torch.randn(SAMPLES, N, generator=generator, dtype=torch.float64)
     objective = make(Mean(N), x, torch.zeros_like(x), "mse", splits=splits)
-    return gradients(Context(objective=objective), parts=parts)
+    return analyse("gradients", Subject(objective=objective), parts=parts).result
 
 
 @pytest.mark.parametrize("splits", [None, [5, 11, 16, 3, 9, 20]])
@@ -95,17 +95,18 @@ def test_a_gradient_within_its_noise_has_no_critical_batch_size(
     with torch.no_grad():
         model.theta.copy_(x.mean(0))
     objective = make_objective(model, x, torch.zeros_like(x), "mse")
-    noise = gradients(Context(objective=objective)).noise
+    noise = analyse("gradients", Subject(objective=objective)).result.noise
     assert noise is not None
     assert noise.critical_batch_size is None
 
 
 def test_one_part_has_no_noise_and_two_have_no_error(make_objective: MakeObjective) -> None:
-    context = Context(
+    context = Subject(
         objective=make_objective(nn.Linear(3, 2), torch.randn(1, 3), torch.randn(1, 2), "mse")
     )
-    assert gradients(context).noise is None
-    assert any("noise" in note for note in context.notes)
+    answer = analyse("gradients", context)
+    assert answer.result.noise is None
+    assert any("noise" in note for note in answer.notes)
     (two,) = noise_estimates(np.array([[[2.0, 1.0], [1.0, 3.0]]]), np.array([4.0, 4.0]))
     assert two is not None
     assert (two.gradient_square.value, two.gradient_square.standard_error) == (1.0, None)

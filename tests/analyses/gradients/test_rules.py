@@ -14,15 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.gradients.rules import RULES, limits_of
-from curvcli.analyses.gradients.run import gradients
 from curvcli.analyses.gradients.view import view
-from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import LossTerms, Objective
+from curvcli.objective.checks import make_objective as objective_of
+from curvcli.objective.terms import LossTerms
 from curvcli.report.data import Bar, Finding, Table, json_schema
 from tests.conftest import SAMPLES, MakeObjective
 
@@ -31,11 +33,12 @@ HEALTHY = [
 ]  # fmt: skip
 
 
-def sample(name: str, **options: object) -> tuple[GradientsResult, list[Finding]]:
+def sample(name: str, **options: Any) -> tuple[GradientsResult, list[Finding]]:
     spec, _ = resolve_target(str(SAMPLES / f"{name}.toml"), {}, ("gradients",))
-    context = Context(spec)
-    result = gradients(context, **options)  # type: ignore[arg-type]
-    return result, context.findings
+    context = Subject(spec)
+    answer = analyse("gradients", context, **options)
+    result = answer.result
+    return result, answer.findings
 
 
 def rules(findings: list[Finding]) -> set[str]:
@@ -116,11 +119,12 @@ def test_fresh_networks_have_no_finding_whatever_the_loss_is_multiplied_by(
     gains = []
     for factor in (1e-6, 1.0, 1e6):
         batch = Batch(((x,), {}, y), len(x))
-        context = Context(
-            objective=Objective(model, [batch], scaled(factor), train_mode=train_mode)
+        context = Subject(
+            objective=objective_of(model, [batch], scaled(factor), train_mode=train_mode)
         )
-        result = gradients(context)
-        assert context.findings == [], factor
+        answer = analyse("gradients", context)
+        result = answer.result
+        assert answer.findings == [], factor
         gains.append(result.depth_gain)
     assert gains == pytest.approx([gains[1]] * 3, rel=1e-4)
 
@@ -130,11 +134,11 @@ def test_an_ill_network_stays_ill_whatever_the_loss_is_multiplied_by(factor: flo
     torch.manual_seed(1)
     layers = [m for _ in range(12) for m in (nn.Linear(32, 32), nn.Sigmoid())]
     batch = Batch(((torch.randn(16, 32),), {}, torch.randint(10, (16,))), 16)
-    context = Context(
-        objective=Objective(nn.Sequential(*layers, nn.Linear(32, 10)), [batch], scaled(factor))
+    context = Subject(
+        objective=objective_of(nn.Sequential(*layers, nn.Linear(32, 10)), [batch], scaled(factor))
     )
-    gradients(context)
-    assert "vanishing-depth" in rules(context.findings)
+    answer = analyse("gradients", context)
+    assert "vanishing-depth" in rules(answer.findings)
 
 
 @pytest.mark.parametrize(
@@ -176,9 +180,9 @@ def test_a_loss_that_overflows_is_named(make_objective: MakeObjective) -> None:
     objective = make_objective(
         model, torch.randn(8, 4), torch.randn(8, 2), "mse", accept_nonfinite=True
     )
-    context = Context(objective=objective)
-    assert gradients(context).loss is None
-    assert ("gradients.nonfinite", "loss") in [(f.rule, f.subject) for f in context.findings]
+    answer = analyse("gradients", Subject(objective=objective))
+    assert answer.result.loss is None
+    assert ("gradients.nonfinite", "loss") in [(f.rule, f.subject) for f in answer.findings]
 
 
 @pytest.mark.parametrize(
@@ -192,10 +196,11 @@ def test_half_of_the_units_may_be_dead_by_chance(
     with torch.no_grad():
         model[0].bias.fill_(10.0)
         model[0].bias[:dead] = -10.0
-    context = Context(objective=make_objective(model, torch.rand(8, 4), torch.randint(2, (8,))))
-    layer = gradients(context).layers[1]
+    context = Subject(objective=make_objective(model, torch.rand(8, 4), torch.randint(2, (8,))))
+    answer = analyse("gradients", context)
+    layer = answer.result.layers[1]
     assert (layer.dead_fraction, layer.units) == (dead / width, width)
-    assert ("gradients.dead-units" in [f.rule for f in context.findings]) == ill
+    assert ("gradients.dead-units" in [f.rule for f in answer.findings]) == ill
 
 
 def test_nan_that_arises_on_the_way_back_is_named(make_objective: MakeObjective) -> None:
@@ -205,10 +210,11 @@ def test_nan_that_arises_on_the_way_back_is_named(make_objective: MakeObjective)
 
     model = nn.Sequential(nn.Linear(4, 4), Root(), nn.Linear(4, 3))
     objective = make_objective(model, torch.randn(6, 4), torch.randint(3, (6,)))
-    context = Context(objective=objective)
-    result = gradients(context)
+    context = Subject(objective=objective)
+    answer = analyse("gradients", context)
+    result = answer.result
     assert result.first_nonfinite is None
-    assert [(f.rule, f.subject) for f in context.findings] == [("gradients.nonfinite", "0")]
+    assert [(f.rule, f.subject) for f in answer.findings] == [("gradients.nonfinite", "0")]
 
 
 def test_thresholds_can_be_set() -> None:
@@ -263,9 +269,9 @@ def test_a_collapsed_head_is_found(make_objective: MakeObjective) -> None:
             return self.head(self.attention(x, x, x)[0].mean(1))
 
     objective = make_objective(Net(), torch.randn(6, 9, 8), torch.randint(3, (6,)))
-    context = Context(objective=objective)
-    gradients(context)
-    (finding,) = [f for f in context.findings if f.rule == "gradients.attention-collapse"]
+    context = Subject(objective=objective)
+    answer = analyse("gradients", context)
+    (finding,) = [f for f in answer.findings if f.rule == "gradients.attention-collapse"]
     assert finding.subject == "attention"
 
 

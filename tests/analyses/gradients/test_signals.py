@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal
-from curvcli.analyses.gradients.run import gradients
-from curvcli.analyses.shared.context import Context
-from curvcli.objective.objective import Objective, flatten
+from curvcli.analyses.shared.subject import Subject
+from curvcli.objective.layout import flatten
+from curvcli.objective.objective import Objective
 from curvcli.operators.signals.gradient_flow import flow
 from tests.conftest import MakeObjective
 
@@ -23,8 +24,8 @@ RTOL = 1e-5
 Taps = Callable[[str, Tensor], Tensor]
 
 
-def run(objective: Objective, **options: object) -> GradientsResult:
-    return gradients(Context(objective=objective), **options)  # type: ignore[arg-type]
+def run(objective: Objective, **options: Any) -> GradientsResult:
+    return analyse("gradients", Subject(objective=objective), **options).result
 
 
 def rows(result: GradientsResult) -> dict[str, LayerSignal]:

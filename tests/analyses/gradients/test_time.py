@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from curvcli import analyse
 from curvcli.analyses.gradients.result import GradientsResult, TimeTrend
-from curvcli.analyses.gradients.run import gradients
-from curvcli.analyses.shared.context import Context
+from curvcli.analyses.shared.subject import Subject
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import Objective
+from curvcli.objective.checks import make_objective as objective_of
 from curvcli.operators.recurrent.gradients import gradients_of_states
 from curvcli.operators.recurrent.lag import lag_norms
 from curvcli.operators.recurrent.time import unroll
@@ -36,7 +36,7 @@ CELLS: dict[str, Any] = {
 
 
 def run(model: nn.Module, x: Tensor, y: Tensor, make: MakeObjective) -> GradientsResult:
-    return gradients(Context(objective=make(model, x, y, "mse")))
+    return analyse("gradients", Subject(objective=make(model, x, y, "mse"))).result
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)
@@ -260,8 +260,8 @@ def test_packed_gradients_by_step() -> None:
     model = Sequence(nn.GRU(3, 5, batch_first=True))
     x, y = torch.randn(3, 5, 3), torch.randn(3, 2)
     batch = Batch(((x, torch.tensor(lengths)), {}, y), 3)
-    objective = Objective(model, [batch], loss_terms("mse", {}))
-    trend = gradients(Context(objective=objective)).time[0]
+    objective = objective_of(model, [batch], loss_terms("mse", {}))
+    trend = analyse("gradients", Subject(objective=objective)).result.time[0]
     double = model.double()
     squares, counts = torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
     for i, n in enumerate(lengths):

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.hessian.result import HessianResult
-from curvcli.analyses.hessian.run import hessian
-from curvcli.analyses.shared.context import Context, resolve_target
-from curvcli.analyses.shared.eigenpairs import CHECK_LIMIT
+from curvcli.analyses.shared.certified import CHECK_LIMIT
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Strategy
 from curvcli.operators.curvature.hessian import Hessian
@@ -31,14 +33,14 @@ from tests.oracles.dense import (
 )
 
 
-def run(objective: Objective, **options: object) -> HessianResult:
-    return hessian(Context(objective=objective), **options)  # type: ignore[arg-type]
+def run(objective: Objective, **options: Any) -> HessianResult:
+    return analyse("hessian", Subject(objective=objective), **options).result
 
 
 def objective_for(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Objective:
     dtype = next(model.parameters()).dtype
     y = y.to(dtype) if y.is_floating_point() else y
-    return Objective(model, [Batch(((x.to(dtype),), {}, y), len(x))], loss_terms(loss, {}))
+    return objective_of(model, [Batch(((x.to(dtype),), {}, y), len(x))], loss_terms(loss, {}))
 
 
 @given(
@@ -302,7 +304,7 @@ def test_frozen_and_unreached_parameters(make_objective: MakeObjective) -> None:
 
 
 def test_a_linear_loss_has_no_curvature(make_objective: MakeObjective) -> None:
-    objective = Objective(
+    objective = objective_of(
         nn.Linear(3, 1), [Batch(torch.ones(4, 3), 4)], lambda m, d: (m(d).sum(), 4.0)
     )
     result = run(objective, top=2, bottom=1)
@@ -329,19 +331,19 @@ def test_wrong_backward_is_reported() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return Wrong.apply(self.linear(x))  # type: ignore[no-any-return]
 
-    context = Context(objective=objective_for(Net(), X50, Y50, "cross_entropy"))
-    hessian(context, top=2, bottom=0)
-    (finding,) = [f for f in context.findings if f.rule == "hessian.products"]
+    context = Subject(objective=objective_for(Net(), X50, Y50, "cross_entropy"))
+    answer = analyse("hessian", context, top=2, bottom=0)
+    (finding,) = [f for f in answer.findings if f.rule == "hessian.products"]
     assert finding.severity == "error"
 
 
 def test_kinks_are_told_from_a_wrong_backward(samples, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """A ReLU network's product differs from a finite step across kinks; in float64 it does not."""
     spec, _ = resolve_target(str(samples / "digits_cnn.toml"), {}, ("hessian",))
-    context = Context(spec)
-    hessian(context, top=1, bottom=0)
-    assert [f.rule for f in context.findings] == ["hessian.kinks"]
-    assert context.findings[0].severity == "note"
+    context = Subject(spec)
+    answer = analyse("hessian", context, top=1, bottom=0)
+    assert [f.rule for f in answer.findings] == ["hessian.kinks"]
+    assert answer.findings[0].severity == "note"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -360,13 +362,14 @@ def test_parts_in_float32_are_no_wrong_backward(dtype: torch.dtype) -> None:
             return logits.to(x.dtype)
 
     model = Net().to(dtype)
-    context = Context(objective=objective_for(model, X50.to(dtype), Y50, "cross_entropy"))
-    result = hessian(context, top=2, bottom=0)
+    context = Subject(objective=objective_for(model, X50.to(dtype), Y50, "cross_entropy"))
+    answer = analyse("hessian", context, top=2, bottom=0)
+    result = answer.result
     assert result.hvp_check is not None
-    assert not [f.rule for f in context.findings if f.severity == "error"]
+    assert not [f.rule for f in answer.findings if f.severity == "error"]
     if dtype == torch.float64:
         assert result.hvp_check > CHECK_LIMIT
-        (finding,) = [f for f in context.findings if f.rule == "hessian.single-precision"]
+        (finding,) = [f for f in answer.findings if f.rule == "hessian.single-precision"]
         assert "float32" in finding.message
 
 
@@ -557,9 +560,10 @@ def test_a_network_that_amplifies_rounding_is_said_to(samples: Path) -> None:
     found = {}
     for dtype in ("float32", "float64"):
         spec, _ = resolve_target(str(samples / "exploding.toml"), {"dtype": dtype}, ("hessian",))
-        context = Context(spec)
-        found[dtype] = hessian(context, top=2, bottom=1)
-        rules = {f.rule for f in context.findings}
+        context = Subject(spec)
+        answer = analyse("hessian", context, top=2, bottom=1)
+        found[dtype] = answer.result
+        rules = {f.rule for f in answer.findings}
         assert ("hessian.precision" in rules) == (dtype == "float32")
     assert not any(p.converged for p in found["float32"].top)
     assert all(p.converged for p in found["float64"].top)

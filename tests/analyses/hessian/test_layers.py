@@ -13,10 +13,11 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from curvcli import analyse
 from curvcli.analyses.hessian.layers_result import PerLayer
 from curvcli.analyses.hessian.result import HessianResult
-from curvcli.analyses.hessian.run import hessian
-from curvcli.analyses.shared.context import Context
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.subject import Subject
 from curvcli.cli.main import make_app
 from curvcli.linalg.lanczos.alignment import space_error, vector_errors
 from curvcli.linalg.lanczos.factorization import start
@@ -33,6 +34,7 @@ from curvcli.linalg.stochastic.probes import Sums, ratio
 from curvcli.linalg.stochastic.quadrature import Nodes
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Strategy
 from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks, blocks_of
@@ -60,11 +62,12 @@ def cut(h_NN: Tensor, model: nn.Module) -> dict[str, Tensor]:
     return {name: h_NN[where][:, where] for name, where in out.items()}
 
 
-def layers(objective: Objective, **options: Any) -> tuple[HessianResult, PerLayer, Context]:
-    context = Context(objective=objective)
-    result = hessian(context, **{"per_layer": True, **options})
-    assert result.per_layer is not None
-    return result, result.per_layer, context
+def layers(
+    objective: Objective, **options: Any
+) -> tuple[HessianResult, PerLayer, Answer[HessianResult]]:
+    answer = analyse("hessian", Subject(objective=objective), **{"per_layer": True, **options})
+    assert answer.result.per_layer is not None
+    return answer.result, answer.result.per_layer, answer
 
 
 @pytest.mark.parametrize("strategy", ["keep", "rebuild", "finite-difference"])
@@ -111,8 +114,9 @@ def test_every_layer_against_its_dense_block(make_objective: MakeObjective) -> N
     h_NN = dense_hessian(network(), X, Y, "cross_entropy")
     basis = torch.linalg.eigh(h_NN).eigenvectors
     dense = cut(h_NN, network())
-    result, found, context = layers(
-        make_objective(network().double(), X.double(), Y), top=4, bottom=2, tol=1e-6,
+    objective = make_objective(network().double(), X.double(), Y)
+    result, found, _ = layers(
+        objective, top=4, bottom=2, tol=1e-6,
         layer_probes=16,
     )  # fmt: skip
     assert [layer.name for layer in found.layers] == list(dense)
@@ -153,7 +157,7 @@ def test_every_layer_against_its_dense_block(make_objective: MakeObjective) -> N
             assert bound is not None
             assert abs(layer.shares[k] - truth) <= bound + 1e-10
         assert sum(layer.shares[k] for layer in found.layers) == pytest.approx(1)
-    gradient = context.objective.gradient().double()
+    gradient = objective.gradient().double()
     overlap = found.gradient_overlap
     truth = float((basis[:, -4:].T @ gradient).square().sum() / gradient.square().sum())
     assert overlap.value is not None
@@ -260,7 +264,7 @@ def test_layers_come_in_execution_order_and_blocks_by_their_number() -> None:
     torch.manual_seed(0)
     model = Tied().double()
     tokens, labels = torch.arange(12), torch.arange(12)
-    objective = Objective(
+    objective = objective_of(
         model, [Batch(((tokens,), {}, labels), 12)], loss_terms("cross_entropy", {})
     )
     assert [b.name for b in blocks_of(objective, "layer")] == [
@@ -294,11 +298,11 @@ def test_layers_come_in_execution_order_and_blocks_by_their_number() -> None:
 
 
 def test_a_budget_that_runs_out_is_said(make_objective: MakeObjective) -> None:
-    _, found, context = layers(
+    _, found, answer = layers(
         make_objective(network(), X, Y), max_matvecs=4, top=1, bottom=0, layer_density=2
     )
-    assert context.incomplete
-    assert "hessian.layers-not-converged" in {f.rule for f in context.findings}
+    assert not answer.complete
+    assert "hessian.layers-not-converged" in {f.rule for f in answer.findings}
     assert not found.layers[0].lambda_max.converged
 
 
@@ -480,5 +484,5 @@ def test_a_leading_number_is_a_block_only_in_a_plain_sequence(
         x = sum((p.square().sum() for p in m.parameters()), torch.zeros(()))
         return x, 1.0
 
-    objective = Objective(model, [Batch(None, 1, splittable=False)], value)
+    objective = objective_of(model, [Batch(None, 1, splittable=False)], value)
     assert [b.name for b in blocks_of(objective, "block")] == expected

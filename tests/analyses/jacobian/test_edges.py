@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvcli.analyses.jacobian.run import jacobian
-from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli import analyse
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import CurvError, MemoryLimitError, ModelError, NonFiniteError, UsageError
 from tests.oracles.dense import random_network
 from tests.oracles.jacobians import EXACT, context_for, leading, reference, run
@@ -54,11 +55,12 @@ def test_missing_second_derivative(method: str) -> None:
     """Formed matrices need none; Golub-Kahan falls back on differences of the outputs and says so."""
     model, x = Cube(), torch.randn(3, 30).double()
     context = context_for(model, x)
-    result = jacobian(context, method=method, tol=1e-6)  # type: ignore[arg-type]
+    answer = analyse("jacobian", context, method=method, tol=1e-6)
+    result = answer.result
     y = model.linear(x).detach()
     dense = 3 * y[:, :, None] ** 2 * model.linear.weight.detach()
     values = torch.linalg.svdvals(dense)[:, :5]
-    assert any("second derivative is missing" in note for note in context.notes)
+    assert any("second derivative is missing" in note for note in answer.notes)
     if method == "dense":
         assert agrees(leading(result), values)
     # Central differences in float64 err by eps^⅔ ≈ 4e-11 times the third derivative.
@@ -85,11 +87,12 @@ def test_one_sample_not_finite(method: str) -> None:
         model.linear.bias.zero_()
     x = torch.tensor([[1.0, 4.0], [0.0, 1.0], [0.25, 1.0]], dtype=torch.float64)
     context = context_for(model, x)
-    result = jacobian(context, method=method)  # type: ignore[arg-type]
+    answer = analyse("jacobian", context, method=method)
+    result = answer.result
     assert result.samples[1].spectral is None
     assert result.samples[0].spectral == pytest.approx(0.5, rel=1e-12)
     assert result.samples[2].spectral == pytest.approx(1.0, rel=1e-12)
-    assert [f.rule for f in context.findings][:1] == ["jacobian.nonfinite"]
+    assert [f.rule for f in answer.findings][:1] == ["jacobian.nonfinite"]
 
 
 def test_memory_bounds_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +131,7 @@ import sys
 import torch
 from torch import nn
 from tests.oracles.jacobians import context_for
-from curvcli.analyses.jacobian.run import jacobian
+from curvcli import analyse
 torch.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.Tanh(),
@@ -136,7 +139,7 @@ model = nn.Sequential(
 )
 def run(samples, **memory):
     context = context_for(model, torch.randn(samples, 1, 32, 32), **memory)
-    return jacobian(context, method=sys.argv[1], top=1, max_matvecs=12)
+    return analyse("jacobian", context, method=sys.argv[1], top=1, max_matvecs=12)
 run(2)
 def peak():
     # ru_maxrss would begin at the size of the process that started this one.
@@ -144,7 +147,7 @@ def peak():
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 limit = peak() + 50_000_000
 result = run(96, memory=f"{limit}B")
-print(result.micro_batch, peak(), limit)
+print(result.result.micro_batch, peak(), limit)
 """
 
 
@@ -206,9 +209,10 @@ def test_full_needs_a_small_matrix() -> None:
 def test_budget_ends_the_run() -> None:
     """Too few products: what is known so far, marked, and none of it called converged that is not."""
     context = context_for(nn.Linear(200, 150).double(), torch.randn(2, 200).double())
-    result = jacobian(context, max_matvecs=10)
+    answer = analyse("jacobian", context, max_matvecs=10)
+    result = answer.result
     assert result.status == "max_matvecs"
-    assert context.incomplete
+    assert not answer.complete
     assert not all(v.converged for s in result.samples for v in s.singular_values)
     true = torch.linalg.svdvals(next(context.target.model.parameters()).detach())
     for sample in result.samples:
@@ -229,17 +233,17 @@ def test_rounding_of_a_chaotic_network_is_said(samples: Path) -> None:
     """20 tanh layers with gain 6 in float32: digits that rounding destroys are not called converged."""
     few = {"batch-size": 8, "max-batches": 1}
     spec, _ = resolve_target(str(samples / "exploding.toml"), few, ("jacobian",))
-    context = Context(spec)
-    jacobian(context)
-    assert "jacobian.rounding" in [f.rule for f in context.findings]
-    assert "jacobian.kinks" not in [f.rule for f in context.findings]
+    context = Subject(spec)
+    answer = analyse("jacobian", context)
+    assert "jacobian.rounding" in [f.rule for f in answer.findings]
+    assert "jacobian.kinks" not in [f.rule for f in answer.findings]
 
 
 def test_rounding_of_coupled_samples_is_no_kink(samples: Path) -> None:
     """The same network where the samples of a batch depend on each other: what moves is rounding there too."""
     few = {"batch-size": 4, "max-batches": 1}
     spec, _ = resolve_target(str(samples / "exploding.toml"), few, ("jacobian",))
-    given = Context(spec)
+    given = Subject(spec)
 
     class Coupled(nn.Module):
         def __init__(self) -> None:
@@ -251,10 +255,11 @@ def test_rounding_of_coupled_samples_is_no_kink(samples: Path) -> None:
             return out
 
     context = context_for(Coupled(), given.target.model_batches[0].data[0][0])
-    result = jacobian(context)
+    answer = analyse("jacobian", context)
+    result = answer.result
     assert result.coupled
     assert [s.jump for s in result.samples] == [None]
-    assert "jacobian.kinks" not in [f.rule for f in context.findings]
+    assert "jacobian.kinks" not in [f.rule for f in answer.findings]
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -290,7 +295,8 @@ def test_a_sample_on_a_kink_is_told_apart_from_rounding(dtype: torch.dtype) -> N
     tied = torch.rand(32, 1, generator=torch.Generator().manual_seed(0)).expand(32, 2)
     x = torch.cat([tied, tied + torch.tensor([0.0, 1.0])]).to(dtype)
     context = context_for(Largest(), x)
-    result = jacobian(context)
+    answer = analyse("jacobian", context)
+    result = answer.result
     jumps = [sample.jump for sample in result.samples]
     assert jumps[32:] == [None] * 32
     # A move of both entries by ± eps swaps them in a quarter of all cases, and two moves are made.
@@ -299,9 +305,9 @@ def test_a_sample_on_a_kink_is_told_apart_from_rounding(dtype: torch.dtype) -> N
     # E‖ΔJᵀz‖² = ‖ΔJ‖²: with z = (±1, ±1) it is 2 (3 ± 4)².
     for jump in seen:
         assert jump in [pytest.approx(2**0.5 * size, rel=1e-6) for size in (1, 7)]
-    kinks = next(f for f in context.findings if f.rule == "jacobian.kinks")
+    kinks = next(f for f in answer.findings if f.rule == "jacobian.kinks")
     assert kinks.value == len(seen)
-    assert [f.rule for f in context.findings if f.severity != "note"] == []
+    assert [f.rule for f in answer.findings if f.severity != "note"] == []
     for sample in result.samples:
         assert sample.spectral == pytest.approx(5, rel=1e-6)
         residual = sample.singular_values[0].residual

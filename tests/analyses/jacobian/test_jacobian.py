@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from curvcli.analyses.jacobian.run import ANALYSIS, jacobian
-from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli import analyse
+from curvcli.analyses.jacobian.command import QUESTION
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
 from curvcli.report.json import render
 from tests.oracles.dense import ACTIVATIONS, random_network
@@ -147,18 +149,19 @@ def test_uniform_attention() -> None:
     """J = (1/T) 11ᵀ ⊗ W_v: singular values of W_v and zeros; fused attention is replaced with a note."""
     model = UniformAttention(6)
     context = context_for(model, torch.randn(2, 12, 6, dtype=torch.float64))
-    result = jacobian(context, top=6, exact=8)
+    answer = analyse("jacobian", context, top=6, exact=8)
+    result = answer.result
     values = torch.linalg.svdvals(model.value.weight.detach())
     assert agrees(leading(result), values.expand(2, 6))
     assert agrees(norms(result), values.square().sum().sqrt().expand(2))
-    assert any("attention" in note for note in context.notes)
+    assert any("attention" in note for note in answer.notes)
 
 
-def sample_context(name: str, folder: Path, **flags: Any) -> Context:
+def sample_context(name: str, folder: Path, **flags: Any) -> Subject:
     spec, _ = resolve_target(
         str(folder / f"{name}.toml"), {"dtype": "float64", **flags}, ("jacobian",)
     )
-    return Context(spec)
+    return Subject(spec)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_sample_models(name: str, samples: Path) -> None:
     # three samples than for the reference's one: there both run one by one.
     size = 1 if name == "exploding" else 3
     context = sample_context(name, samples, **{"batch-size": size, "max-batches": 3 // size})
-    result = jacobian(context, time=False)
+    result = analyse("jacobian", context, time=False).result
     model = context.target.model
     dense = torch.cat([reference(model, b.data[0][0]) for b in context.target.batches])
     values = torch.linalg.svdvals(dense)
@@ -189,7 +192,8 @@ def test_byte_transformer(samples: Path) -> None:
     batch = context.target.model_batches[0]
     tokens = batch.data[0][0][:2, :4]
     context.target.__dict__["model_batches"] = [type(batch)(((tokens,), {}, None), 2)]
-    result = jacobian(context, top=3, tol=1e-6)
+    answer = analyse("jacobian", context, top=3, tol=1e-6)
+    result = answer.result
     model: Any = context.target.model
 
     def from_embeddings(e: Tensor) -> Tensor:
@@ -203,7 +207,7 @@ def test_byte_transformer(samples: Path) -> None:
         dense = reference(from_embeddings, model.embedding(tokens).detach())
     values = torch.linalg.svdvals(dense)
     assert result.wrt == "output of embedding"
-    assert any("embedding" in note for note in context.notes)
+    assert any("embedding" in note for note in answer.notes)
     assert result.method == "golub-kahan"
     assert bool(((leading(result) - values[:, :3]).abs() <= 1e-6 * values[:, :3]).all())
     found = [(s.frobenius, s.frobenius_standard_error) for s in result.samples]
@@ -232,15 +236,15 @@ def test_data_without_targets_or_loss(tmp_path: Path, samples: Path) -> None:
         {"model": f"{samples / 'models.py'}:DigitsMLP", "data": str(tmp_path / "x.npz")},
         ("jacobian",),
     )
-    context = Context(spec)
-    result = jacobian(context)
+    context = Subject(spec)
+    result = analyse("jacobian", context).result
     assert len(result.samples) == 5
-    info = context.target_info()
+    info = context.info()
     assert info is not None
     assert info.samples == 5
     assert info.data_sha256
     # Ten rows, and two moves of the input with a product on either side.
-    assert context.cost_info().matvecs == 14
+    assert context.cost_info(0.0).matvecs == 14
 
 
 class Several(nn.Module):
@@ -271,17 +275,18 @@ def test_batch_statistics(exact: int) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
     x = torch.randn(6, 3, dtype=torch.float64)
     context = context_for(model, x, train_mode=True)
-    result = jacobian(context, exact=exact, tol=1e-9)
+    answer = analyse("jacobian", context, exact=exact, tol=1e-9)
+    result = answer.result
     model.train()
     dense = torch.autograd.functional.jacobian(model, x).reshape(12, 18)
     assert result.coupled
     assert (result.outputs, result.inputs, len(result.samples)) == (12, 18, 1)
-    assert any("depend on each other" in note for note in context.notes)
+    assert any("depend on each other" in note for note in answer.notes)
     assert agrees(leading(result), torch.linalg.svdvals(dense)[None, :5])
     # One: the reference's own call.
     assert model.state_dict()["1.num_batches_tracked"].tolist() == 1
     with pytest.raises(UsageError, match="depend on each other"):
-        jacobian(context_for(model, x, train_mode=True), sample=[1])
+        analyse("jacobian", context_for(model, x, train_mode=True), sample=[1])
 
 
 class Shifted(nn.Module):
@@ -309,14 +314,15 @@ def test_json_is_strict_and_fits_its_schema(samples: Path) -> None:
     from curvcli.report.data import Envelope, json_schema
 
     context = sample_context("digits_lstm", samples, **{"batch-size": 2, "max-batches": 1})
-    result = jacobian(context, per_layer=True, full=True)
+    answer = analyse("jacobian", context, per_layer=True, full=True)
+    result = answer.result
     envelope = Envelope(
-        command="jacobian", version="0", target=context.target_info(), result=result,
-        findings=context.findings, notes=context.notes, cost=context.cost_info(),
+        command="jacobian", version="0", target=context.info(), result=result,
+        findings=answer.findings, notes=answer.notes, cost=context.cost_info(0.0),
     )  # fmt: skip
-    answer = json.loads(render(envelope), parse_constant=lambda c: pytest.fail(f"not JSON: {c}"))
-    jsonschema.validate(answer, json_schema(ANALYSIS.result))
-    assert {"frobenius", "spectral", "condition", "samples", "layers", "time"} <= answer[
+    parsed = json.loads(render(envelope), parse_constant=lambda c: pytest.fail(f"not JSON: {c}"))
+    jsonschema.validate(parsed, json_schema(QUESTION.result))
+    assert {"frobenius", "spectral", "condition", "samples", "layers", "time"} <= parsed[
         "result"
     ].keys()
-    assert ANALYSIS.view(result)
+    assert QUESTION.view(result)

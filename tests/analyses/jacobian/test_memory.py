@@ -9,7 +9,7 @@ _PEAK = """
 import sys
 import torch
 from torch import nn
-from curvcli.analyses.jacobian.run import jacobian
+from curvcli import analyse
 from curvcli.machine.device import give_back_freed_memory, peak_memory
 from tests.oracles.jacobians import context_for
 
@@ -37,8 +37,7 @@ give_back_freed_memory()
 
 def run(samples, **memory):
     context = context_for(model, torch.randn(samples, *shape), **memory)
-    jacobian(context, **options)
-    return context.notes
+    return analyse("jacobian", context, **options).notes
 
 run(2)
 limit = peak_memory(torch.device("cpu")) + room * 1_000_000

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.jacobian.result import TimeJacobian
-from curvcli.analyses.jacobian.run import jacobian
 from curvcli.errors import UsageError
 from curvcli.operators.jacobian.blocks import find_cuts
 from curvcli.operators.jacobian.taps import Passage
@@ -106,7 +106,7 @@ def test_tangent_kernel(loss: str | None) -> None:
     model = random_network(2, [4, 6, 3], "tanh").double()
     x = torch.randn(5, 4, dtype=torch.float64)
     y = torch.randint(0, 3, (5,)) if loss == "cross_entropy" else torch.randn(5, 3).double()
-    result = jacobian(context_for(model, (x, y), loss=loss), wrt="parameters")
+    result = analyse("jacobian", context_for(model, (x, y), loss=loss), wrt="parameters").result
     j = dense_parameter_jacobian(model, x)
     values = torch.linalg.svdvals(j).square()
     ntk = result.ntk
@@ -172,7 +172,9 @@ def test_tangent_kernel_of_several_batches(method: str) -> None:
     x, y = torch.randn(7, 4, dtype=torch.float64), torch.randint(0, 3, (7,))
     batches = [(x[:4], y[:4]), (x[4:], y[4:])]
     options: dict[str, Any] = {"wrt": "parameters", "method": method, "top": 3}
-    found = jacobian(context_for(model, *batches, loss="cross_entropy"), **options).ntk
+    found = analyse(
+        "jacobian", context_for(model, *batches, loss="cross_entropy"), **options
+    ).result.ntk
     assert found is not None
     assert found.samples == 7
     values = torch.linalg.svdvals(dense_parameter_jacobian(model, x)).square()
@@ -181,7 +183,9 @@ def test_tangent_kernel_of_several_batches(method: str) -> None:
         assert pair.residual is not None
         assert abs(pair.value - true) <= pair.residual + EXACT * float(values[0])
     if method == "auto":
-        whole = jacobian(context_for(model, (x, y), loss="cross_entropy"), **options).ntk
+        whole = analyse(
+            "jacobian", context_for(model, (x, y), loss="cross_entropy"), **options
+        ).result.ntk
         assert whole is not None
         assert whole.gauss_newton is not None
         assert found.gauss_newton is not None
@@ -281,11 +285,12 @@ def test_time_jacobian_against_autograd(kind: str) -> None:
 
 def test_ill_sample_model_forgets(samples: Path) -> None:
     """The long LSTM loses its state within its 100 steps."""
-    from curvcli.analyses.shared.context import Context, resolve_target
+    from curvcli.analyses.shared.settings import resolve_target
+    from curvcli.analyses.shared.subject import Subject
 
     few = {"batch-size": 4, "max-batches": 1}
     spec, _ = resolve_target(str(samples / "long_lstm.toml"), few, ("jacobian",))
-    (time,) = jacobian(Context(spec)).time
+    (time,) = analyse("jacobian", Subject(spec)).result.time
     assert time.frobenius[-1] is not None
     assert time.frobenius[-1] < 1e-8
     assert time.memory_horizon is not None

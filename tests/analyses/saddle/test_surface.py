@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +15,18 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from curvcli import analyse
 from curvcli.analyses.saddle.result import SaddleResult
-from curvcli.analyses.saddle.run import saddle
-from curvcli.analyses.shared.context import Context, resolve_target
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import Evidence, classify
-from curvcli.analyses.step.run import StepResult, step
+from curvcli.analyses.step.result import StepResult
 from curvcli.analyses.taylor.result import TaylorResult
-from curvcli.analyses.taylor.run import taylor
 from curvcli.errors import CurvError, LossError, OutputError, UsageError
 from curvcli.linalg.solve import conjugate_gradients, minres
 from curvcli.linalg.stochastic.quadrature import gauss_rule, integrate
 from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Strategy
 from curvcli.operators.curvature.gauss_newton import GaussNewton
@@ -42,15 +44,15 @@ class Point(nn.Module):
 
 def surface(start: list[float], function, offset: float = 0.0, scale: float = 1.0) -> Objective:  # type: ignore[no-untyped-def]
     """L(w) = scale · (function(w) + offset), one batch that is only a number."""
-    return Objective(
+    return objective_of(
         Point(start),
         [Batch(None, 1, splittable=False)],
         lambda model, _: (scale * (function(model.w) + offset), 1.0),
     )
 
 
-def verdict_of(objective: Objective, **options: object) -> SaddleResult:
-    return saddle(Context(objective=objective), **options)  # type: ignore[arg-type]
+def verdict_of(objective: Objective, **options: Any) -> SaddleResult:
+    return analyse("saddle", Subject(objective=objective), **options).result
 
 
 @pytest.mark.parametrize("signs", list(itertools.product([1.0, -1.0, 0.0], repeat=3)))
@@ -124,9 +126,9 @@ def test_a_deep_linear_network_at_its_known_points(make_objective: MakeObjective
         assert verdict_of(objective).verdict == expected, name
 
 
-def load(path: Path, **flags: object) -> Context:
+def load(path: Path, **flags: object) -> Subject:
     spec, _ = resolve_target(str(path), dict(flags), ("saddle",))
-    return Context(spec)
+    return Subject(spec)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -138,7 +140,7 @@ def test_samples_whatever_the_scale_of_the_loss(
 ) -> None:
     target = load(samples / f"{name}.toml").target
     plain = target.terms
-    objective = Objective(
+    objective = objective_of(
         target.model, target.batches, lambda m, d: ((r := plain(m, d))[0] * scale, r[1])
     )
     result = verdict_of(objective)
@@ -214,7 +216,7 @@ def test_300_random_networks_have_no_wrong_verdict() -> None:
             move = vectors @ ((vectors.T @ g) / values.abs().clamp_min(1e-6) * signs)
             theta = theta - move * min(1.0, 0.5 / max(float(move.norm()), 1e-300))
         torch.nn.utils.vector_to_parameters(theta, model.parameters())
-        objective = Objective(
+        objective = objective_of(
             model, [Batch(((x.double(),), {}, target), 12)], _terms(loss), weight_decay=decay
         )
         result = verdict_of(objective)
@@ -263,7 +265,7 @@ def test_the_index_is_estimated_with_its_error(samples: Path) -> None:
     x, y = random_data(0, 30, 6, 3, "cross_entropy")
     from curvcli.loading.loss import loss_terms
 
-    objective = Objective(model, [Batch(((x,), {}, y), 30)], loss_terms("cross_entropy", {}))
+    objective = objective_of(model, [Batch(((x,), {}, y), 30)], loss_terms("cross_entropy", {}))
     result = verdict_of(objective, index=True, index_probes=30)
     assert result.index is not None
     eigenvalues = torch.linalg.eigvalsh(dense_hessian(model, x, y, "cross_entropy")).numpy()
@@ -315,8 +317,8 @@ def test_classify_holds_the_table() -> None:
 # taylor
 
 
-def model_of(objective: Objective, **options: object) -> TaylorResult:
-    return taylor(Context(objective=objective), **options)  # type: ignore[arg-type]
+def model_of(objective: Objective, **options: Any) -> TaylorResult:
+    return analyse("taylor", Subject(objective=objective), **options).result
 
 
 def test_a_quadratic_is_its_own_taylor_model(make_objective: MakeObjective) -> None:
@@ -374,22 +376,22 @@ def test_the_way_to_another_checkpoint(samples: Path, tmp_path: Path) -> None:
     there = load_file(samples / "digits_mlp.safetensors")
     save_file({k: 0.9 * v for k, v in there.items()}, tmp_path / "other.safetensors")
     context = load(samples / "digits_mlp.toml")
-    result = taylor(context, to=str(tmp_path / "other.safetensors"))
+    result = analyse("taylor", context, to=str(tmp_path / "other.safetensors")).result
     (d,) = result.directions
     norm = math.sqrt(sum(float(v.double().square().sum()) for v in there.values()))
     assert d.norm == pytest.approx(0.1 * norm, rel=1e-5)
     assert d.points[-1].t == pytest.approx(1.25)
     with pytest.raises(CurvError, match="no file"):
-        taylor(load(samples / "digits_mlp.toml"), to="none.safetensors")
+        analyse("taylor", load(samples / "digits_mlp.toml"), to="none.safetensors")
     with pytest.raises(UsageError, match="Did you mean 'gradient'"):
-        taylor(load(samples / "digits_mlp.toml"), direction=["gradiant"])
+        analyse("taylor", load(samples / "digits_mlp.toml"), direction=["gradiant"])
 
 
 # step
 
 
-def steps_of(objective: Objective, **options: object) -> StepResult:
-    return step(Context(objective=objective), **options)  # type: ignore[arg-type]
+def steps_of(objective: Objective, **options: Any) -> StepResult:
+    return analyse("step", Subject(objective=objective), **options).result
 
 
 def test_newton_lands_on_the_minimum_of_a_quadratic(make_objective: MakeObjective) -> None:
@@ -423,7 +425,7 @@ def test_newton_is_attracted_by_the_saddle_and_saddle_free_leaves_it(samples: Pa
     escape = vectors[:, 0]
     assert values[0] < -0.5
     with objective.moved(0.05 * escape):
-        moved = Objective(copy.deepcopy(objective.model), objective.batches, objective.terms)
+        moved = objective_of(copy.deepcopy(objective.model), objective.batches, objective.terms)
     result = steps_of(moved, damping=1e-3)
     by_name = {m.name: m for m in result.methods}
     assert by_name["newton"].heads_for_saddle is True
@@ -446,7 +448,9 @@ def _hessian_rows(objective: Objective):  # type: ignore[no-untyped-def]
 
 def test_saved_weights_are_the_step_and_say_what_was_done(samples: Path, tmp_path: Path) -> None:
     path = tmp_path / "stepped.safetensors"
-    result = step(load(samples / "digits_mlp.toml"), method=["gauss-newton"], save=str(path))
+    result = analyse(
+        "step", load(samples / "digits_mlp.toml"), method=["gauss-newton"], save=str(path)
+    ).result
     after = load(samples / "digits_mlp.toml", checkpoint=str(path)).objective.loss
     (taken,) = result.methods
     assert taken.true_change is not None
@@ -456,23 +460,29 @@ def test_saved_weights_are_the_step_and_say_what_was_done(samples: Path, tmp_pat
     assert metadata["method"] == "gauss-newton"
     assert len(metadata["from_sha256"]) == 64
     with pytest.raises(OutputError):
-        step(load(samples / "digits_mlp.toml"), method=["gradient"], save="/nowhere/x.safetensors")
+        analyse(
+            "step",
+            load(samples / "digits_mlp.toml"),
+            method=["gradient"],
+            save="/nowhere/x.safetensors",
+        )
     with pytest.raises(UsageError, match="Did you mean 'newton'"):
-        step(load(samples / "digits_mlp.toml"), method=["newtom"])
+        analyse("step", load(samples / "digits_mlp.toml"), method=["newtom"])
 
 
 def test_tied_weights_are_saved_once(samples: Path, tmp_path: Path) -> None:
     path = tmp_path / "stepped.safetensors"
-    step(load(samples / "bytes_gpt.toml"), method=["gradient"], save=str(path), pairs=2)
+    analyse("step", load(samples / "bytes_gpt.toml"), method=["gradient"], save=str(path), pairs=2)
     assert load(samples / "bytes_gpt.toml", checkpoint=str(path)).objective.loss < 1.5422
 
 
 def test_gauss_newton_is_left_out_where_outputs_are_unknown() -> None:
     objective = surface([1.0, 2.0], lambda w: (w**2).sum())
-    context = Context(objective=objective)
-    result = step(context)
+    context = Subject(objective=objective)
+    answer = analyse("step", context)
+    result = answer.result
     assert "gauss-newton" not in {m.name for m in result.methods}
-    assert any("gauss-newton is left out" in n for n in context.notes)
+    assert any("gauss-newton is left out" in n for n in answer.notes)
     with pytest.raises(LossError, match="outputs and the loss apart"):
         steps_of(objective, method=["gauss-newton"])
 

@@ -154,7 +154,7 @@ def test_names_are_shown_and_not_interpreted(form: str, tmp_path: Path) -> None:
 
 
 def test_progress_does_not_interpret_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    from curvcli.analyses.shared.context import Stage
+    from curvcli.analyses.shared.journal import Stage
     from curvcli.cli.progress import ProgressLine
 
     seen: list[object] = []

@@ -84,7 +84,7 @@ def script(module: nn.Module, path: Path) -> Path:
 
 def hessian(path: Path, data: Path, **settings: Any) -> Any:
     run = curvcli.load(str(path), data=str(data), loss="cross_entropy", dtype="float64", **settings)
-    return curvcli.analyse("hessian", run, top=2, bottom=1)
+    return curvcli.analyse("hessian", run, top=2, bottom=1).result
 
 
 def test_a_program_has_the_layers_and_the_spectrum_of_its_source(
@@ -103,7 +103,7 @@ def test_a_program_has_the_layers_and_the_spectrum_of_its_source(
     source = curvcli.load(
         model=f"{tmp_path}/source.py:build", data=str(data), loss="cross_entropy", dtype="float64"
     )
-    direct = curvcli.analyse("hessian", source, top=2, bottom=1)
+    direct = curvcli.analyse("hessian", source, top=2, bottom=1).result
     for one, other in zip(exported.top + exported.bottom, direct.top + direct.bottom, strict=True):
         assert abs(one.value - other.value) <= one.residual + other.residual
 

@@ -93,7 +93,7 @@ def test_what_is_not_plain_is_not_guessed(model: nn.Module, tmp_path: Path) -> N
 
 def test_init_writes_a_file_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = curvcli.analyse("init", curvcli.load(str(SAMPLES / "digits_mlp.safetensors")))
+    result = curvcli.analyse("init", curvcli.load(str(SAMPLES / "digits_mlp.safetensors"))).result
     assert result.recognised == "MLP 64 → 128 → 64 → 10"
     assert result.settings == {"model": "auto"}
     assert result.unknown == ["data", "loss"]
@@ -115,7 +115,7 @@ def test_init_writes_a_file_that_works(tmp_path: Path, monkeypatch: pytest.Monke
 def test_init_says_what_it_does_not_know(tmp_path: Path) -> None:
     to = tmp_path / "t.toml"
     run = curvcli.load(str(SAMPLES / "digits_lstm.safetensors"))
-    result = curvcli.analyse("init", run, to=str(to))
+    result = curvcli.analyse("init", run, to=str(to)).result
     assert result.recognised is None
     assert result.unknown == ["model", "data", "loss"]
     assert '# model = "models.py:Net"' in to.read_text()
@@ -182,7 +182,7 @@ def test_a_table_as_data_of_a_guessed_network(tmp_path: Path) -> None:
         target_column="diagnosis",
         loss="cross_entropy",
     )
-    result = curvcli.analyse("hessian", run, top=1, bottom=1)
+    result = curvcli.analyse("hessian", run, top=1, bottom=1).result
     assert result.status == "converged"
     assert run.objective.samples == 569
 

@@ -15,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 import curvcli
+from curvcli.analyses import registry
 from curvcli.cli.main import make_app
 from curvcli.errors import CheckpointError, CurvError, DataError, ModelError
 from curvcli.loading.models.huggingface import Directory, library
@@ -305,9 +306,9 @@ def test_every_analysis_of_a_real_sentence_encoder(name: str, made: Path, tmp_pa
         tmp_path / "pairs.txt",
         params=["*layer.5.output.dense.weight"],
     )
-    known = curvcli.registry.get(name).options()
+    known = registry.get(name).fields()
     options = {k: v for k, v in ANALYSES[name].items() if k in {o.name for o in known}}
-    result = curvcli.analyse(name, run, **options)
+    result = curvcli.analyse(name, run, **options).result
     if name == "info":
         assert result.parameters == 22_713_216
     elif name == "hessian":
@@ -328,13 +329,13 @@ def test_every_analysis_of_a_real_torchscript_program(name: str, tmp_path: Path)
         y=np.array([[0.0], [1.0], [0.0], [1.0]], "f4"),
     )
     run = load(package(SILERO) / "data" / "silero_vad.jit", tmp_path / "v.npz", loss="mse")
-    known = curvcli.registry.get(name).options()
+    known = registry.get(name).fields()
     options = {k: v for k, v in ANALYSES[name].items() if k in {o.name for o in known}}
     if name == "backprop":  # it asks for float64, which the constants of this program do not allow
         with pytest.raises(ModelError, match="float32 constants built in"):
             curvcli.analyse(name, run, **options)
         return
-    result = curvcli.analyse(name, run, **options)
+    result = curvcli.analyse(name, run, **options).result
     if name == "hessian":
         assert result.hvp_check < 0.05
     assert name == "info" or any("keeps '_context'" in note for note in run.notes)

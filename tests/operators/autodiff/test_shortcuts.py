@@ -176,9 +176,9 @@ def test_parameters_keep_their_gradients() -> None:
     make, shape = NETWORKS["norm"]
     model, x = make(), torch.randn(3, *shape, dtype=torch.float64)
     context = context_for(model, x)
-    from curvcli.analyses.jacobian.run import jacobian
+    from curvcli import analyse
 
-    found = jacobian(context, wrt="parameters").ntk
+    found = analyse("jacobian", context, wrt="parameters").result.ntk
     assert found is not None
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     rows: Any = torch.func.jacrev(lambda p: torch.func.functional_call(model, p, (x,)).flatten())(

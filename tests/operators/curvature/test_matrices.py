@@ -12,6 +12,7 @@ from curvcli.linalg.statistics.student import quantile
 from curvcli.loading.checkpoints.moments import read_preconditioner
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.batch import Batch
+from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.fisher import EmpiricalFisher, Fisher
@@ -51,7 +52,7 @@ def token_objective(second: bool, weight_decay: float = 0.0) -> tuple[Objective,
     batches = [Batch(((x[:2],), {}, y[:2]), 2), Batch(((x[2:],), {}, y[2:]), 3)]
     model = Tokens(second).double()
     terms = loss_terms("cross_entropy", {})
-    return Objective(model, batches, terms, weight_decay=weight_decay), x, y
+    return objective_of(model, batches, terms, weight_decay=weight_decay), x, y
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -285,11 +286,11 @@ def test_an_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_matrix_by_its_name(tmp_path: Path) -> None:
-    from curvcli.analyses.shared.context import Context
+    from curvcli.analyses.shared.subject import Subject
     from curvcli.loading.spec import make_spec, read_target_file
 
     spec = make_spec(read_target_file(Path(MLP), ("hessian",)).settings)
-    objective = Context(spec).objective
+    objective = Subject(spec).objective
     optimizer = torch.optim.Adam(objective.model.named_parameters())
     objective.sum_of(objective.batches[0]).backward()
     optimizer.step()
@@ -343,7 +344,7 @@ def test_an_objective_without_outputs_has_no_gauss_newton_matrix() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     batch = Batch(torch.randn(4, 3), 4)
-    objective = Objective(model, [batch], lambda m, d: (m(d).square().sum(), 4.0))
+    objective = objective_of(model, [batch], lambda m, d: (m(d).square().sum(), 4.0))
     with pytest.raises(LossError, match="outputs and the loss apart"):
         GaussNewton(objective)
 

@@ -1,0 +1,39 @@
+"""How `curvcli backprop` is shown."""
+
+from curvcli.analyses.backprop.result import BackpropResult
+from curvcli.report.data import Block, Column, Facts, Sentence, Table
+
+
+def view(result: BackpropResult) -> list[Block]:
+    """Both checks, one row for each parameter."""
+    slopes = {s.parameter: s for s in result.slopes}
+    identities = {i.parameter: i for i in result.identities}
+    rows = [
+        (
+            name,
+            identities[name].kind if name in identities else "",
+            identities[name].error if name in identities else None,
+            slope.error,
+            slope.passed and (name not in identities or identities[name].passed),
+        )
+        for name, slope in slopes.items()
+    ]
+    table = Table(
+        "Gradient checks in float64",
+        (
+            Column("parameter", numeric=False),
+            Column("layer", numeric=False),
+            Column("δᵀx error"),
+            Column("difference error"),
+            Column("passed", numeric=False),
+        ),
+        rows,
+        "δᵀx error: autograd against the identity by hand. difference error: against finite differences.",
+    )
+    facts = Facts([("samples", result.samples), ("parameters", result.parameters)])
+    verdict = (
+        Sentence("The gradient is that of the loss.", "good")
+        if result.passed
+        else Sentence("The gradient is NOT that of the loss: see the findings.", "bad")
+    )
+    return [facts, table, verdict]

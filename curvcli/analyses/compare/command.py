@@ -1,0 +1,37 @@
+"""The options of `curvcli compare`."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.compare.result import (
+    CompareResult,
+)
+from curvcli.analyses.compare.view import view
+from curvcli.analyses.shared.question import Question
+
+
+class CompareOptions(Struct, frozen=True, kw_only=True):
+    """What changed between two checkpoints, beyond the error of each figure.
+
+    Runs the same analyses on both, on the same data, and says of each figure whether the difference is beyond
+    both intervals; compares the leading eigenspaces by principal angles; walks the straight line between the
+    checkpoints and measures the barrier; and names the layers that moved.
+    """
+
+    analysis: Annotated[
+        list[str], "Analysis whose figures are compared; repeatable.  [default: hessian, gradients]"
+    ] = []
+    subspace: Annotated[
+        int, Meta(ge=0, description="Dimension of the leading eigenspaces compared; 0: none.")
+    ] = 5
+    points: Annotated[
+        int, Meta(ge=3, description="Losses looked at on the line between the checkpoints.")
+    ] = 21
+    confidence: Annotated[
+        float, Meta(gt=0, lt=1, description="Of the intervals of numbers with a standard error.")
+    ] = 0.999
+    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+
+
+QUESTION = Question("compare", CompareOptions, CompareResult, view, targets="pair")

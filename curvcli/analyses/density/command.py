@@ -1,0 +1,50 @@
+"""The options of `curvcli density`."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.density.result import (
+    DensityResult,
+)
+from curvcli.analyses.density.view import view
+from curvcli.analyses.shared.matrix_options import (
+    DrawsOption,
+    ExactOption,
+    MatrixOption,
+    OptimizerOption,
+)
+from curvcli.analyses.shared.question import Question
+
+
+class DensityOptions(Struct, frozen=True, kw_only=True):
+    """The density of all Hessian eigenvalues, with a band, mass at and below zero, and outliers by name.
+
+    Stochastic Lanczos quadrature with as many random vectors as it takes for them to agree. The leading eigenvalues are
+    certified and taken out first; the width of the smoothing follows the data. A chart with -o density.png or .svg.
+    """
+
+    matrix: MatrixOption = "hessian"
+    tol: Annotated[
+        float,
+        Meta(
+            gt=0, description="Stop when the Wasserstein error is below tol · mean |λ| of the bulk."
+        ),
+    ] = 0.05
+    steps: Annotated[int, Meta(ge=4, description="Lanczos steps of each probe.")] = 80
+    probes: Annotated[int, Meta(ge=2, description="Random vectors at least.")] = 5
+    max_probes: Annotated[int, Meta(ge=2, description="Random vectors at most.")] = 30
+    outliers: Annotated[
+        int, Meta(ge=0, description="Leading eigenvalues to certify, of either end together.")
+    ] = 13
+    zero: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Eigenvalues up to this magnitude count as zero; default: 1e-4 ‖A‖."),
+    ] = None
+    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    optimizer: OptimizerOption = None
+    draws: DrawsOption = 1
+    exact_rows: ExactOption = 256
+
+
+QUESTION = Question("density", DensityOptions, DensityResult, view)

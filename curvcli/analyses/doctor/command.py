@@ -1,0 +1,17 @@
+"""The options of `curvcli doctor`."""
+
+from msgspec import Struct
+
+from curvcli.analyses.doctor.result import DoctorResult
+from curvcli.analyses.doctor.view import view
+from curvcli.analyses.shared.question import Question
+
+
+class DoctorOptions(Struct, frozen=True, kw_only=True):
+    """Versions, devices, and self-tests with known answers.
+
+    Runs on the device named by --device, so that a GPU can be tested on its own.
+    """
+
+
+QUESTION = Question("doctor", DoctorOptions, DoctorResult, view, needs="nothing")

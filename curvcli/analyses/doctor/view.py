@@ -1,0 +1,34 @@
+"""How `curvcli doctor` is shown."""
+
+from curvcli.analyses.doctor.result import DoctorResult
+from curvcli.report.data import Block, Column, Facts, Sentence, Table
+
+
+def view(result: DoctorResult) -> list[Block]:
+    """Versions, tests, verdict."""
+    facts = Facts(
+        [
+            ("python", result.python),
+            ("platform", result.platform),
+            *((name, version) for name, version in result.packages.items()),
+            ("devices", ", ".join(result.devices)),
+            ("threads", result.threads),
+            ("free memory", f"{result.free_memory / 1e9:.1f} GB"),
+        ]
+    )
+    table = Table(
+        "Self-tests",
+        (
+            Column("test", numeric=False),
+            Column("error"),
+            Column("tolerance"),
+            Column("passed", numeric=False),
+        ),
+        [(t.name, t.error, t.tolerance, t.passed) for t in result.tests],
+    )
+    verdict = (
+        Sentence("Everything computes what it should.", "good")
+        if result.healthy
+        else Sentence("A self-test failed: do not trust the numbers of this installation.", "bad")
+    )
+    return [facts, table, verdict]

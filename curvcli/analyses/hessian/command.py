@@ -1,0 +1,74 @@
+"""The options of `curvcli hessian`."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.hessian.result import HessianResult
+from curvcli.analyses.hessian.view import view
+from curvcli.analyses.shared.matrix_options import (
+    DrawsOption,
+    ExactOption,
+    MatrixOption,
+    OptimizerOption,
+)
+from curvcli.analyses.shared.question import Question
+
+
+class HessianOptions(Struct, frozen=True, kw_only=True):
+    """Leading Hessian eigenvalues, with residuals and the reach of the rest.
+
+    Thick-restart Lanczos on products with the Hessian of the loss at the checkpoint's weights, or with another
+    curvature matrix. Every eigenvalue comes with a residual: some eigenvalue lies within value ± residual. The
+    reach says how far the spectrum can extend beyond what was seen, with its probability.
+    """
+
+    matrix: MatrixOption = "hessian"
+    top: Annotated[int, Meta(ge=0, description="Largest eigenvalues to find.")] = 10
+    bottom: Annotated[int, Meta(ge=0, description="Smallest eigenvalues to find.")] = 3
+    order: Annotated[
+        Literal["value", "magnitude"],
+        "What the top ones are: largest by value, or by magnitude (either sign).",
+    ] = "value"
+    tol: Annotated[
+        float, Meta(gt=0, description="Converged when ρ ≤ tol · max(|λ|, 0.01 ‖H‖).")
+    ] = 1e-3
+    max_matvecs: Annotated[int, Meta(ge=1, description="End after so many products.")] = 500
+    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    probability: Annotated[
+        float, Meta(gt=0, lt=1, description="With which the reach at both ends holds.")
+    ] = 0.999
+    recheck: Annotated[
+        int, Meta(ge=0, description="Products spent on looking for missed copies of eigenvalues.")
+    ] = 8
+    spread: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Groups of samples of a single batch for the spread of each eigenvalue over the data; "
+            "0: no spread.",
+        ),
+    ] = 8
+    state: Annotated[str | None, "Save the run in this file, and go on from it if it exists."] = (
+        None
+    )
+    optimizer: OptimizerOption = None
+    draws: DrawsOption = 1
+    exact_rows: ExactOption = 256
+    per_layer: Annotated[bool, "The curvature of every layer beside that of the whole."] = False
+    per_block: Annotated[
+        bool, "The same for numbered blocks, such as blocks.0 of a transformer, as wholes."
+    ] = False
+    layer_probes: Annotated[
+        int, Meta(ge=1, description="Random vectors for the traces and norms of layers.")
+    ] = 8
+    layer_density: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Random vectors for the spectral densities of layers and their heterogeneity; 0: none.",
+        ),
+    ] = 0
+
+
+QUESTION = Question("hessian", HessianOptions, HessianResult, view)

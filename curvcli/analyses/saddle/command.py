@@ -1,0 +1,37 @@
+"""The options of `curvcli saddle`."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.saddle.result import (
+    SaddleResult,
+)
+from curvcli.analyses.saddle.view import view
+from curvcli.analyses.shared.question import Question
+
+
+class SaddleOptions(Struct, frozen=True, kw_only=True):
+    """What kind of critical point the weights sit at, with the evidence.
+
+    Verdicts: not-stationary, strict-saddle, local-minimum, local-maximum, flat-minimum, inconclusive. A saddle is
+    proven by a direction of negative curvature, and confirmed by walking along it; a minimum holds with the
+    probability of the reach. Products are made until the verdict is settled or the budget ends.
+    """
+
+    grad_tol: Annotated[float, Meta(gt=0, description="Stationary when ρ is at most this.")] = 1e-3
+    flatness: Annotated[
+        float, Meta(ge=0, description="Share of ‖H‖ that a flat minimum may bend downwards.")
+    ] = 1e-3
+    loss_floor: Annotated[float, "L*, the lowest value the loss can take."] = 0.0
+    tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-2
+    max_matvecs: Annotated[int, Meta(ge=2, description="Products to spend at most.")] = 300
+    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    probability: Annotated[float, Meta(gt=0, lt=1, description="With which the reach holds.")] = (
+        0.999
+    )
+    index: Annotated[bool, "Also estimate the number of negative eigenvalues."] = False
+    index_probes: Annotated[int, Meta(ge=2, description="Random vectors of that estimate.")] = 8
+
+
+QUESTION = Question("saddle", SaddleOptions, SaddleResult, view)

@@ -1,0 +1,125 @@
+"""What a question is: typed options, a run that answers it, its result, and how the result is shown."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from curvcli.analyses.shared.answer import Answer
+from curvcli.errors import UsageError, did_you_mean
+from curvcli.report.data import Block, Case
+
+if TYPE_CHECKING:
+    from curvcli.analyses.shared.journal import Journal
+    from curvcli.analyses.shared.subject import Subject
+
+Needs = Literal["nothing", "checkpoint", "objective"]
+Targets = Literal["one", "pair", "many", "series"]
+"""How many targets are taken; those of a series are checkpoints in the order of training."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a question, as its struct of options declares it."""
+
+    name: str
+    kind: Any
+    """The annotation with its constraints."""
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that can be asked of a target.
+
+    Args:
+        name: of its command, and of its folder: ``run(subject, options, journal) -> Answer`` is in its ``run.py``.
+        options: struct with fields ``Annotated[type, "help"]`` or ``Annotated[type, Meta(…, description="help")]``; the
+            first line of its docstring is the summary.
+        result: struct of the result.
+        view: result -> blocks for people.
+        needs: which part of the target it looks at.
+        targets: how many it looks at; those of more than one are `Subject.members`.
+        cases: result -> what held and what did not, for the formats of CI systems.
+    """
+
+    name: str
+    options: type[msgspec.Struct]
+    result: type[Any]
+    view: Callable[[Any], list[Block]]
+    needs: Needs = "objective"
+    targets: Targets = "one"
+    cases: Callable[[Any], list[Case]] | None = None
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.description.splitlines()[0]
+
+    @property
+    def description(self) -> str:
+        """What the help says above the options."""
+        return inspect.getdoc(self.options) or ""
+
+    def fields(self) -> list[Option]:
+        """The options one by one."""
+        hints = get_type_hints(self.options, include_extras=True)
+        found = []
+        for field in msgspec.structs.fields(self.options):
+            hint = hints[field.name]
+            extra = get_args(hint)[1] if get_origin(hint) is Annotated else ""
+            text = extra if isinstance(extra, str) else (extra.description or "")
+            kind = get_args(hint)[0] if isinstance(extra, str) and extra else hint
+            default = (
+                field.default_factory()
+                if field.default_factory is not msgspec.NODEFAULT
+                else field.default
+            )
+            found.append(Option(field.name, kind, default, text))
+        return found
+
+    def validate(self, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Convert and check the values of some options.
+
+        Raises:
+            UsageError: an unknown option, a wrong type, or a value out of range.
+        """
+        known = {option.name: option for option in self.fields()}
+        checked = {}
+        for name, value in values.items():
+            if name not in known:
+                raise UsageError(
+                    f"{where} has an unknown option {name!r}.{did_you_mean(name, known)}",
+                    f"known: {', '.join(known)}",
+                )
+            try:
+                checked[name] = msgspec.convert(value, known[name].kind)
+            except msgspec.ValidationError as error:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{flag} {value!r}: {error}", f"{where}: {known[name].help}"
+                ) from None
+        return checked
+
+    def ask(
+        self, subject: "Subject", values: dict[str, Any], journal: "Journal", where: str
+    ) -> Answer[Any]:
+        """The answer, with what the target had to be noted for.
+
+        Args:
+            subject: what is inspected.
+            values: the options that are not left at their defaults.
+            journal: where progress goes, and what ends the run early.
+            where: the options come from, for errors.
+
+        Raises:
+            CurvError: wrong input; see `curvcli.errors`.
+        """
+        options = self.options(**self.validate(values, where))
+        run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run
+        answer: Answer[Any] = run(subject, options, journal)
+        return replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))

@@ -1,0 +1,50 @@
+"""From the words of a command line to settings: target files, flags, durations."""
+
+from pathlib import Path
+from typing import Any
+
+from curvcli.errors import UsageError
+from curvcli.loading.spec import TargetSpec, make_spec, read_pyproject, read_target_file
+
+
+def resolve_target(
+    argument: str | None,
+    flags: dict[str, Any],
+    commands: tuple[str, ...],
+    folder: Path | None = None,
+) -> tuple[TargetSpec, dict[str, dict[str, Any]]]:
+    """Merge pyproject, target file and flags into settings and the options of single analyses.
+
+    Args:
+        argument: a checkpoint, or a ``.toml`` target file, or None.
+        flags: settings given on the command line; they override the target file, which overrides
+            ``[tool.curvcli]`` of the pyproject in ``folder``.
+        commands: names of analyses, whose tables a target file may have.
+        folder: the working directory.
+    """
+    base = read_pyproject(folder or Path.cwd(), commands)
+    layers, options = [base.settings], dict(base.options)
+    if argument is not None and Path(argument).suffix == ".toml":
+        file = read_target_file(Path(argument), commands)
+        layers.append(file.settings)
+        for command, values in file.options.items():
+            options[command] = {**options.get(command, {}), **values}
+    elif argument is not None:
+        layers.append({"checkpoint": argument})
+    layers.append(flags)
+    return make_spec(*layers), options
+
+
+def parse_seconds(text: str | None) -> float | None:
+    """``90``, ``90s``, ``5m`` or ``1h`` in seconds."""
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number = text[:-1] if text[-1:] in units else text
+    try:
+        seconds = float(number) * units.get(text[-1:], 1.0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"{text!r} is not a duration", "write it like 90s, 5m or 1h")
+    return seconds

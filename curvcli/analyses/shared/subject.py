@@ -1,0 +1,125 @@
+"""What is inspected: the settings of a target, and the objects they name."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from curvcli.loading.spec import TargetSpec
+from curvcli.report.data import CostInfo, TargetInfo
+
+if TYPE_CHECKING:
+    import torch
+
+    from curvcli.loading.target import Target
+    from curvcli.objective.objective import Cost, Objective
+
+
+class Subject:
+    """A target, each part of which is loaded when it is first asked for.
+
+    Args:
+        spec: its settings; or
+        objective: an objective made in Python.
+        members: the targets, for a question that is asked of several.
+        tables: options of questions that the target file sets, by command.
+        name: the target as it was given.
+    """
+
+    def __init__(
+        self,
+        spec: TargetSpec | None = None,
+        *,
+        objective: "Objective | None" = None,
+        members: "Sequence[Subject]" = (),
+        tables: dict[str, dict[str, Any]] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.spec = spec or TargetSpec()
+        self.members = members
+        self.tables = tables or {}
+        self.name = name or self.spec.checkpoint or self.spec.model or "target"
+        self.notes: list[str] = objective.notes if objective is not None else []
+        """What was switched, skipped or assumed while it was loaded."""
+        self._objective = objective
+        self._target: Target | None = None
+        self._work: tuple[Cost, torch.device] | None = None
+
+    @property
+    def target(self) -> "Target":
+        """Checkpoint, model, data and loss."""
+        if self._target is None:
+            from curvcli.loading.target import Target
+
+            self._target = Target(self.spec, self.notes)
+        return self._target
+
+    @property
+    def objective(self) -> "Objective":
+        """L(θ) over the batches.
+
+        Raises:
+            NonFiniteError: weights, data or loss contain NaN or Inf.
+        """
+        return self.load()
+
+    def load(self, accept_nonfinite: bool = False) -> "Objective":
+        """`objective`; NaN and Inf are no error where they are accepted."""
+        if self._objective is None:
+            self._objective = self.target.make_objective(accept_nonfinite)
+            # Named in every answer, so computed while the files are still the ones that were read.
+            _ = self.target.checkpoint_sha256, self.target.data_sha256
+        return self._objective
+
+    def count(self, device: "torch.device") -> "Cost":
+        """Where a question that needs no objective counts its work."""
+        from curvcli.objective.objective import Cost
+
+        if self._work is None:
+            self._work = Cost(), device
+        return self._work[0]
+
+    def release(self) -> None:
+        """Forget the model and the data; what was counted and noted stays."""
+        if self._objective is not None:
+            self._work = self._objective.cost, self._objective.device
+        self._objective = self._target = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that determines L and θ."""
+        import torch
+
+        objective = self.objective
+        digest = hashlib.sha256()
+        for name, parameter in zip(objective.names, objective.parameters, strict=True):
+            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+            flat = parameter.detach().cpu().contiguous().view(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        described = {k: v for k, v in self.target.describe().items() if k != "device"}
+        digest.update(
+            repr((sorted(described.items()), objective.loss, objective.weight_decay)).encode()
+        )
+        return digest.hexdigest()
+
+    def info(self) -> TargetInfo | None:
+        """What is known of the target by now."""
+        if self.members or (self._target is None and self.spec == TargetSpec()):
+            return None
+        return TargetInfo(**self.target.describe())
+
+    def cost_info(self, seconds: float) -> CostInfo:
+        """Work done by now, in a run that has taken ``seconds``."""
+        work = [self._work] if self._work is not None else []
+        members = [member.cost_info(seconds) for member in self.members]
+        if self._objective is not None:
+            work.append((self._objective.cost, self._objective.device))
+        peak = None
+        if work:
+            from curvcli.machine.device import peak_memory
+
+            peak = peak_memory(work[0][1])
+        return CostInfo(
+            sum(cost.matvecs for cost, _ in work) + sum(m.matvecs for m in members),
+            sum(cost.gradients for cost, _ in work) + sum(m.gradients for m in members),
+            round(seconds, 3),
+            max((m.peak_memory for m in members if m.peak_memory is not None), default=peak),
+        )

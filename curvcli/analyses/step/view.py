@@ -1,0 +1,50 @@
+"""How `curvcli step` is shown."""
+
+from curvcli.analyses.step.result import StepResult
+from curvcli.report.data import Block, Column, Facts, Sentence, Table
+from curvcli.report.numbers import number
+
+
+def view(result: StepResult) -> list[Block]:
+    """One row for each method."""
+    facts = Facts(
+        [
+            ("loss", result.loss),
+            ("gradient norm", result.gradient_norm),
+            ("lowest curvature", result.negative_curvature),
+            ("saved", result.saved),
+        ]
+    )
+    table = Table(
+        "One step by each method",
+        (
+            Column("method", numeric=False),
+            Column("‖Δθ‖"),
+            Column("predicted"),
+            Column("true"),
+            Column("products"),
+            Column("to saddle", numeric=False),
+            Column("how", numeric=False),
+        ),
+        [
+            (
+                m.name,
+                m.norm,
+                m.predicted_change,
+                m.true_change,
+                m.matvecs,
+                m.heads_for_saddle,
+                m.status,
+            )
+            for m in result.methods
+        ],
+        "predicted and true: change of the loss. to saddle: climbs along negative curvature.",
+    )
+    if result.best is None:
+        return [facts, table, Sentence("No step lowers the loss.", "plain")]
+    change = next(m.true_change for m in result.methods if m.name == result.best)
+    return [
+        facts,
+        table,
+        Sentence(f"The {result.best} step lowers the loss most, by {number(-(change or 0.0))}."),
+    ]

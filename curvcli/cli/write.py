@@ -1,0 +1,120 @@
+"""The answer written: to a terminal, a pipe or a file, in the format asked for."""
+
+import importlib
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from curvcli.analyses.shared.question import Question
+from curvcli.cli.options import CASE_FORMATS, PICTURES
+from curvcli.errors import OutputError
+from curvcli.report.data import Envelope
+
+SUFFIXES = {
+    ".json": "json",
+    ".md": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".png": "png",
+    ".svg": "svg",
+}
+# Width of text that goes to a pipe or a file, where COLUMNS does not say otherwise.
+_PIPE_WIDTH = 100
+
+
+def emit(question: Question, envelope: "Envelope[Any]", kind: str, path: str | None) -> None:
+    """Render and write to stdout or to ``path`` (under a temporary name, then renamed)."""
+    if kind == "table" and path is None and sys.stdout.isatty():
+        to_terminal(question, envelope)
+        return
+    if kind in PICTURES:
+        from curvcli.report import figure
+
+        content = figure.render(_title(envelope), question.view(envelope.result), kind)
+        _write(path or "", content)
+        return
+    text = render(question, envelope, kind)
+    if path is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    _write(path, text.encode())
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = Path(path).with_name(Path(path).name + ".tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path!r} cannot be written: {error.strerror}", "name another file by -o"
+        ) from None
+
+
+def render(question: Question, envelope: "Envelope[Any]", kind: str) -> str:
+    """The answer as text."""
+    if kind == "json":
+        from curvcli.report import json
+
+        return json.render(envelope)
+    if question.cases is not None and kind in CASE_FORMATS:
+        renderer = importlib.import_module(f"curvcli.report.ci.{kind}")
+        return str(renderer.render(envelope, question.cases(envelope.result)))
+    blocks = question.view(envelope.result)
+    title = _title(envelope)
+    if kind == "markdown":
+        from curvcli.report.text import markdown
+
+        return markdown.render(title, blocks, envelope.findings)
+    if kind == "html":
+        from curvcli.report.page import html
+
+        footer = f"curvcli {envelope.version} · {envelope.cost.matvecs} products · {envelope.cost.seconds:.1f} s"
+        return html.render(title, blocks, envelope.findings, footer)
+    from rich.console import Console
+
+    from curvcli.report.text import terminal
+
+    buffer = StringIO()
+    terminal.render(Console(file=buffer, width=_width()), blocks, envelope.findings)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
+
+
+def _title(envelope: "Envelope[Any]") -> str:
+    subject = envelope.target.checkpoint or envelope.target.model if envelope.target else None
+    return f"curvcli {envelope.command}" + (f": {Path(subject).name}" if subject else "")
+
+
+def to_terminal(question: Question, envelope: "Envelope[Any]") -> None:
+    """The table on a terminal, in colour unless NO_COLOR is set."""
+    from rich.console import Console
+
+    from curvcli.report.text import terminal
+
+    terminal.render(Console(), question.view(envelope.result), envelope.findings)
+    sys.stdout.flush()
+
+
+def _width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) > 0 else _PIPE_WIDTH
+
+
+def check_output(path: str | None) -> None:
+    """Before anything is computed: can the answer be written there?
+
+    Raises:
+        OutputError: no.
+    """
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir():
+        raise OutputError(f"-o {path!r} is a directory", "name a file in it")
+    if not folder.is_dir():
+        raise OutputError(f"-o {path!r}: there is no directory {str(folder)!r}", "make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"-o {path!r}: the directory is not writable", "name another file")

@@ -1,0 +1,203 @@
+"""From a model, batches and a loss to an `Objective`: what must hold of them, and what is learnt on the way."""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from curvcli.errors import DataError, LossError, NonFiniteError, some
+from curvcli.machine.device import used_memory
+from curvcli.machine.meter import MemoryMeter
+from curvcli.objective.batch import Batch
+from curvcli.objective.faults import random_modules, why_not_finite
+from curvcli.objective.layout import Layout
+from curvcli.objective.lookups import Lookups, uses
+from curvcli.objective.network import (
+    check_weights,
+    choose_parameters,
+    set_mode,
+    untouched_buffers,
+    uses_batch_statistics,
+)
+from curvcli.objective.objective import Objective, decay
+from curvcli.objective.terms import LossTerms
+
+# Samples of a piece whose bytes are counted.
+_MEASURED = 2
+# Untouched entries below this share of all are not worth being left out.
+WORTHWHILE = 0.05
+
+
+def make_objective(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    terms: LossTerms,
+    *,
+    select: Sequence[str] = (),
+    weight_decay: float = 0.0,
+    train_mode: bool = False,
+    accept_nonfinite: bool = False,
+    memory: int | None = None,
+    notes: list[str] | None = None,
+) -> Objective:
+    """L(θ), after two evaluations of the loss that must agree.
+
+    Args:
+        model: on its device, in its dtype. The mode (train or eval) is set here.
+        batches: what the mean runs over.
+        terms: the loss.
+        select: globs over parameter names; the others are held fixed. Empty: all that are trainable.
+        weight_decay: wd of the quadratic term, over the selected parameters.
+        train_mode: batch statistics instead of running ones. Dropout stays off, so that L is a function.
+        accept_nonfinite: NaN and Inf in weights, data and loss are no error, for those who look for them.
+        memory: bytes that the process may use in all; None: as many as there are.
+        notes: receives what was switched, skipped or assumed.
+
+    Raises:
+        ModelError: no parameter is left.
+        DataError: there are no batches, or no loss terms in them.
+        LossError: the loss differs between two calls, or does not depend on the parameters.
+        NonFiniteError: weights, data or loss contain NaN or Inf.
+    """
+    if not batches:
+        raise DataError(
+            "there are no batches: the data is empty", "pass data with at least one sample"
+        )
+    notes = [] if notes is None else notes
+    notes.extend(set_mode(model, train_mode))
+    names, parameters, left_out = choose_parameters(model, select)
+    notes.extend(left_out)
+    if not accept_nonfinite:
+        check_weights(model)
+    splittable = all(b.splittable for b in batches) and not uses_batch_statistics(model)
+    together = _evaluated_together(model, batches, terms, memory) if splittable else None
+    lookups = Lookups(parameters)
+    first = _evaluated(model, batches, terms, together, lookups)
+    second = _evaluated(model, batches, terms, together, None)
+    _check_sums(first, second, model, batches, terms, accept_nonfinite)
+    with torch.enable_grad(), untouched_buffers(model):
+        piece = next(batches[0].pieces(1 if splittable else batches[0].size))
+        one = terms(model, piece.data)[0]
+    if not one.requires_grad and not weight_decay:
+        raise LossError(
+            "the loss does not depend on the parameters: no gradient reaches any of them",
+            "look for .detach(), torch.no_grad() or .item() in the model or the loss",
+        )
+    rows: dict[int, Tensor] = {}
+    # Weight decay bends the surface along untouched entries too.
+    if one.requires_grad and not weight_decay:
+        rows = _touched_rows(lookups, one, parameters)
+    layout = Layout(parameters, rows)
+    if rows:
+        notes.append(
+            f"{layout.untouched:,} entries of {some(names[i] for i in rows)} are looked up by no sample: "
+            "gradient and curvature are exactly zero there, and they are left out of all vectors"
+        )
+    return Objective(
+        model=model,
+        batches=batches,
+        terms=terms,
+        names=names,
+        layout=layout,
+        loss=first.total / first.weight + decay(weight_decay, parameters),
+        weight=first.weight,
+        weight_decay=weight_decay,
+        memory=memory,
+        evaluated_bytes=first.bytes,
+        notes=notes,
+    )
+
+
+class _Evaluation(NamedTuple):
+    """The loss of all batches."""
+
+    total: float
+    weight: float
+    bytes: int
+    """That the largest batch made on its way; 0 where they were not counted."""
+
+
+def _evaluated(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    terms: LossTerms,
+    together: int | None,
+    lookups: Lookups | None,
+) -> _Evaluation:
+    """Sum and number of the loss terms, from ``together`` samples at a time."""
+    total, weight, largest = 0.0, 0.0, 0
+    with torch.no_grad(), untouched_buffers(model):
+        for batch in batches:
+            meter = MemoryMeter()
+            with ExitStack() as watching:
+                if lookups is not None:
+                    watching.enter_context(lookups)
+                    watching.enter_context(meter)
+                for piece in batch.pieces(together or batch.size):
+                    part, count = terms(model, piece.data)
+                    total += float(part)
+                    weight += count
+            largest = max(largest, meter.total)
+    return _Evaluation(total, weight, largest)
+
+
+def _check_sums(
+    first: _Evaluation,
+    second: _Evaluation,
+    model: nn.Module,
+    batches: Sequence[Batch],
+    terms: LossTerms,
+    accept_nonfinite: bool,
+) -> None:
+    """The loss has terms, is finite, and the same twice."""
+    if first.weight <= 0:
+        raise DataError(
+            "the batches have no loss terms: every target is ignored",
+            "check ignore_index and the labels",
+        )
+    if not math.isfinite(first.total) and not accept_nonfinite:
+        raise NonFiniteError(
+            why_not_finite(first.total, model, batches, terms),
+            "look for overflow: try --dtype float64",
+        )
+    # Atomic additions on GPUs change the last bits; randomness changes the first ones.
+    eps = torch.finfo(next(model.parameters()).dtype).eps
+    if abs(first.total - second.total) > 1e3 * eps * abs(first.total):
+        suspects = random_modules(model, batches[0], terms)
+        raise LossError(
+            f"the loss is random: {first.total / first.weight:.6g} and then {second.total / first.weight:.6g} on the "
+            f"same data; random modules: {some(suspects)}",
+            "make the model deterministic in eval mode (dropout and sampling off)",
+        )
+
+
+def _touched_rows(
+    lookups: Lookups, total: Tensor, parameters: Sequence[nn.Parameter]
+) -> dict[int, Tensor]:
+    """Of parameters with rows that no sample looks up, the others, where it is worth leaving those out."""
+    nodes = uses(total, parameters)
+    masks = [lookups.untouched(p, nodes[id(p)]) for p in parameters]
+    entries = sum(
+        int(m.sum()) * p[0].numel() for m, p in zip(masks, parameters, strict=True) if m is not None
+    )
+    if entries < WORTHWHILE * sum(p.numel() for p in parameters):
+        return {}
+    return {i: (~mask).nonzero()[:, 0] for i, mask in enumerate(masks) if mask is not None}
+
+
+def _evaluated_together(
+    model: nn.Module, batches: Sequence[Batch], terms: LossTerms, memory: int | None
+) -> int | None:
+    """Samples whose loss is evaluated at a time within the memory; None: whole batches."""
+    if memory is None:
+        return None
+    largest = max(batches, key=lambda b: b.size)
+    piece = next(largest.pieces(_MEASURED))
+    with torch.no_grad(), untouched_buffers(model), MemoryMeter() as meter:
+        terms(model, piece.data)
+    # Half of what is free: the kernels' own buffers are not seen.
+    room = (memory - used_memory(next(model.parameters()).device)) / 2
+    return max(1, int(room * piece.size / max(1, meter.peak)))

@@ -1,0 +1,22 @@
+"""What a loss is, as a function of model and data."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+LossTerms = Callable[[nn.Module, Any], tuple[Tensor, float]]
+"""(model, batch data) -> (sum of the loss terms, a scalar tensor; how many terms that are)."""
+
+
+class SplitLoss(Protocol):
+    """A loss that is known as a function of the model's outputs, as Gauss-Newton and Fisher need it."""
+
+    def __call__(self, model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many)."""
+
+    def outputs(self, model: nn.Module, data: Any) -> Tensor:
+        """The model's outputs."""
+
+    def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
+        """(sum of the loss terms, how many) for these outputs."""
