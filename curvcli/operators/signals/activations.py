@@ -101,25 +101,12 @@ class ActivationCounts:
         """Look at the output."""
         if self.activation.derivative is None or y.numel() == 0:
             return
-        saturated, flat = self.slopes(y.detach().reshape(1, -1))
-        self.add(y.numel(), saturated[0], flat[0])
-
-    def slopes(self, outputs_KE: Tensor) -> tuple[list[float], list[float]]:
-        """How many entries of each row of outputs are saturated, and flat."""
-        derivative, largest = self.activation.derivative, self.activation.largest
-        if derivative is None:
-            return [0.0] * len(outputs_KE), [0.0] * len(outputs_KE)
-        slope_KE = derivative(outputs_KE)
-        saturated = counted(torch.lt, slope_KE, SATURATED * largest).tolist()
-        # No entry is flat where none is saturated.
-        flat = counted(torch.lt, slope_KE, FLAT).tolist() if any(saturated) else saturated
-        return saturated, flat
-
-    def add(self, entries: int, saturated: float, flat: float) -> None:
-        """Add what `slopes` found."""
-        self._entries += entries
+        slope_1E = self.activation.derivative(y.detach().reshape(1, -1))
+        saturated = float(counted(torch.lt, slope_1E, SATURATED * self.activation.largest))
+        self._entries += y.numel()
         self._saturated += saturated
-        self._flat += flat
+        # No entry is flat where none is saturated.
+        self._flat += float(counted(torch.lt, slope_1E, FLAT)) if saturated else 0.0
 
     @property
     def units(self) -> int | None:

@@ -6,19 +6,15 @@ Shapes: ``P`` parts of the data whose gradients are compared with each other.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from curvcli.errors import LossError, MemoryLimitError, ModelError
-from curvcli.machine.containers import tensors_in
+from curvcli.errors import MemoryLimitError
 from curvcli.machine.device import free_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.layers import is_leaf
-from curvcli.operators.signals.part_gradients import PartGradients
-from curvcli.operators.signals.part_rules import can_be_apart
 from curvcli.operators.signals.reductions import peaks, square_sums, wide
 from curvcli.operators.signals.signals import Recorder
 
@@ -32,8 +28,6 @@ _BLOCK = 1 << 16
 _SMALL = 1 << 14
 # Share of the free memory (or of --memory) that the parts' gradients may take.
 _MEMORY_SHARE = 0.125
-# Numbers in the parameters, and in the data, up to which the parts are told apart in one pass.
-_LIGHT = 1 << 17
 
 
 @dataclass
@@ -86,19 +80,10 @@ def flow(
     pieces = cut(objective, parts)
     parts = min(parts, len(pieces))
     room = _room(objective, memory) if parts > 1 else 1
-    watched = partial(
-        Recorder,
-        objective,
-        count_nonfinite=count_nonfinite,
-        clone_views=clone_views,
-        details=details,
-    )
-    if memory is None and 1 < len(pieces) == parts <= room and len(objective.batches) == 1:
-        whole = _in_one_pass(objective, watched, [piece.size for piece in pieces])
-        if whole is not None:
-            return whole
     groups = _group_sizes(len(pieces), min(parts, room))
-    recorder = watched()
+    recorder = Recorder(
+        objective, count_nonfinite=count_nonfinite, clone_views=clone_views, details=details
+    )
     kept: list[list[Tensor]] = []
     part_samples: list[int] = []
     loss, remaining, complete = 0.0, iter(pieces), True
@@ -107,9 +92,7 @@ def flow(
             sums, count = None, 0
             for _ in range(size):
                 piece = next(remaining)
-                found = _differentiate(objective, recorder, piece)
-                assert found is not None
-                total, gradients = found
+                total, gradients = _differentiate(objective, recorder, piece)
                 loss += total
                 count += piece.size
                 if sums is None:
@@ -149,41 +132,6 @@ def _decay(objective: Objective, gradient: list[Tensor]) -> float:
     return 0.5 * objective.weight_decay * sum(square_sums(objective.parameters))
 
 
-def _in_one_pass(
-    objective: Objective, watched: Callable[..., Recorder], sizes: list[int]
-) -> Flow | None:
-    """The whole batch at once, its parts told apart layer by layer; None where that cannot be known to be right."""
-    if not can_be_apart(objective.model):
-        return None
-    (batch,) = objective.batches
-    # Larger networks are bound by their kernels: piece by piece they take no longer, and a part of the memory.
-    if max(objective.n, *(t.numel() for t in tensors_in(batch.data)), 0) > _LIGHT:
-        return None
-    try:
-        alone = objective.sum_of(next(batch.pieces(1)))
-        of_first = torch.autograd.grad(
-            alone, objective.parameters, allow_unused=True, materialize_grads=True
-        )
-        del alone
-        parts = PartGradients(objective.parameters, sizes)
-        recorder = watched(parts=parts)
-        with recorder.watching():
-            found = _differentiate(objective, recorder, batch, lambda: parts.complete)
-        if found is None:
-            return None
-        loss, gradient = found
-    except (RuntimeError, ValueError, IndexError, MemoryLimitError, ModelError, LossError):
-        # Too large as a whole, or beyond the rules; what is wrong with the model shows again in pieces.
-        return None
-    by_part = parts.checked(gradient, of_first)
-    if by_part is None:
-        return None
-    grams = _grams(list(zip(*by_part, strict=True)), [objective.samples / b for b in sizes])
-    loss += _decay(objective, gradient)
-    objective.cost.gradients += 1
-    return Flow(recorder, loss, gradient, grams, sizes, objective.samples)
-
-
 def cut(objective: Objective, parts: int) -> list[Batch]:
     """The batches, cut so that there are about ``parts`` pieces where that is possible."""
     batches = list(objective.batches)
@@ -196,19 +144,14 @@ def cut(objective: Objective, parts: int) -> list[Batch]:
 
 
 def _differentiate(
-    objective: Objective,
-    recorder: Recorder,
-    piece: Batch,
-    wanted: Callable[[], bool] = lambda: True,
-) -> tuple[float, list[Tensor]] | None:
-    """Loss and gradient of a piece; None where it is not ``wanted`` after the forward pass."""
+    objective: Objective, recorder: Recorder, piece: Batch
+) -> tuple[float, list[Tensor]]:
+    """Loss and gradient of a piece."""
     recorder.begin(piece.size)
     try:
         with torch.enable_grad():
             with recorder:
                 total = objective.sum_of(piece)
-            if not wanted():
-                return None
             recorder.find_trunk(total)
             if not total.requires_grad:
                 recorder.end()

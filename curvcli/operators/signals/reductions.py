@@ -25,14 +25,13 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def row_square_sums(rows_RK: Tensor, smallest: float = 0.0, largest: float = math.inf) -> Tensor:
+def row_square_sums(rows_RK: Tensor, peak: float = math.inf) -> Tensor:
     """Σ_k x_rk² in double precision, shape (R,).
 
     Args:
         rows_RK: the values.
-        smallest: least of the largest magnitudes of what the rows are part of, if known, and
-        largest: the greatest of them: where they show that float32 neither overflows nor loses anything, the
-            CPU is spared the conversion.
+        peak: the largest magnitude of what the rows are, if it is known: where it shows that float32 neither
+            overflows nor loses anything, the CPU is spared the conversion.
     """
     kind = wide(rows_RK)
     k = rows_RK.shape[1]
@@ -40,7 +39,7 @@ def row_square_sums(rows_RK: Tensor, smallest: float = 0.0, largest: float = mat
         rows_RK.dtype == torch.float32
         and rows_RK.device.type == "cpu"
         and k <= _SHORT
-        and _USUAL[0] < smallest <= largest < _USUAL[1]
+        and _USUAL[0] < peak < _USUAL[1]
     ):
         norms_R: Tensor = torch.linalg.vector_norm(rows_RK, dim=1)
         return norms_R.to(kind).square_()
@@ -119,40 +118,43 @@ class Reduction:
         self._position_entries = 0
         self._positions_differ = False
 
-    def add(
-        self,
-        entries: int,
-        square_sum: float,
-        peak: float,
-        zeros: float,
-        nonfinite: float,
-        mean_squares_B: Tensor | None,
-        squares_T: Tensor | None,
+    def see(
+        self, tensor: Tensor, samples: int, sequence: bool, count_nonfinite: bool = False
     ) -> None:
-        """Add the sums of one tensor.
+        """Add a tensor, whose first axis runs over ``samples`` samples where it has that length.
 
         Args:
-            entries: how many it has.
-            square_sum: of all of them.
-            peak: the largest magnitude.
-            zeros: how many are zero.
-            nonfinite: how many are not finite.
-            mean_squares_B: by sample; None where the first axis is not the sample.
-            squares_T: by position of a sequence; None where it is none.
+            tensor: the values.
+            samples: samples in this piece of the data.
+            sequence: whether the second of three axes is the position in a sequence.
+            count_nonfinite: count NaN and Inf entries.
         """
+        values, entries = tensor.detach(), tensor.numel()
+        if entries == 0:
+            return
+        flat_1E = values.reshape(1, entries)
+        peak = float(peaks(flat_1E))
+        per_sample = values.dim() > 0 and len(values) == samples
+        by_position = sequence and per_sample and values.dim() == 3
+        groups = len(values) * values.shape[1] if by_position else samples if per_sample else 1
+        squares = row_square_sums(flat_1E.view(groups, entries // groups), peak or 1.0)
         self.entries += entries
-        self._square_sum = (self._square_sum or 0.0) + square_sum
+        self._square_sum = (self._square_sum or 0.0) + float(squares.sum())
         # NaN stays.
         self._peak = peak if math.isnan(peak) or peak > self._peak else self._peak
-        self._zeros += zeros
-        self.nonfinite += int(nonfinite)
-        if mean_squares_B is None:
+        if self.count_zeros:
+            self._zeros += float(counted(torch.eq, flat_1E, 0))
+        if count_nonfinite:
+            self.nonfinite += int((~torch.isfinite(flat_1E)).sum())
+        if by_position:
+            squares_BT = squares.view(len(values), values.shape[1])
+            self._add_positions(squares_BT.sum(0))
+            self._position_entries += entries // values.shape[1]
+            squares = squares_BT.sum(1)
+        if not per_sample:
             self._by_sample = None
         elif self._by_sample is not None:
-            self._by_sample.append(mean_squares_B)
-        if squares_T is not None:
-            self._add_positions(squares_T)
-            self._position_entries += entries // len(squares_T)
+            self._by_sample.append(squares.mul_(samples / entries))
 
     def _add_positions(self, squares_T: Tensor) -> None:
         if self._by_position is None:

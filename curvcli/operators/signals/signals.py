@@ -27,10 +27,7 @@ from curvcli.operators.signals.attention import (
     head_entropy,
 )
 from curvcli.operators.signals.layers import has_weights, is_container, is_leaf, norm_gain, replaced
-from curvcli.operators.signals.part_gradients import PartGradients
-from curvcli.operators.signals.part_rules import SEEN
 from curvcli.operators.signals.records import AttentionCall, CellLoop, RecurrentCall, Signal
-from curvcli.operators.signals.reducer import Reducer
 from curvcli.operators.signals.reductions import Reduction
 from curvcli.operators.signals.trunk import trunk
 
@@ -71,7 +68,6 @@ class Recorder(TorchFunctionMode):
         clone_views: pass on a copy where a layer's output is a view: an in-place operation on a view
             takes the gradient past the layer.
         details: also record attention and recurrent layers.
-        parts: is shown the calls of functions that use parameters.
     """
 
     def __init__(
@@ -81,7 +77,6 @@ class Recorder(TorchFunctionMode):
         count_nonfinite: bool = False,
         clone_views: bool = True,
         details: bool = True,
-        parts: PartGradients | None = None,
     ) -> None:
         super().__init__()
         self.signals: dict[tuple[str, bool], Signal] = {}
@@ -89,10 +84,9 @@ class Recorder(TorchFunctionMode):
         self.loops: list[CellLoop] = []
         self.attention: dict[str, AttentionCall] = {}
         self._objective = objective
-        self._reducer = Reducer(count_nonfinite)
+        self._count_nonfinite = count_nonfinite
         self._clone_views = clone_views
         self._details = details
-        self._parts = parts
         self._names = {id(m): n or type(m).__name__ for n, m in objective.model.named_modules()}
         self._recurrent_samples: Counter[str] = Counter()
         self._trunk_is_known = False
@@ -134,11 +128,10 @@ class Recorder(TorchFunctionMode):
             signal.on_trunk |= node in found
 
     def end(self) -> None:
-        """The piece is done: its graph is let go of, and what waits is added up."""
+        """The piece is done: its graph is let go of."""
         self._by_node = {}
         for loop in self._loops.values():
             loop.latest = ()
-        self._reducer.flush()
 
     # What modules do
 
@@ -215,10 +208,10 @@ class Recorder(TorchFunctionMode):
     def _watch(
         self, signal: Signal, outputs: Sequence[Tensor], counts: ActivationCounts | None = None
     ) -> None:
-        samples, sequence, reducer = self._samples, not self._channels_first, self._reducer
+        samples, sequence, bad = self._samples, not self._channels_first, self._count_nonfinite
 
         def backward(gradient: Tensor) -> None:
-            reducer.add(signal.gradient, gradient, samples, sequence)
+            signal.gradient.see(gradient, samples, sequence, bad)
 
         for tensor in outputs:
             node = tensor.grad_fn
@@ -227,7 +220,9 @@ class Recorder(TorchFunctionMode):
             if known is not None and len(outputs) == 1:
                 signal.same_as = known
                 return
-            reducer.add(signal.activation, tensor, samples, sequence, counts)
+            signal.activation.see(tensor, samples, sequence, bad)
+            if counts is not None:
+                counts.after(tensor)
             if node is not None:
                 self._by_node[key] = signal
                 tensor.register_hook(backward)
@@ -282,8 +277,6 @@ class Recorder(TorchFunctionMode):
         """Called for every torch function; the interesting ones are looked at."""
         kwargs = kwargs or {}
         if func not in _LOOKED_AT:
-            if self._parts is not None and func in SEEN:
-                return self._parts.call(SEEN[func], func, args, kwargs)
             return func(*args, **kwargs)
         activation = FUNCTIONS.get(func) if self._frames else None
         if activation is not None and args and isinstance(args[0], Tensor):

@@ -16,8 +16,6 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.gradient_flow import flow
-from curvcli.operators.signals.reducer import Reducer
-from curvcli.operators.signals.reductions import Reduction
 from tests.conftest import MakeObjective
 
 
@@ -104,40 +102,3 @@ def calls(modules: int, make: MakeObjective) -> int:
 def test_work_grows_with_the_number_of_modules(make_objective: MakeObjective) -> None:
     """Four times the modules: at most a tenth more than four times the calls."""
     assert calls(1200, make_objective) <= 1.1 * 4 * calls(300, make_objective)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e20, 0.0, float("nan"), float("inf")])
-def test_tensors_reduced_together_give_what_each_gives_alone(scale: float) -> None:
-    torch.manual_seed(1)
-    tensors = [torch.randn(6, 5, 7).relu_() for _ in range(5)]
-    tensors[2][0, 0, :3] *= scale
-    tensors[4] *= scale
-    together, reductions = Reducer(count_nonfinite=True), [Reduction() for _ in tensors]
-    for reduction, tensor in zip(reductions, tensors, strict=True):
-        before = tensor.clone()
-        together.add(reduction, tensor, 6, True)
-        tensor.fill_(3.0)
-        tensor.data = before
-    assert not any(r.reached for r in reductions)
-    together.flush()
-    for reduction, tensor in zip(reductions, tensors, strict=True):
-        wide = tensor.double()
-        assert reduction.entries == 210
-        assert reduction.rms == pytest.approx(
-            float(wide.square().mean().sqrt()), rel=1e-6, nan_ok=True
-        )
-        assert reduction.peak == pytest.approx(float(wide.abs().max()), nan_ok=True)
-        assert reduction.zero_fraction == float((wide == 0).double().mean())
-        assert reduction.nonfinite == int((~wide.isfinite()).sum())
-        by_sample = reduction.mean_squares_by_sample()
-        assert by_sample is not None
-        torch.testing.assert_close(
-            by_sample, wide.square().mean((1, 2)), rtol=1e-5, atol=0, equal_nan=True
-        )
-        torch.testing.assert_close(
-            torch.tensor(reduction.rms_by_position(), dtype=torch.float64),
-            wide.square().mean((0, 2)).sqrt(),
-            rtol=1e-5,
-            atol=0,
-            equal_nan=True,
-        )

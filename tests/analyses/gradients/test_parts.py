@@ -1,4 +1,4 @@
-"""Gradients by part from one pass: those of each part run alone, and no answer from it where they would not be."""
+"""The parts of the data whose gradients are compared: products between them, whatever uses the weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from curvcli.objective.objective import Objective
-from curvcli.operators.signals import gradient_flow
-from curvcli.operators.signals.gradient_flow import Flow, flow
+from curvcli.operators.signals.gradient_flow import flow
 from tests.conftest import MakeObjective
 
 
@@ -108,30 +106,30 @@ def classes(n: int) -> Tensor:
     return torch.randint(4, (n,))
 
 
-Case = tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, Tensor]], bool]
+Case = tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, Tensor]]]
 CASES: dict[str, Case] = {
-    "images": (images, lambda: (torch.randn(16, 2, 8, 8), classes(16)), True),
-    "unequal parts": (images, lambda: (torch.randn(10, 2, 8, 8), classes(10)), True),
+    "images": (images, lambda: (torch.randn(16, 2, 8, 8), classes(16))),
+    "unequal parts": (images, lambda: (torch.randn(10, 2, 8, 8), classes(10))),
     "tokens": (
         lambda: Tokens("embedding"),
-        lambda: (torch.randint(20, (8, 12)), torch.randint(20, (8, 12))), True,
+        lambda: (torch.randint(20, (8, 12)), torch.randint(20, (8, 12))),
     ),
     "as many positions as samples": (
         lambda: Tokens("embedding"),
-        lambda: (torch.randint(20, (8, 8)), torch.randint(20, (8, 8))), True,
+        lambda: (torch.randint(20, (8, 8)), torch.randint(20, (8, 8))),
     ),
     "learned positions": (
         lambda: Tokens("parameter"),
-        lambda: (torch.randint(20, (8, 9)), torch.randint(20, (8, 9))), True,
+        lambda: (torch.randint(20, (8, 9)), torch.randint(20, (8, 9))),
     ),
     "fewer samples than parts": (
-        lambda: nn.Linear(3, 4), lambda: (torch.randn(3, 3), classes(3)), True
+        lambda: nn.Linear(3, 4), lambda: (torch.randn(3, 3), classes(3))
     ),
-    "turned": (Turned, lambda: (torch.randn(8, 5, 6), classes(8)), True),
-    "by hand": (ByHand, lambda: (torch.randn(16, 6), classes(16)), False),
-    "time first": (TimeFirst, lambda: (torch.randn(8, 8, 6), classes(8)), False),
-    "attention": (Attention, lambda: (torch.randn(8, 5, 6), classes(8)), False),
-    "unknown function": (ScaledFunction, lambda: (torch.randn(8, 6), classes(8)), False),
+    "turned": (Turned, lambda: (torch.randn(8, 5, 6), classes(8))),
+    "by hand": (ByHand, lambda: (torch.randn(16, 6), classes(16))),
+    "time first": (TimeFirst, lambda: (torch.randn(8, 8, 6), classes(8))),
+    "attention": (Attention, lambda: (torch.randn(8, 5, 6), classes(8))),
+    "unknown function": (ScaledFunction, lambda: (torch.randn(8, 6), classes(8))),
 }  # fmt: skip
 
 
@@ -140,7 +138,7 @@ def test_products_are_those_of_the_parts_run_alone(
     name: str, make_objective: MakeObjective
 ) -> None:
     torch.manual_seed(0)
-    make, data, together = CASES[name]
+    make, data = CASES[name]
     model = make().double()
     x, y = data()
     x = x.double() if x.is_floating_point() else x
@@ -151,9 +149,7 @@ def test_products_are_those_of_the_parts_run_alone(
     for p in model.parameters():
         nn.init.normal_(p, std=0.5)
     objective = make_objective(model, x, y, "cross_entropy")
-    found, sizes = watched(objective)
-    expected_sizes = [1, len(x)] if together else found.part_samples
-    assert sizes[-len(expected_sizes) :] == expected_sizes
+    found = flow(objective)
     assert sum(found.part_samples) == len(x)
     parts = []
     for first, last in zip(
@@ -175,46 +171,3 @@ def test_products_are_those_of_the_parts_run_alone(
         strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(g, whole, rtol=1e-11, atol=1e-13)
-
-
-def watched(objective: Objective) -> tuple[Flow, list[int]]:
-    """The pass, and how many samples the model was given each time."""
-    sizes: list[int] = []
-    handle = objective.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    try:
-        return flow(objective), sizes
-    finally:
-        handle.remove()
-
-
-def test_signals_are_those_of_a_pass_in_pieces(make_objective: MakeObjective) -> None:
-    torch.manual_seed(1)
-    model = Tokens("embedding").double()
-    objective = make_objective(
-        model, torch.randint(20, (8, 12)), torch.randint(20, (8, 12)), "cross_entropy"
-    )
-    whole, sizes = watched(objective)
-    assert sizes == [1, 8]
-    # A limit on memory is kept by small pieces.
-    pieces = flow(objective, memory=1 << 30)
-    assert whole.recorder.signals.keys() == pieces.recorder.signals.keys()
-    for key, signal in whole.recorder.signals.items():
-        other = pieces.recorder.signals[key]
-        assert signal.activation.rms == pytest.approx(other.activation.rms, rel=1e-12)
-        if (
-            key[0] != "positions"
-        ):  # shared by all samples: its gradient is a sum over those of a piece
-            assert signal.gradient.rms == pytest.approx(other.gradient.rms, rel=1e-12)
-        assert signal.on_trunk == other.on_trunk
-
-
-def test_large_networks_are_run_in_pieces(
-    make_objective: MakeObjective, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(2)
-    objective = make_objective(images(), torch.randn(16, 2, 8, 8), classes(16))
-    assert watched(objective)[1] == [1, 16]
-    monkeypatch.setattr(gradient_flow, "_LIGHT", 100)
-    found, sizes = watched(objective)
-    assert sizes == [4, 4, 4, 4]
-    assert found.gram_TPP is not None
