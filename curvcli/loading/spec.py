@@ -93,6 +93,9 @@ class TargetSpec(
     memory: Annotated[
         str | None, Meta(description="Memory to stay within, e.g. 2GB; default: what is free.")
     ] = None
+    plain: Annotated[
+        bool, Meta(description="Use torch's own operations only, without faster forms of layers.")
+    ] = False
     tf32: Annotated[bool, Meta(description="Allow TF32 products on CUDA.")] = False
     allow_partial: Annotated[
         bool, Meta(description="Accept missing, unexpected and misshapen weights.")

@@ -239,6 +239,8 @@ class Target:
     def make_objective(self, accept_nonfinite: bool) -> Objective:
         """L(θ) over the batches; NaN and Inf are no error where they are accepted."""
         model, terms = self.model, self.terms
+        if self.spec.plain:
+            self.notes.append("plain: layers are evaluated by torch's own operations only")
         self._objective = make_objective(
             model,
             self.batches,
@@ -247,6 +249,7 @@ class Target:
             weight_decay=self.spec.weight_decay,
             train_mode=self.spec.train_mode,
             accept_nonfinite=accept_nonfinite,
+            plain=self.spec.plain,
             memory=self.spec.memory_bytes,
             notes=self.notes,
         )

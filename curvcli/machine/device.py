@@ -63,13 +63,6 @@ def supports(device: torch.device, dtype: torch.dtype) -> bool:
     return not (device.type == "mps" and dtype == torch.float64)
 
 
-def convolution_block(device: torch.device, dtype: torch.dtype) -> int | None:
-    """Channels that kernels for convolutions work on at a time; None: not known for this device and precision."""
-    if device.type != "cpu":
-        return None
-    return {torch.float32: 16, torch.float64: 1}.get(dtype)
-
-
 def free_memory(device: torch.device) -> int:
     """Bytes that may be used now, less a margin."""
     if device.type == "cuda":

@@ -40,6 +40,7 @@ def make_objective(
     weight_decay: float = 0.0,
     train_mode: bool = False,
     accept_nonfinite: bool = False,
+    plain: bool = False,
     memory: int | None = None,
     notes: list[str] | None = None,
 ) -> Objective:
@@ -53,6 +54,7 @@ def make_objective(
         weight_decay: wd of the quadratic term, over the selected parameters.
         train_mode: batch statistics instead of running ones. Dropout stays off, so that L is a function.
         accept_nonfinite: NaN and Inf in weights, data and loss are no error, for those who look for them.
+        plain: products use torch's own operations only.
         memory: bytes that the process may use in all; None: as many as there are.
         notes: receives what was switched, skipped or assumed.
 
@@ -105,6 +107,7 @@ def make_objective(
         loss=first.total / first.weight + decay(weight_decay, parameters),
         weight=first.weight,
         weight_decay=weight_decay,
+        plain=plain,
         memory=memory,
         evaluated_bytes=first.bytes,
         notes=notes,

@@ -40,6 +40,7 @@ class Objective:
         loss: L(θ).
         weight: W, the loss terms of all batches.
         weight_decay: wd of the quadratic term.
+        plain: products use torch's own operations only, see `operators.autodiff.rewrites`.
         memory: bytes that the process may use in all; None: as many as there are.
         evaluated_bytes: of all tensors that the loss of the largest batch made on its way, not counted again
             after they were freed.
@@ -54,6 +55,7 @@ class Objective:
     loss: float
     weight: float
     weight_decay: float = 0.0
+    plain: bool = False
     memory: int | None = None
     evaluated_bytes: int = 0
     notes: list[str] = field(default_factory=list)
@@ -175,6 +177,7 @@ class Objective:
             layout=Layout(parameters, rows),
             loss=sum(float(total) for total, _ in found) / weight,
             weight=weight,
+            plain=self.plain,
             memory=self.memory,
             evaluated_bytes=self.evaluated_bytes,
         )

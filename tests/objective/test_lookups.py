@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import curvcli
-from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.objective import Objective
@@ -184,14 +183,3 @@ def test_rows_without_a_place_are_constants() -> None:
     whole = torch.autograd.grad(gradients, subject.parameters, subject.views(v_N))
     product_N = Hessian(subject).twin(other).matvec(v_N)
     assert torch.allclose(product_N, subject.flatten(whole), atol=1e-13)
-
-
-def test_a_product_makes_no_tensor_of_the_size_of_the_vocabulary() -> None:
-    model = Reader()
-    model.embedding = nn.Embedding(100_000, WIDTH)
-    operator = Hessian(objective(model))
-    v_N = torch.ones(operator.n, dtype=torch.float64)
-    operator.matvec(v_N)
-    with MemoryMeter() as meter:
-        operator.matvec(v_N)
-    assert meter.peak < 100_000 * WIDTH

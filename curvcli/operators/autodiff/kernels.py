@@ -1,12 +1,14 @@
 """Kernels without a second derivative, and what is used in their place."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from curvcli.operators.autodiff.rewrites.registry import Rewritten
 
 # What torch says when it cannot differentiate a second time.
 _SIGNS = (
@@ -49,10 +51,21 @@ _STUBS = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
 
 
 class Kernels:
-    """Which replacements are switched on; more are added as errors ask for them."""
+    """Which replacements are switched on; more are added as errors ask for them.
 
-    def __init__(self) -> None:
+    Args:
+        plain: torch's own operations only, without the rewrites that make products cheaper.
+    """
+
+    def __init__(self, plain: bool = False) -> None:
+        self.plain = plain
         self._on: list[str] = []
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Build a graph for products: `active`, and rewritten unless plain."""
+        with self.active(), nullcontext() if self.plain else Rewritten():
+            yield
 
     def switch_for(self, reason: str) -> str | None:
         """Switch on the replacement that ``reason`` asks for; its note, or None if there is none.
@@ -65,6 +78,9 @@ class Kernels:
             if name not in self._on and any(word in text for word in words):
                 self._on.append(name)
                 return note
+        if not self.plain:
+            self.plain = True
+            return "layers are evaluated by torch's own operations only: the loss takes derivatives itself"
         return None
 
     @contextmanager

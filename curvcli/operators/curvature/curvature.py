@@ -86,7 +86,7 @@ class Curvature(ABC, Generic[G]):
             self.kernels, self.finite_differences = like.kernels, like.finite_differences
             self.plan, self._micro_batch = Plan(False, like.micro_batch, 0), like.micro_batch
             return
-        self.kernels = Kernels()
+        self.kernels = Kernels(objective.plain)
         self.finite_differences = strategy == "finite-difference"
         if not self.finite_differences:
             self._find_kernels()

@@ -18,7 +18,6 @@ from curvcli.linalg.operator import ROUNDING
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.batch import Batch
 from curvcli.objective.terms import SplitLoss
-from curvcli.operators.autodiff.fused import FusedLayers
 from curvcli.operators.autodiff.kernels import missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.curvature.curvature import Curvature
@@ -141,7 +140,7 @@ class GaussNewton(Curvature[OutputGraph]):
 
     def _graph(self, batch: Batch) -> OutputGraph:
         objective = self.objective
-        with torch.enable_grad(), self.kernels.active(), FusedLayers():
+        with torch.enable_grad(), self.kernels.building():
             outputs = self.outputs_of(batch)
             seed = torch.zeros_like(outputs, requires_grad=True)
             if not outputs.requires_grad:

@@ -18,11 +18,9 @@ from curvcli.linalg.vectors import euclidean_norm
 from curvcli.machine.plan import out_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
-from curvcli.operators.autodiff.fused import FusedLayers
 from curvcli.operators.autodiff.kernels import missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback, pullbacks
 from curvcli.operators.curvature.curvature import Curvature
-from curvcli.operators.curvature.looked_up import LookedUp
 
 
 class FirstOrderGraph(NamedTuple):
@@ -30,8 +28,6 @@ class FirstOrderGraph(NamedTuple):
 
     gradients: list[Tensor]
     positions: list[int]
-    leaves: list[Tensor]
-    """What was differentiated by, in the order of the parameters."""
 
 
 class Hessian(Curvature[FirstOrderGraph]):
@@ -40,10 +36,6 @@ class Hessian(Curvature[FirstOrderGraph]):
     Where an operation has no second derivative and no replacement, products are central differences of
     the gradient, with a note.
     """
-
-    def views(self, v_N: Tensor) -> list[Tensor]:
-        """``v_N`` cut into the tensors that a graph is multiplied with."""
-        return self.objective.views(v_N, whole=False)
 
     def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:
         """H v by central differences of the gradient over ± ``length`` in the direction of v."""
@@ -100,23 +92,26 @@ class Hessian(Curvature[FirstOrderGraph]):
         return missing_derivatives(graph.gradients)
 
     def _graph(self, batch: Batch) -> FirstOrderGraph:
-        with torch.enable_grad(), self.kernels.active(), FusedLayers():
-            with LookedUp(self.objective) as lookups:
-                total = self.objective.sum_of(batch)
-            leaves = lookups.leaves
+        parameters = self.objective.parameters
+        with torch.enable_grad(), self.kernels.building():
+            total = self.objective.sum_of(batch)
             if not total.requires_grad:
-                return FirstOrderGraph([], [], leaves)
-            gradients = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
+                return FirstOrderGraph([], [])
+            gradients = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
         # A gradient that is constant in θ (a linear loss) has no graph and no curvature.
         positions = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-        return FirstOrderGraph([gradients[i] for i in positions], positions, leaves)
+        return FirstOrderGraph(
+            [g for g in gradients if g is not None and g.requires_grad], positions
+        )
 
     def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:
         if not graph.gradients:
             return torch.zeros(self.n, dtype=self.dtype, device=self.device)
         with self.kernels.active():
             vectors = [views[i] for i in graph.positions]
-            parts = pullback(graph.gradients, graph.leaves, vectors, retain_graph=retain)
+            parts = pullback(
+                graph.gradients, self.objective.parameters, vectors, retain_graph=retain
+            )
         return self.objective.flatten(parts)
 
     def _multiply_together(self, graph: FirstOrderGraph, vectors_KN: Tensor) -> Tensor:
@@ -128,7 +123,7 @@ class Hessian(Curvature[FirstOrderGraph]):
             with self.kernels.active(), warnings.catch_warnings():
                 warnings.simplefilter("error")
                 vectors = [parts[i] for i in graph.positions]
-                products = pullbacks(graph.gradients, graph.leaves, vectors)
+                products = pullbacks(graph.gradients, self.objective.parameters, vectors)
         except (RuntimeError, UserWarning) as error:
             if out_of_memory(error):
                 raise

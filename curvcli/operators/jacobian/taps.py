@@ -18,7 +18,6 @@ from curvcli.objective.batch import Batch
 from curvcli.objective.calls import call_model, main_output
 from curvcli.objective.network import untouched_buffers
 from curvcli.operators.autodiff.kernels import Kernels
-from curvcli.operators.autodiff.shortcuts import Shortcuts
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,6 @@ class Passage:
             stack.enter_context(untouched_buffers(self.model))
             stack.enter_context(frozen(self.model))
             stack.enter_context(self.kernels.active())
-            stack.enter_context(Shortcuts())
             self._hook(stack, record, leaf)
             output = call_model(self.model, positional, keywords)
             if self.target.module is None:

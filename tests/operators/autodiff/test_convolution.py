@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from curvcli.operators.autodiff.fused import FusedLayers
+from curvcli.operators.autodiff.rewrites.registry import Rewritten
 from curvcli.operators.curvature.curvature import Strategy
 from curvcli.operators.curvature.hessian import Hessian
 from tests.conftest import MakeObjective
@@ -34,7 +34,7 @@ def derivatives(kind: type[nn.Module], options: dict[str, Any], fused: bool) -> 
     inputs = [x, *model.parameters()]
     vectors = [torch.randn_like(t) for t in inputs]
     if fused:
-        with FusedLayers():
+        with Rewritten():
             total = model(x).sin().sum()
     else:
         total = model(x).sin().sum()
@@ -75,7 +75,7 @@ def test_a_block_costs_two_convolutions_for_each_layer_behind_it() -> None:
         layers += [nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()]
     model = nn.Sequential(*layers)
     weights = [m.weight for m in layers if isinstance(m, nn.Conv2d)]
-    with FusedLayers():
+    with Rewritten():
         total = model(torch.randn(2, 4, 6, 6)).sin().sum()
     gradients = torch.autograd.grad(total, weights, create_graph=True)
     for i, (g, w) in enumerate(zip(gradients, weights, strict=True)):

@@ -1,4 +1,4 @@
-"""Fused second derivatives against torch's own, in float64."""
+"""Rewritten layers against torch's own, in float64: values, first and second derivatives."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from curvcli.operators.autodiff import fused, fused_attention
-from curvcli.operators.autodiff.fused import FusedLayers
+from curvcli.operators.autodiff.rewrites import attention as rewritten_attention
+from curvcli.operators.autodiff.rewrites.registry import Rewritten
 
 MEAN = torch.linspace(-1, 1, 5, dtype=torch.float64)
 VAR = torch.linspace(0.5, 2, 5, dtype=torch.float64)
@@ -26,13 +26,20 @@ LAYERS: dict[str, Callable[..., Tensor]] = {
     "batch norm": lambda x, w, b: F.batch_norm(x.mT, MEAN, VAR, w, b, False, 0.1, 1e-3),
     "batch norm, flat": lambda x, w, b: F.batch_norm(x[:, 0], MEAN, VAR, w, b),
     "batch norm, no affine": lambda x, w, b: F.batch_norm((x * w + b).mT, MEAN, VAR),
-    "linear": lambda x, w, b: F.linear(x, torch.stack([w, b, w * b]), b[:3]),
-    "linear, no bias": lambda x, w, b: F.linear(x * w, torch.stack([b, b * w])),
-    "linear, weights alone": lambda x, w, b: F.linear(MEAN.expand(4, 5), torch.stack([w, b]), b[:2]) * x[:, 0, :1],
-    "linear, rows": lambda x, w, b: F.linear(x[0], torch.stack([w, b])),
-    "softmax": lambda x, w, b: F.softmax(x * w + b, -1),
-    "softmax, axis by number": lambda x, w, b: (x * w + b).softmax(2),
-    "softmax, another axis": lambda x, w, b: torch.softmax(x * w + b, 1),
+    "gelu by keyword": lambda x, w, b: F.gelu(input=x * w + b),
+    "silu by keyword": lambda x, w, b: F.silu(input=x * w + b),
+    "layer norm by keyword": lambda x, w, b: F.layer_norm(
+        input=x, normalized_shape=(5,), weight=w, bias=b
+    ),
+    "batch norm by keyword": lambda x, w, b: F.batch_norm(
+        input=x.mT, running_mean=MEAN, running_var=VAR, weight=w, bias=b
+    ),
+    "convolution by keyword": lambda x, w, b: F.conv1d(
+        input=x, weight=(w * b[:3, None])[:, None, :].expand(3, 3, 5), bias=b[:3], padding=2
+    ),
+    "attention by keyword": lambda x, w, b: F.scaled_dot_product_attention(
+        query=x * w, key=x + b, value=x * b
+    ),
     "attention": lambda x, w, b: F.scaled_dot_product_attention(x * w, x + b, x * b),
     "attention, causal": lambda x, w, b: F.scaled_dot_product_attention(
         x * w, x + b, x * b, is_causal=True, scale=0.7
@@ -75,7 +82,7 @@ def product(layer: Callable[..., Tensor], ours: bool) -> list[Tensor]:
         y = layer(*inputs)
         return (y * torch.linspace(-1, 2, y.shape[-1], dtype=y.dtype)).sin().sum() + y.pow(3).mean()
 
-    with FusedLayers() if ours else sdpa_kernel(SDPBackend.MATH):
+    with Rewritten() if ours else sdpa_kernel(SDPBackend.MATH):
         total = scalar()
     gradients = torch.autograd.grad(total, inputs, create_graph=True)
     products = torch.autograd.grad(gradients, inputs, vectors, retain_graph=True)
@@ -85,27 +92,25 @@ def product(layer: Callable[..., Tensor], ours: bool) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_fused_layers_have_the_same_derivatives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rewritten_layers_have_the_same_derivatives(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # However small, and in several pieces.
-    monkeypatch.setattr(fused, "_LARGE", 0)
-    monkeypatch.setattr(fused_attention, "_LARGE", 0)
-    monkeypatch.setattr(fused_attention, "_PIECE", 20)
+    monkeypatch.setattr(rewritten_attention, "_PIECE", 20)
     for ours, theirs in zip(product(LAYERS[name], True), product(LAYERS[name], False), strict=True):
         # A few hundred operations of float64 between values of order one.
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
-def test_fused_layers_are_used_and_leave_other_cases_alone() -> None:
+def test_rewritten_layers_are_used_and_leave_other_cases_alone() -> None:
     x = torch.randn(4, 5, requires_grad=True)
-    with FusedLayers():
+    with Rewritten():
         names = {
             "gelu": F.gelu(x).grad_fn,
             "module": nn.GELU()(x).grad_fn,
             "norm": nn.LayerNorm(5)(x).grad_fn,
             "batch": nn.BatchNorm1d(5).eval()(x).grad_fn,
             "train": nn.BatchNorm1d(5)(x).grad_fn,
-            "small": nn.Linear(5, 2)(x).grad_fn,
-            "large": nn.Linear(5, 1 << 18)(x).grad_fn,
             "attention": F.scaled_dot_product_attention(x[None], x[None], x[None]).grad_fn,
             "dropout": F.scaled_dot_product_attention(x[None], x[None], x[None], None, 0.5).grad_fn,
         }
@@ -118,8 +123,6 @@ def test_fused_layers_are_used_and_leave_other_cases_alone() -> None:
     assert kinds["norm"] == "_LayerNormBackward"
     assert kinds["batch"] == "_ChannelNormBackward"
     assert kinds["train"] == "NativeBatchNormBackward0"
-    assert kinds["small"] == "AddmmBackward0"
-    assert kinds["large"] == "_LinearBackward"
     assert kinds["attention"] == "ViewBackward0"
     assert not kinds["dropout"].startswith(("View", "_Attention"))
     assert half.dtype == torch.float16

@@ -1,9 +1,9 @@
-"""Attention and softmax with their second derivatives written out.
+"""Attention with its second derivative written out.
 
 Autograd composes the derivative of attention's backward from passes over the weights of all heads, each of which goes
 through memory. Here a few heads at a time go through all steps, so that their weights stay in a core's cache.
 
-Notation: x = s q kᵀ + mask, y = softmax(x) over the last axis, o = y v; ``g`` = ∂L/∂o (∂L/∂y for softmax alone);
+Notation: x = s q kᵀ + mask, y = softmax(x) over the last axis, o = y v; ``g`` = ∂L/∂o;
 ``u_a`` = the vector that a product sends into ∂L/∂a. Axes: heads of all samples, queries or keys, width.
 """
 
@@ -18,8 +18,6 @@ from torch.autograd.function import once_differentiable
 
 # Weights at a time: a megabyte in float32, of which four or five arrays are in use at once.
 _PIECE = 1 << 18
-# Weights from which on softmax alone gains; below, calling Python takes longer than what it saves.
-_LARGE = 1 << 20
 
 
 def _pieces(weights: Tensor) -> Iterator[slice]:
@@ -129,53 +127,6 @@ class _AttentionBackward(Function):
         return to_g, to_q, to_k, to_v, None, None
 
 
-class _Softmax(Function):
-    """y = softmax(x) over the last axis."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = torch.softmax(x, -1)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (g,) = gradients
-        (y,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _SoftmaxBackward.apply(g, y)
-        return torch.ops.aten._softmax_backward_data(g, y, -1, y.dtype)
-
-
-class _SoftmaxBackward(Function):
-    """∂L/∂x = y t with t = g − Σ g y.
-
-    The derivative of uᵀ(y t) by g is y d with d = u − Σ u y; by y it is d t − (Σ g y)(Σ u y), whose last term is left
-    out: it is the same for all entries of a row, and softmax's own backward, which comes next, takes it to zero.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, y: Tensor) -> Tensor:
-        t = g - (g * y).sum(-1, keepdim=True)
-        ctx.save_for_backward(y, t)
-        return y * t
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *vectors: Any) -> Any:
-        (u,) = vectors
-        y, t = ctx.saved_tensors
-        to_g, to_y = torch.empty_like(y), torch.empty_like(y)
-        in_rows = [a.reshape(-1, 1, y.shape[-1]) for a in (u, y, t, to_g, to_y)]
-        for i in _pieces(in_rows[0]):
-            u_i, y_i, t_i, to_g_i, d = (a[i] for a in in_rows)
-            torch.mul(u_i, y_i, out=d)
-            d.copy_(u_i - d.sum(-1, keepdim=True))
-            torch.mul(y_i, d, out=to_g_i)
-            d.mul_(t_i)
-        return to_g, to_y
-
-
 def attention(
     query: Tensor,
     key: Tensor,
@@ -208,10 +159,3 @@ def attention(
     scale = 1 / math.sqrt(widths[0]) if scale is None else scale
     o: Tensor = _Attention.apply(q, k, v, mask, scale)
     return o.view(*lead, queries, value.shape[-1])
-
-
-def softmax(input: Tensor, dim: int | None = None, *_: Any, dtype: Any = None, **__: Any) -> Any:
-    """`F.softmax` over the last axis, where it is large."""
-    if dtype is not None or dim not in (-1, input.dim() - 1) or input.numel() < _LARGE:
-        return NotImplemented
-    return _Softmax.apply(input)

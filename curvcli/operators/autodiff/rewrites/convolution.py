@@ -106,15 +106,16 @@ class _ConvolutionBackward(Function):
 
 
 def convolution(
-    x: Tensor,
-    w: Tensor,
-    b: Tensor | None = None,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
     stride: int | tuple[int, ...] = 1,
     padding: int | tuple[int, ...] | str = 0,
     dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
 ) -> Any:
     """As `torch.nn.functional.conv2d`, for any number of spatial axes; NotImplemented for unusual arguments."""
+    x, w = input, weight
     axes = w.dim() - 2
     if isinstance(padding, str) or x.dim() != w.dim():
         return NotImplemented
@@ -132,7 +133,7 @@ def convolution(
     # A leaf would not tell whether it is wanted; a view of it does.
     w = w.view_as(w)
     geometry = Geometry(each(stride), each(padding), each(dilation), groups)
-    y: Tensor = _Convolution.apply(x, w, b, geometry)
+    y: Tensor = _Convolution.apply(x, w, bias, geometry)
     return y
 
 

@@ -1,0 +1,1 @@
+"""Layers of the network in forms whose derivatives cost less; one registry, one switch."""
