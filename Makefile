@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format samples clean readme picture fuzz bench
+.PHONY: help demo test test-full lint format samples clean readme picture fuzz bench
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ demo: $(VENV)/.base  ## install into .venv and inspect a sample model
 
 test: $(VENV)/.test  ## install what the tests need and run them
 	$(BIN)/pytest -n 2
+
+test-full: $(VENV)/.test  ## all tests, slow sweeps too
+	$(BIN)/pytest -n 2 -m ''
 
 lint: $(VENV)/.lint  ## ruff, mypy (strict) and the table of who may import whom
 	$(BIN)/ruff check .

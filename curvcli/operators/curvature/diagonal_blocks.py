@@ -194,13 +194,12 @@ class DiagonalBlocks:
             with self.operator.kernels.active():
                 for block, parts, out_N in zip(self.blocks, views, out, strict=True):
                     if out_N is not None:
-                        self._add_product(gradients, graph.leaves, block, parts, out_N)
+                        self._add_product(gradients, block, parts, out_N)
         return out
 
     def _add_product(
         self,
         gradients: dict[int, Tensor],
-        leaves: list[Tensor],
         block: Block,
         views: list[Tensor],
         out_N: Tensor,
@@ -212,7 +211,7 @@ class DiagonalBlocks:
             return
         parts = pullback(
             [gradients[block.positions[k]] for k in chosen],
-            [leaves[i] for i in block.positions],
+            [objective.parameters[i] for i in block.positions],
             [views[k] for k in chosen],
         )
         out_N.add_(objective.flatten(parts, block.positions))
