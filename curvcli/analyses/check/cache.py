@@ -1,18 +1,15 @@
 """Answers kept by the hash of everything that determines them; no torch, so that a hit costs no import of it.
 
-What cannot be hashed from files is not kept. Data that Python code makes is never kept; a model, loss or objective in
-Python only if its source, and all local source that it imports, uses nothing but known libraries and
-does not read files, the environment or the clock (see `source_of`).
+What cannot be hashed from files is not kept: data and weights that Python code makes, and code that is not in a file of
+the user's. A model, loss or objective in ``file.py`` is hashed with all Python files in its folder and below.
 """
 
-import ast
 import hashlib
 import os
 import platform
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +20,14 @@ from curvcli.analyses.shared.question import Question
 from curvcli.loading.spec import TargetSpec
 from curvcli.report.data import Envelope
 
-# Libraries whose behaviour is told by their version and their arguments.
-_LIBRARIES = {"torch", "numpy", "scipy", "einops", "torchvision", "timm", "transformers"}
-_PURE = {
-    "__future__", "abc", "collections", "copy", "dataclasses", "enum", "functools", "itertools", "math",
-    "operator", "types", "typing", "typing_extensions", "warnings",
-}  # fmt: skip
-# A name or attribute that reads files, the environment, the network or the clock, or runs other code.
-_READS = {
-    "open", "exec", "eval", "compile", "__import__", "import_module", "load", "loads", "load_state_dict_from_url",
-    "loadtxt", "genfromtxt", "fromfile", "memmap", "from_file", "from_pretrained", "hub", "read", "read_text",
-    "read_bytes", "environ", "getenv", "input", "urlopen", "get_dataset", "getattr", "globals", "vars",
-}  # fmt: skip
 _VERSIONS = (
     "torch", "numpy", "scipy", "safetensors", "msgspec", "einops", "torchvision", "timm", "transformers",
     "tokenizers", "peft", "sentence-transformers", "pyarrow", "pillow",
 )  # fmt: skip
 # Of an adapter of the peft library: names the model that it changes.
 _ADAPTER = "adapter_config.json"
-_CODE = ("model", "loss", "objective")
+# Python files that are read for a key at most.
+_SOURCES = 200
 
 
 class NotKept(Exception):
@@ -86,14 +72,13 @@ class TargetKey:
         digest.update(msgspec.json.encode(settings, order="sorted"))
         if self.spec.model is None and (Path(self.spec.checkpoint or "") / _ADAPTER).exists():
             raise NotKept("the adapter's base lies where the adapter says, which is not hashed")
-        for name in ("data", *_CODE):
-            reference = getattr(self.spec, name)
-            if reference is None or Path(reference).exists():
-                continue
-            if name == "data":
-                raise NotKept("the data is made by Python code, which cannot be hashed")
-            place, colon, _ = reference.rpartition(":")
-            if colon:
+        if self.spec.data is not None and not Path(self.spec.data).exists():
+            raise NotKept("the data is made by Python code, which cannot be hashed")
+        if self.spec.checkpoint is None:
+            raise NotKept("the weights are made by Python code, which cannot be hashed")
+        for reference in (self.spec.model, self.spec.loss, self.spec.objective):
+            place, colon, _ = (reference or "").rpartition(":")
+            if colon and not Path(str(reference)).exists():
                 digest.update(self._source(place).encode())
         for text in _texts(settings):
             if Path(text).exists():
@@ -113,71 +98,14 @@ class TargetKey:
         return self._seen[path]
 
     def _source(self, place: str) -> str:
-        """SHA-256 over the source of ``file.py`` or a module, with the local source that it imports."""
-        if place.endswith(".py"):
-            file = Path(place)
-            paths = [str(file.resolve().parent), *sys.path]
-        else:
-            paths = [str(Path.cwd()), *sys.path]
-            if place.partition(".")[0] in _LIBRARIES:
-                return place  # its version is part of the key
-            file = _locate(place, paths)
-        digest = hashlib.sha256()
-        for source in source_of(file, paths):
-            digest.update(source)
-        return digest.hexdigest()
-
-
-def source_of(file: Path, paths: list[str]) -> Iterator[bytes]:
-    """The source of a module and of the local modules that it imports.
-
-    Raises:
-        NotKept: it imports a library whose effect is not known, or could read what is not hashed.
-    """
-    waiting, seen = [file.resolve()], set()
-    while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        try:
-            content = current.read_bytes()
-            tree = ast.parse(content)
-        except (OSError, SyntaxError, ValueError):
-            raise NotKept(f"{current.name} cannot be read as Python") from None
-        yield content
-        for node in ast.walk(tree):
-            name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
-            if name in _READS:
-                raise NotKept(f"{current.name} uses {name!r}, which may read what is not hashed")
-            for module in _imported(node):
-                top = module.partition(".")[0]
-                if top in _PURE or top in _LIBRARIES:
-                    continue
-                if not top:
-                    raise NotKept(f"{current.name} imports relative to its package")
-                waiting.append(_locate(module, [str(current.parent), *paths]).resolve())
-
-
-def _imported(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        return ["" if node.level else str(node.module)]
-    return []
-
-
-def _locate(module: str, paths: list[str]) -> Path:
-    """The source file of a local top-level module, found without importing anything."""
-    if "." in module or module in sys.stdlib_module_names:
-        raise NotKept(f"it uses the module {module!r}, whose effect is not known")
-    spec = PathFinder.find_spec(module, paths)
-    origin = spec.origin if spec is not None else None
-    if origin is None or not origin.endswith(".py") or "site-packages" in origin:
-        raise NotKept(f"it uses the module {module!r}, whose effect is not known")
-    if origin.endswith("__init__.py"):
-        raise NotKept(f"it uses the package {module!r}, whose modules are not followed")
-    return Path(origin)
+        """SHA-256 of the Python files beside and below ``file.py``."""
+        file = Path(place)
+        if file.suffix != ".py" or not file.is_file():
+            raise NotKept(f"the code of {place!r} is no file that could be hashed")
+        sources = sorted(file.resolve().parent.rglob("*.py"))
+        if len(sources) > _SOURCES:
+            raise NotKept(f"there are more than {_SOURCES} Python files beside {file.name}")
+        return " ".join(self._content(source) for source in sources)
 
 
 def _own_source() -> str:

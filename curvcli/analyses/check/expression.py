@@ -9,9 +9,10 @@
     factor   = ["-"] (number | text | "true" | "false" | "null" | "baseline" | path | "abs" "(" sum ")" | "(" sum ")")
     path     = analysis {"." field | "[" (place | "*" | text) "]"}
 
-Nothing is evaluated by Python: a rule is parsed into the tree below, or refused.
+Python parses a rule, and evaluates nothing: its syntax tree becomes the tree below, or the rule is refused.
 """
 
+import ast
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -66,174 +67,13 @@ class Comparing:
     right: Expression | tuple[Constant, ...]
 
 
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
-    | (?P<text>"[^"\\]*"|'[^'\\]*')
-    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<sign><=|>=|==|!=|[<>+\-*/()\[\].,])
-    )""",
-    re.VERBOSE,
-)
 _CONSTANTS: dict[str, Constant] = {"true": True, "false": False, "null": None}
-_COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
-_DEPTH = 50
-
-
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = self._tokens()
-        self.place = 0
-        self.depth = 0
-
-    def _tokens(self) -> list[tuple[str, str, int]]:
-        found, place = [], 0
-        while self.text[place:].strip():
-            match = _TOKEN.match(self.text, place)
-            if match is None:
-                at = place + len(self.text[place:]) - len(self.text[place:].lstrip())
-                raise self.error(f"{self.text[at]!r} has no meaning", at)
-            kind = str(match.lastgroup)
-            found.append((kind, match[kind], match.start(kind)))
-            place = match.end()
-        return [*found, ("end", "", len(self.text))]
-
-    def error(self, reason: str, at: int | None = None) -> UsageError:
-        at = self.tokens[self.place][2] if at is None else at
-        return UsageError(
-            f"the rule {self.text!r} is not understood: {reason} at character {at + 1}",
-            "write it like 'hessian.top[0].value < 50' or 'saddle.verdict != \"strict-saddle\"'",
-        )
-
-    def peek(self, *signs: str) -> bool:
-        kind, text, _ = self.tokens[self.place]
-        return text in signs and kind in ("sign", "name")
-
-    def take(self) -> tuple[str, str, int]:
-        token = self.tokens[self.place]
-        self.place += 1
-        return token
-
-    def expect(self, sign: str) -> None:
-        if not self.peek(sign):
-            raise self.error(f"{sign!r} is expected")
-        self.take()
-
-    def rule(self) -> Comparing:
-        left = self.sum()
-        if self.peek("not", "in"):
-            sign: Comparison = "in"
-            if self.peek("not"):
-                self.take()
-                sign = "not in"
-            self.expect("in")
-            right: Expression | tuple[Constant, ...] = self.listed()
-        elif self.peek(*_COMPARISONS):
-            sign = self.take()[1]  # type: ignore[assignment]
-            right = self.sum()
-        else:
-            raise self.error("a comparison (< <= > >= == != in) is expected")
-        if self.tokens[self.place][0] != "end":
-            raise self.error(f"{self.tokens[self.place][1]!r} follows the end of the rule")
-        return Comparing(left, sign, right)
-
-    def listed(self) -> tuple[Constant, ...]:
-        self.expect("[")
-        values = [self.constant()]
-        while self.peek(","):
-            self.take()
-            values.append(self.constant())
-        self.expect("]")
-        return tuple(values)
-
-    def constant(self) -> Constant:
-        found = self.factor()
-        if not isinstance(found, Value):
-            raise self.error("a list holds constants only")
-        return found.value
-
-    def sum(self) -> Expression:
-        left = self.product()
-        while self.peek("+", "-"):
-            left = Operation(self.take()[1], (left, self.product()))
-        return left
-
-    def product(self) -> Expression:
-        left = self.factor()
-        while self.peek("*", "/"):
-            left = Operation(self.take()[1], (left, self.factor()))
-        return left
-
-    def factor(self) -> Expression:
-        self.depth += 1
-        if self.depth > _DEPTH:
-            raise self.error("it is nested too deeply")
-        found = self.inner()
-        self.depth -= 1
-        return found
-
-    def inner(self) -> Expression:
-        kind, text, _ = self.tokens[self.place]
-        if kind == "number":
-            self.take()
-            return Value(int(text) if text.isdigit() else float(text))
-        if kind == "text":
-            self.take()
-            return Value(text[1:-1])
-        if self.peek("-"):
-            self.take()
-            inner = self.factor()
-            if isinstance(inner, Value) and isinstance(inner.value, int | float):
-                return Value(-inner.value)
-            return Operation("neg", (inner,))
-        if self.peek("("):
-            self.take()
-            inner = self.sum()
-            self.expect(")")
-            return inner
-        if kind == "name":
-            return self.name()
-        raise self.error("a number, a text or a field is expected")
-
-    def name(self) -> Expression:
-        _, text, _ = self.take()
-        if text in _CONSTANTS:
-            return Value(_CONSTANTS[text])
-        if text == "baseline":
-            return Baseline()
-        if text == "abs" and self.peek("("):
-            self.take()
-            inner = self.sum()
-            self.expect(")")
-            return Operation("abs", (inner,))
-        steps: list[Step] = []
-        while self.peek(".", "["):
-            if self.take()[1] == ".":
-                kind, field, _ = self.take()
-                if kind != "name":
-                    self.place -= 1
-                    raise self.error("a field is expected after '.'")
-                steps.append(field)
-            else:
-                steps.append(self.entry())
-                self.expect("]")
-        if not steps:
-            self.place -= 1
-            raise self.error(f"{text!r} names no field: write analysis.field")
-        return Path(text, tuple(steps))
-
-    def entry(self) -> Step:
-        negative = self.peek("-")
-        if negative:
-            self.take()
-        kind, text, _ = self.take()
-        if kind == "number" and text.isdigit():
-            return -int(text) if negative else int(text)
-        if not negative and (kind == "text" or text == "*"):
-            return text[1:-1] if kind == "text" else "*"
-        self.place -= 1
-        raise self.error('a place ([0]), a name (["fc1"]) or [*] is expected')
+_COMPARISONS: dict[type[ast.cmpop], Comparison] = {
+    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+    ast.In: "in", ast.NotIn: "not in",
+}  # fmt: skip
+_SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+_ALL = re.compile(r"\[\s*\*\s*\]")
 
 
 def parse(text: str) -> Comparing:
@@ -242,7 +82,100 @@ def parse(text: str) -> Comparing:
     Raises:
         UsageError: it is not of the language above; the message says where.
     """
-    return _Parser(text).rule()
+    try:
+        # Python has no [*]; its own sign for "everything here" takes its place.
+        tree = ast.parse(_ALL.sub("[...]", text).strip(), mode="eval").body
+        return _Reader(text).rule(tree)
+    except SyntaxError as error:
+        deep = "too many nested" in str(error.msg)
+        raise _refused(
+            text, "it is nested too deeply" if deep else str(error.msg), error.offset
+        ) from None
+    except (RecursionError, MemoryError):
+        raise _refused(text, "it is nested too deeply", None) from None
+    except ValueError as error:  # a NUL byte, a number of thousands of digits
+        raise _refused(text, str(error), None) from None
+
+
+def _refused(text: str, reason: str, column: int | None) -> UsageError:
+    where = f" at character {column}" if column else ""
+    return UsageError(
+        f"the rule {text!r} is not understood: {reason}{where}",
+        "write it like 'hessian.top[0].value < 50' or 'saddle.verdict != \"strict-saddle\"'",
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns Python's syntax tree into that of a rule."""
+
+    text: str
+
+    def refused(self, reason: str, node: ast.expr) -> UsageError:
+        return _refused(self.text, reason, node.col_offset + 1)
+
+    def rule(self, node: ast.expr) -> Comparing:
+        if not isinstance(node, ast.Compare) or len(node.ops) != 1:
+            raise self.refused("a comparison (< <= > >= == != in) is expected", node)
+        sign = _COMPARISONS.get(type(node.ops[0]))
+        if sign is None:
+            raise self.refused("a comparison (< <= > >= == != in) is expected", node)
+        (right,) = node.comparators
+        left = self.expression(node.left)
+        if sign in ("in", "not in"):
+            return Comparing(left, sign, self.constants(right))
+        return Comparing(left, sign, self.expression(right))
+
+    def constants(self, node: ast.expr) -> tuple[Constant, ...]:
+        if not isinstance(node, ast.List) or not node.elts:
+            raise self.refused('a list of constants is expected, as in ["a", "b"]', node)
+        found = [self.expression(e) for e in node.elts]
+        if not all(isinstance(value, Value) for value in found):
+            raise self.refused("a list holds constants only", node)
+        return tuple(value.value for value in found if isinstance(value, Value))
+
+    def expression(self, node: ast.expr) -> Expression:
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float, str):
+            return Value(node.value)  # type: ignore[arg-type]
+        if isinstance(node, ast.Name) and node.id in _CONSTANTS:
+            return Value(_CONSTANTS[node.id])
+        if isinstance(node, ast.Name) and node.id == "baseline":
+            return Baseline()
+        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+            return self.path(node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            inner = self.expression(node.operand)
+            if isinstance(inner, Value) and isinstance(inner.value, int | float):
+                return Value(-inner.value)
+            return Operation("neg", (inner,))
+        if isinstance(node, ast.BinOp) and type(node.op) in _SIGNS:
+            sides = (self.expression(node.left), self.expression(node.right))
+            return Operation(_SIGNS[type(node.op)], sides)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "abs" and len(node.args) == 1:
+            return Operation("abs", (self.expression(node.args[0]),))
+        raise self.refused("a number, a text, a field, + - * / or abs() is expected", node)
+
+    def path(self, node: ast.expr) -> Path:
+        steps: list[Step] = []
+        while not isinstance(node, ast.Name):
+            if isinstance(node, ast.Attribute):
+                steps.append(node.attr)
+            elif isinstance(node, ast.Subscript):
+                steps.append(self.entry(node.slice))
+            else:
+                raise self.refused("a field is expected: write analysis.field", node)
+            node = node.value
+        if not steps:
+            raise self.refused(f"{node.id!r} names no field: write analysis.field", node)
+        return Path(node.id, tuple(reversed(steps)))
+
+    def entry(self, node: ast.expr) -> Step:
+        if isinstance(node, ast.Constant) and node.value is ...:
+            return "*"
+        found = self.expression(node)
+        if isinstance(found, Value) and type(found.value) in (int, str):
+            return found.value  # type: ignore[return-value]
+        raise self.refused('a place ([0]), a name (["fc1"]) or [*] is expected', node)
 
 
 def paths(expression: Expression | tuple[Constant, ...]) -> list[Path]:

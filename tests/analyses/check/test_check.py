@@ -15,7 +15,7 @@ import xmlschema
 import yaml
 from safetensors.torch import load_file, save_file
 
-from curvcli.analyses.check.cache import NotKept, TargetKey, source_of
+from curvcli.analyses.check.cache import NotKept, TargetKey
 from curvcli.analyses.registry import get
 from curvcli.loading.spec import make_spec
 from curvcli.report.data import json_schema
@@ -252,35 +252,37 @@ def test_whatever_changes_the_answer_is_looked_at_again(project: Path, change: s
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"),
+    ("settings", "reason"),
     [
-        ("w = open('w.txt').read()", "'open'|'read'"),
-        ("import torch\nw = torch.load('w.pt')", "'load'"),
-        ("import os\nx = os.environ['X']", "'os'|'environ'"),
-        ("import unknown_library", "unknown_library"),
-        ("from . import other", "relative"),
-        ("import random", "random"),
-        ("__import__('helper')", "__import__"),
-        ("import time", "time"),
-        ("def broken(:", "cannot be read"),
+        ({"model": "model.py:Net"}, "weights are made by Python"),
+        ({"model": "torch.nn:Linear", "checkpoint": "w.pt"}, "'torch.nn' is no file"),
+        ({"data": "model.py:batches", "checkpoint": "w.pt"}, "data is made by Python"),
     ],
 )
-def test_code_that_could_read_something_else_is_not_cached(
-    tmp_path: Path, source: str, reason: str
+def test_what_cannot_be_hashed_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], reason: str
 ) -> None:
-    (tmp_path / "model.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.py", "w.pt"):
+        (tmp_path / name).write_text("")
     with pytest.raises(NotKept, match=reason):
-        list(source_of(tmp_path / "model.py", [str(tmp_path)]))
+        TargetKey(make_spec(settings)).key("info", {})
 
 
-def test_local_modules_that_a_model_imports_are_part_of_the_key(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text("import math\nimport torch\nfrom layers import Layer\n")
-    (tmp_path / "layers.py").write_text("class Layer: pass\n")
-    spec = make_spec({"model": f"{tmp_path}/model.py:Net", "checkpoint": None})
+def test_python_files_beside_a_model_are_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those below its folder, whether it imports them or not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts").mkdir()
+    for name in ("model.py", "layers.py", "parts/deep.py", "w.pt"):
+        (tmp_path / name).write_text("")
+    spec = make_spec({"model": "model.py:Net", "checkpoint": "w.pt"})
     keys = [TargetKey(spec).key("info", {})]
-    (tmp_path / "layers.py").write_text("class Layer: x = 1\n")
-    keys.append(TargetKey(spec).key("info", {}))
-    assert keys[0] != keys[1]
+    for name in ("model.py", "layers.py", "parts/deep.py"):
+        (tmp_path / name).write_text("x = 1\n")
+        keys.append(TargetKey(spec).key("info", {}))
+    assert len(set(keys)) == 4
 
 
 def test_data_from_python_is_never_cached(project: Path) -> None:
