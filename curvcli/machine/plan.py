@@ -1,14 +1,10 @@
-"""How much memory a graph needs, and how to stay within a limit."""
+"""Graph, micro-batches and basis divided so that they stay within the memory."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
 
 from curvcli.errors import MemoryLimitError
+from curvcli.machine.memory import Need, human
 
-# Fragmentation and buffers inside kernels, which no tensor shows.
-_OVERHEAD = 1.1
 # Vectors of length n alive beside the basis: θ, ∇L, v, Hv, parts of both, one copy.
 _WORK_VECTORS = 8
 
@@ -24,40 +20,23 @@ class Plan:
     capacity: int
     """Vectors the Krylov basis may hold."""
 
+    def smaller(self, largest: int, splittable: bool) -> "Plan":
+        """The next plan after memory ran out: half of the samples at a time, no graph kept.
 
-class Need(NamedTuple):
-    """Bytes of a graph or of its peak: ``fixed`` whatever the batch, ``per_sample`` for each sample."""
+        Args:
+            largest: samples in the largest batch.
+            splittable: whether batches may be cut.
 
-    fixed: float
-    per_sample: float
-
-    def of(self, samples: int) -> float:
-        """Bytes for so many samples."""
-        return _OVERHEAD * (self.fixed + self.per_sample * samples)
-
-    def samples_within(self, size: float) -> int:
-        """Samples that fit in ``size`` bytes."""
-        return int((size / _OVERHEAD - self.fixed) / max(1.0, self.per_sample))
-
-
-def human(size: float) -> str:
-    """Bytes in the unit that suits them."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that an allocation failed, on a device or on the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(
-            s in str(error)
-            for s in ("not enough memory", "out of memory", "alloc_cpu", "bad_alloc")
-        )
-    )
+        Raises:
+            MemoryLimitError: there is no smaller one.
+        """
+        present = self.micro_batch or largest
+        if not splittable or (present == 1 and not self.keep_graph):
+            raise MemoryLimitError(
+                f"out of memory with {present} samples at a time",
+                "restrict --params, ask for fewer eigenvalues, or use a larger machine",
+            )
+        return Plan(False, max(1, present // 2), self.capacity)
 
 
 def plan(

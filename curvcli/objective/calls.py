@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from curvcli.errors import CurvError, ModelError
+from curvcli.machine.memory import out_of_memory
 
 
 def call_model(model: nn.Module, positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
@@ -39,7 +39,7 @@ def guarded(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
     """Call; an ordinary exception inside becomes a sentence with the shapes that went in."""
     try:
         return function(*args, **kwargs)
-    except (CurvError, torch.OutOfMemoryError):
+    except CurvError:
         raise
     except (
         RuntimeError,
@@ -50,7 +50,7 @@ def guarded(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
         AttributeError,
         AssertionError,
     ) as error:
-        if "not enough memory" in str(error) or "out of memory" in str(error):
+        if out_of_memory(error):
             raise
         given = ", ".join(
             [_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, NonFiniteError, some
-from curvcli.machine.device import used_memory
+from curvcli.machine.memory import room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
 from curvcli.objective.faults import random_modules, why_not_finite
@@ -202,5 +202,5 @@ def _evaluated_together(
     with torch.no_grad(), untouched_buffers(model), MemoryMeter() as meter:
         terms(model, piece.data)
     # Half of what is free: the kernels' own buffers are not seen.
-    room = (memory - used_memory(next(model.parameters()).device)) / 2
-    return max(1, int(room * piece.size / max(1, meter.peak)))
+    half = room(next(model.parameters()).device, memory) / 2
+    return max(1, int(half * piece.size / max(1, meter.peak)))

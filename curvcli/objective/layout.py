@@ -39,24 +39,20 @@ class Layout:
     def flatten(self, parts: Sequence[Tensor], positions: Sequence[int] | None = None) -> Tensor:
         """Tensors with the shapes of the parameters as one vector of shape (n,).
 
-        With ``positions`` the tensors and the vector are those of these parameters only, in that order. Tensors may
-        be without the untouched rows.
+        With ``positions`` the tensors and the vector are those of these parameters only, in that order.
         """
         where = range(len(self.parameters)) if positions is None else positions
         return flatten(
             [
-                part[self.rows[i]] if i in self.rows and len(part) > len(self.rows[i]) else part
+                part[self.rows[i]] if i in self.rows else part
                 for i, part in zip(where, parts, strict=True)
             ]
         )
 
-    def views(
-        self, v_N: Tensor, positions: Sequence[int] | None = None, whole: bool = True
-    ) -> list[Tensor]:
+    def views(self, v_N: Tensor, positions: Sequence[int] | None = None) -> list[Tensor]:
         """``v_N`` cut into tensors with the shapes of the parameters: views, or copies with untouched rows zero.
 
-        With ``positions`` the vector and the tensors are those of these parameters only, in that order. If not
-        ``whole``, all are views, without the untouched rows.
+        With ``positions`` the vector and the tensors are those of these parameters only, in that order.
         """
         where = range(len(self.parameters)) if positions is None else positions
         sizes = self.sizes()
@@ -67,11 +63,8 @@ class Layout:
                 out.append(part.view_as(p))
                 continue
             rows_R = self.rows[i]
-            known = part.view(len(rows_R), *p.shape[1:])
-            if whole:
-                zeros = torch.zeros_like(p, requires_grad=False)
-                known = zeros.index_copy_(0, rows_R, known)
-            out.append(known)
+            zeros = torch.zeros_like(p, requires_grad=False)
+            out.append(zeros.index_copy_(0, rows_R, part.view(len(rows_R), *p.shape[1:])))
         return out
 
 

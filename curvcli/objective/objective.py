@@ -150,11 +150,9 @@ class Objective:
         """See `Layout.flatten`."""
         return self.layout.flatten(parts, positions)
 
-    def views(
-        self, v_N: Tensor, positions: Sequence[int] | None = None, whole: bool = True
-    ) -> list[Tensor]:
+    def views(self, v_N: Tensor, positions: Sequence[int] | None = None) -> list[Tensor]:
         """See `Layout.views`."""
-        return self.layout.views(v_N, positions, whole)
+        return self.layout.views(v_N, positions)
 
     def sizes(self) -> list[int]:
         """See `Layout.sizes`."""

@@ -19,11 +19,11 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
 from curvcli.loading.loss import loss_terms
+from curvcli.machine.memory import room
 from curvcli.objective.batch import Batch
 from curvcli.objective.network import choose_parameters, uses_batch_statistics
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.jacobian import blocks, time_jacobian
-from curvcli.operators.jacobian.chunks import available_memory
 from curvcli.operators.jacobian.jacobian import Structure
 from curvcli.operators.jacobian.ntk import (
     GRAM_ROWS,
@@ -146,7 +146,7 @@ def parameters(
     per_sample, device = y.shape[1], y.device
     rows = batch.size * per_sample
     del y
-    available = available_memory(device, subject.spec.memory_bytes)
+    available = room(device, subject.spec.memory_bytes)
     cost = subject.count(device)
     gauss_newton = None
     if rows <= GRAM_ROWS and settings.method != "golub-kahan":

@@ -1,55 +1,42 @@
-"""What all curvature matrices of an objective share: memory, kernels, micro-batches, parts of the data.
+"""What all curvature matrices of an objective share: products from graphs that are kept or built again.
 
 Shapes: ``N`` parameters, ``K`` vectors at once, ``B`` parts of the data.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import Generic, Literal, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from typing import Generic, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from curvcli.errors import MemoryLimitError, NonFiniteError
-from curvcli.machine.device import free_memory, used_memory
+from curvcli.errors import NonFiniteError
+from curvcli.machine.memory import retried, room
 from curvcli.machine.meter import MemoryMeter
-from curvcli.machine.plan import Need, Plan, human, out_of_memory, plan
+from curvcli.machine.plan import Plan
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
-from curvcli.operators.autodiff.kernels import Kernels, lacks_second_derivative
+from curvcli.operators.autodiff.kernels import Kernels
+from curvcli.operators.curvature.parts import PARTS, Part, parts_of
+from curvcli.operators.curvature.planning import make_plan
+from curvcli.operators.curvature.probing import find_kernels
 
 Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
-# Parts a single batch is split into for the spread over batches.
-PARTS = 8
 # Up to so many parameters several products at once are faster than one after the other.
 _SMALL = 1_000_000
-# More than a graph and a product with it keep, relative to all tensors that evaluating the loss makes: a kept graph has
-# those of the forward and of the backward pass, a product makes about twice as many again.
-_GENEROUS = 30
-# Samples of the smallest piece on which a derivative is tried.
-_PROBE = 2
 
 G = TypeVar("G")
 R = TypeVar("R")
-
-
-class Part(NamedTuple):
-    """What one part of the data contributes to products with K vectors."""
-
-    weight: float
-    """Its loss terms."""
-    products_KN: Tensor
-    """Its contribution to A V, without weight decay; the contributions of all parts add up."""
 
 
 class Curvature(ABC, Generic[G]):
     """A symmetric n × n matrix of second-order information at θ, as a linear map.
 
     A kind of matrix says how a graph is built for a piece of data (`_graph`) and how one multiplies with
-    it (`_multiply`); keeping, rebuilding and cutting graphs to fit the memory is done here.
+    it (`_multiply`). Which kernels are used says `probing`, what is kept and cut to fit the memory `planning`.
 
     Args:
         objective: L.
@@ -77,23 +64,24 @@ class Curvature(ABC, Generic[G]):
         like: "Curvature[G] | None" = None,
     ) -> None:
         self.objective = objective
-        self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
         self.kernels: Kernels
-        self.finite_differences: bool
+        self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
+        self.finite_differences = strategy == "finite-difference"
         self._graphs: list[G] | None = None
         self._memory = memory
         if like is not None:
             self.kernels, self.finite_differences = like.kernels, like.finite_differences
-            self.plan, self._micro_batch = Plan(False, like.micro_batch, 0), like.micro_batch
+            self.plan = Plan(False, like.micro_batch, 0)
             return
         self.kernels = Kernels(objective.plain)
-        self.finite_differences = strategy == "finite-difference"
         if not self.finite_differences:
-            self._find_kernels()
-        self.plan = self._make_plan(wanted, preferred_capacity)
+            found, notes = find_kernels(self.kernels, objective.batches, self._attempt)
+            objective.notes.extend(notes)
+            if not found:
+                self._without_derivative()
+        self.plan = make_plan(objective, self.room(), self._measure, wanted, preferred_capacity)
         if strategy in ("keep", "rebuild"):
             self.plan = Plan(strategy == "keep", self.plan.micro_batch, self.plan.capacity)
-        self._micro_batch = self.plan.micro_batch
         # Whatever is asked of the operator, a gradient that is not finite is an error now.
         _ = self.gradient
 
@@ -137,16 +125,12 @@ class Curvature(ABC, Generic[G]):
     @property
     def micro_batch(self) -> int | None:
         """Samples differentiated at a time; None: whole batches."""
-        return self._micro_batch
+        return self.plan.micro_batch
 
     def matvec(self, v_N: Tensor) -> Tensor:
         """H v, shape (n,)."""
         self.objective.cost.matvecs += 1
-        while True:
-            try:
-                return self._matvec(v_N)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                self._give_way(error)
+        return self.within_memory(partial(self._matvec, v_N))
 
     def parts(self, vectors_KN: Tensor, groups: int = PARTS, share: int = 1) -> Iterator[Part]:
         """Products with K vectors, part by part: the batches, or ``groups`` of samples of a single one.
@@ -156,16 +140,11 @@ class Curvature(ABC, Generic[G]):
             groups: of a single batch.
             share: of a single batch, one sample in so many (all, where that leaves less than one for each group).
         """
-        parts = self._parts(groups, share)
+        parts = parts_of(self.objective, groups, share)
         seen = sum(batch.size for batch in parts) / self.objective.samples
         self.objective.cost.matvecs += math.ceil(len(vectors_KN) * seen)
         for index, batch in enumerate(parts):
-            while True:
-                try:
-                    yield self._part(batch, vectors_KN, index)
-                    break
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    self._give_way(error)
+            yield self.within_memory(partial(self._part, batch, vectors_KN, index))
 
     def contribution(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
         """What one batch or piece adds to K products, without weight decay, shape (K, n)."""
@@ -202,30 +181,24 @@ class Curvature(ABC, Generic[G]):
             yield from self._graphs
             return
         for batch in self.objective.batches:
-            for piece in batch.pieces(self._micro_batch or batch.size):
+            for piece in batch.pieces(self.plan.micro_batch or batch.size):
                 yield self._graph(piece)
 
     def within_memory(self, compute: Callable[[], R]) -> R:
         """The value of ``compute``, tried again with smaller pieces where memory runs out."""
-        while True:
-            try:
-                return compute()
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                self._give_way(error)
+        return retried(compute, self._give_way)
 
     def room(self) -> int:
         """Bytes that may still be allocated."""
-        if self._memory is None:
-            return free_memory(self.device)
-        return max(0, self._memory - used_memory(self.device))
+        return room(self.device, self._memory)
 
     def part_gradients(self) -> Iterator[tuple[float, Tensor]]:
         """(loss terms, contribution to ∇L without weight decay) of each part of the data."""
         objective = self.objective
         objective.cost.gradients += 1
-        for batch in self._parts():
+        for batch in parts_of(objective):
             flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
-            for piece in batch.pieces(self._micro_batch or batch.size):
+            for piece in batch.pieces(self.plan.micro_batch or batch.size):
                 with self.kernels.active():
                     flat_N += objective.gradient_of(piece)
             yield self._terms_of(batch), flat_N
@@ -246,7 +219,7 @@ class Curvature(ABC, Generic[G]):
         else:
             out_N = torch.zeros_like(v_N)
             for batch in objective.batches:
-                for piece in batch.pieces(self._micro_batch or batch.size):
+                for piece in batch.pieces(self.plan.micro_batch or batch.size):
                     out_N += self._multiply(self._graph(piece), views, retain=False)
         if objective.weight_decay:
             out_N.add_(self.decay_product(v_N))
@@ -269,7 +242,7 @@ class Curvature(ABC, Generic[G]):
         if self._graphs is not None and index is not None and len(objective.batches) > 1:
             return self._multiply_each(self._graphs[index], vectors_KN)
         out_KN = torch.zeros_like(vectors_KN)
-        for piece in batch.pieces(self._micro_batch or batch.size):
+        for piece in batch.pieces(self.plan.micro_batch or batch.size):
             graph = self._graph(piece)
             few = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
             small = few and len(vectors_KN) > 1
@@ -282,33 +255,17 @@ class Curvature(ABC, Generic[G]):
         with torch.no_grad(), objective.untouched_buffers(), self.kernels.active():
             return sum(
                 objective.terms(objective.model, piece.data)[1]
-                for piece in batch.pieces(self._micro_batch or batch.size)
+                for piece in batch.pieces(self.plan.micro_batch or batch.size)
             )
 
-    def _parts(self, groups: int = PARTS, share: int = 1) -> Sequence[Batch]:
-        objective = self.objective
-        if len(objective.batches) > 1 or not objective.splittable:
-            return objective.batches
-        (batch,) = objective.batches
-        samples = math.ceil(batch.size / (groups * share))
-        if groups * samples >= batch.size:
-            return list(batch.pieces(math.ceil(batch.size / groups)))
-        chosen = [i * batch.size // (groups * samples) for i in range(groups * samples)]
-        # Each group takes samples from all over the batch.
-        return [batch.take(chosen[g::groups]) for g in range(groups)]
-
-    def _find_kernels(self) -> None:
-        """Try a product on the smallest piece, switching kernels until the second derivative exists."""
-        objective = self.objective
-        ones_N = torch.ones(self.n, dtype=self.dtype, device=self.device)
-        for batch in self._distinct_batches():
-            piece = next(iter(batch.pieces(_PROBE)))
-            while (reason := self._obstacle(piece, ones_N)) is not None:
-                note = self.kernels.switch_for(reason)
-                if note is None:
-                    self._without_derivative()
-                    return
-                objective.notes.append(note)
+    def _attempt(self, piece: Batch) -> str | None:
+        """A product on a piece; names of operations whose derivative is missing, or None."""
+        graph = self._graph(piece)
+        missing = self._missing(graph)
+        if missing is None:
+            ones_N = torch.ones(self.n, dtype=self.dtype, device=self.device)
+            self._multiply(graph, self.views(ones_N), retain=False)
+        return missing
 
     def _without_derivative(self) -> None:
         """What to do when no kernel has the derivative that products need."""
@@ -317,68 +274,6 @@ class Curvature(ABC, Generic[G]):
             "the gradient (less accurate)"
         )
         self.finite_differences = True
-
-    def _obstacle(self, piece: Batch, v_N: Tensor) -> str | None:
-        """Why this piece cannot be differentiated twice, or None."""
-        try:
-            graph = self._graph(piece)
-            missing = self._missing(graph)
-            if missing is None:
-                self._multiply(graph, self.views(v_N), retain=False)
-        except RuntimeError as error:
-            if out_of_memory(error) or not lacks_second_derivative(error):
-                raise
-            return str(error)
-        return missing
-
-    def _distinct_batches(self) -> list[Batch]:
-        # An arbitrary objective may treat batches differently; a named loss does not.
-        batches = self.objective.batches
-        return list(batches[:1]) if all(b.splittable for b in batches) else list(batches[:4])
-
-    def _make_plan(self, wanted: int, preferred: int) -> Plan:
-        objective = self.objective
-        room = self.room()
-        best = min(self.n, preferred)
-
-        def planned(needs: tuple[Need, Need]) -> Plan:
-            return plan(
-                room,
-                kept=needs[0],
-                peak=needs[1],
-                batch_sizes=[batch.size for batch in objective.batches],
-                vector=self.n * torch.finfo(self.dtype).bits // 8,
-                wanted=wanted,
-                n=self.n,
-                splittable=objective.splittable,
-                preferred=preferred,
-            )
-
-        largest = max(objective.batches, key=lambda b: b.size)
-        # Where even a generous multiple of what evaluating the loss takes would fit, nothing need be measured.
-        generous = Need(0.0, _GENEROUS * objective.evaluated_bytes / largest.size)
-        if generous.of(objective.samples) + best * self.n * 8 < room:
-            rough = planned((generous, generous))
-            if rough.keep_graph and rough.capacity == best:
-                return rough
-        if not objective.splittable:
-            return planned(_proportional(self._measure(largest), largest.size))
-        small = next(iter(largest.pieces(_PROBE)))
-        found = self._measure(small)
-        # As if every byte grew with the samples: where even that fits, nothing more need be known.
-        bound = _proportional(found, small.size)
-        if bound[1].of(largest.size) + best * self.n * 8 < room:
-            rough = planned(bound)
-            if rough.keep_graph and rough.capacity == best:
-                return rough
-        larger = next(iter(largest.pieces(2 * _PROBE)))
-        if larger.size == small.size:
-            return planned(bound)
-        needs = []
-        for first, last in zip(found, self._measure(larger), strict=True):
-            slope = max(0.0, (last - first) / (larger.size - small.size))
-            needs.append(Need(max(0.0, first - slope * small.size), slope))
-        return planned((needs[0], needs[1]))
 
     def _measure(self, piece: Batch) -> tuple[int, int]:
         """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
@@ -396,13 +291,7 @@ class Curvature(ABC, Generic[G]):
     @cached_property
     def gradient(self) -> Tensor:
         """∇L(θ), flat, shape (n,)."""
-        while True:
-            try:
-                with self.kernels.active():
-                    gradient_N = self.objective.gradient(self._micro_batch)
-                break
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                self._give_way(error)
+        gradient_N = self.within_memory(self._gradient)
         if not bool(torch.isfinite(gradient_N).all()):
             bad = [
                 name
@@ -417,26 +306,15 @@ class Curvature(ABC, Generic[G]):
             )
         return gradient_N
 
-    def _give_way(self, error: BaseException) -> None:
-        """After running out of memory: smaller pieces, if there are any. Re-raises anything else."""
-        if not out_of_memory(error):
-            raise error
+    def _gradient(self) -> Tensor:
+        with self.kernels.active():
+            return self.objective.gradient(self.plan.micro_batch)
+
+    def _give_way(self) -> None:
+        """After running out of memory: smaller pieces, if there are any."""
         self._graphs = None
         largest = max(batch.size for batch in self.objective.batches)
-        present = self._micro_batch or largest
-        if not self.objective.splittable or (present == 1 and not self.plan.keep_graph):
-            raise MemoryLimitError(
-                f"out of memory with {present} samples at a time ({human(used_memory(self.device))} in use)",
-                "restrict --params, ask for fewer eigenvalues, or use a larger machine",
-            ) from None
-        self._micro_batch = max(1, present // 2)
-        self.plan = Plan(False, self._micro_batch, self.plan.capacity)
+        self.plan = self.plan.smaller(largest, self.objective.splittable)
         self.objective.notes.append(
-            f"ran out of memory: going on with {self._micro_batch} samples at a time"
+            f"ran out of memory: going on with {self.plan.micro_batch} samples at a time"
         )
-
-
-def _proportional(found: tuple[int, int], samples: int) -> tuple[Need, Need]:
-    """Needs that grow with the samples from nothing."""
-    kept, peak = found
-    return Need(0.0, kept / samples), Need(0.0, peak / samples)

@@ -184,7 +184,7 @@ class DiagonalBlocks:
     def _pruned(self, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
         objective = self.operator.objective
         views = [
-            [] if v_N is None else objective.views(v_N, block.positions, whole=False)
+            [] if v_N is None else objective.views(v_N, block.positions)
             for block, v_N in zip(self.blocks, vectors, strict=True)
         ]
         decay = objective.weight_decay

@@ -129,7 +129,7 @@ class Fisher(_Scores):
         variances = torch.zeros_like(means)
         draws = 1
         for batch in self.objective.batches:
-            for piece in batch.pieces(self._micro_batch or batch.size):
+            for piece in batch.pieces(self.plan.micro_batch or batch.size):
                 graph = self._graph(piece)
                 outputs = graph.outputs.detach()
                 datum = self.datum(outputs, piece)

@@ -118,7 +118,7 @@ class GaussNewton(Curvature[OutputGraph]):
         total = 0.0
         with torch.no_grad():
             for batch in objective.batches:
-                for piece in batch.pieces(self._micro_batch or batch.size):
+                for piece in batch.pieces(self.plan.micro_batch or batch.size):
                     sides = []
                     for sign in (1.0, -1.0):
                         with objective.moved(sign * h * v_N):

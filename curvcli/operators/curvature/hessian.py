@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.vectors import euclidean_norm
-from curvcli.machine.plan import out_of_memory
+from curvcli.machine.memory import out_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import missing_derivatives
@@ -52,7 +52,7 @@ class Hessian(Curvature[FirstOrderGraph]):
         sides = []
         for sign in (1.0, -1.0):
             with objective.moved(sign * h * v_N), self.kernels.active():
-                sides.append(objective.gradient(self._micro_batch))
+                sides.append(objective.gradient(self.plan.micro_batch))
         return (sides[0] - sides[1]) / (2 * h)
 
     def check(

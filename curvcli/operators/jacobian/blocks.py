@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from curvcli.errors import MemoryLimitError, ModelError
 from curvcli.linalg.svd.bidiagonal import steps_that_fit
+from curvcli.machine.memory import HELD, Need, human, room
 from curvcli.machine.meter import MemoryMeter
-from curvcli.machine.plan import Need, human
 from curvcli.objective.batch import Batch
-from curvcli.operators.jacobian.chunks import HELD, available_memory, matrix_bytes
+from curvcli.operators.jacobian.chunks import matrix_bytes
 from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.jacobian.spectra import Settings, Spectra, spectra
 from curvcli.operators.jacobian.taps import Passage
@@ -128,7 +128,7 @@ def samples_that_fit(
     graph = HELD * meter.peak / small.size
     share = longest.count / small.size
     need = Need(0.0, graph + share * max(matrix_bytes(op, settings) for op in ops))
-    available = available_memory(longest.device, limit)
+    available = room(longest.device, limit)
     least = batch.size if whole else 1
     if need.of(least) > available:
         raise MemoryLimitError(

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,8 @@ from torch import Tensor
 from curvcli.errors import CurvError, MemoryLimitError
 from curvcli.linalg.svd.bidiagonal import steps_that_fit
 from curvcli.machine.containers import move, tensors_in
-from curvcli.machine.device import free_memory, used_memory
+from curvcli.machine.memory import HELD, Need, human, need_from, retried, room
 from curvcli.machine.meter import MemoryMeter
-from curvcli.machine.plan import Need, human, out_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.jacobian.spectra import Settings, Spectra, spectra
@@ -26,9 +26,6 @@ _MOVES = 2
 _JUMP = 1e-2
 # Krylov steps that room is made for when samples are divided into pieces.
 _STEPS = 40
-# Memory that the allocator holds beyond live tensors while graphs come and go: processes grew by up to 1.53 times the
-# peak of their tensors on convolutional networks (glibc); the factor 1.1 of it is in `Need`.
-HELD = 1.4
 
 
 class Measured(NamedTuple):
@@ -52,23 +49,6 @@ def matrix_bytes(op: Jacobian, settings: Settings) -> float:
         return op.rows * op.columns * (itemsize + 2 * 8)
     steps = min(_STEPS, settings.max_steps, op.rows, op.columns)
     return 1.5 * itemsize * (op.rows + op.columns) * steps
-
-
-def available_memory(device: torch.device, limit: int | None) -> int:
-    """Bytes that may be allocated: what is free, within what is left of the process' limit.
-
-    Raises:
-        MemoryLimitError: nothing is left.
-    """
-    available = free_memory(device)
-    if limit is not None:
-        available = min(available, limit - used_memory(device))
-        if available <= 0:
-            raise MemoryLimitError(
-                f"the process already uses {human(used_memory(device))} of the {human(limit)} allowed",
-                "raise --memory",
-            )
-    return available
 
 
 @dataclass
@@ -103,18 +83,20 @@ class Chunks:
         for batch in self.batches:
             done = 0
             while done < batch.size:
-                piece = batch if self._whole(batch) else _part(batch, done, self.micro_batch)
-                try:
-                    result = self._measure(piece, first + done)
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    self._give_way(error, piece)
-                    continue
-                yield result
-                done += piece.size
+                found = retried(
+                    partial(self._attempt, batch, first, done), partial(self._give_way, batch)
+                )
+                yield found
+                done += found.size
                 self.progress(first + done)
                 if self.settings.stop():
                     return
             first += batch.size
+
+    def _attempt(self, batch: Batch, first: int, done: int) -> Measured:
+        """The next piece of a batch of which ``done`` samples are finished."""
+        piece = batch if self._whole(batch) else _part(batch, done, self.micro_batch)
+        return self._measure(piece, first + done)
 
     def _measure(self, piece: Batch, first: int) -> Measured:
         op = Jacobian.of(self.passage, piece, self.structure)
@@ -146,7 +128,7 @@ class Chunks:
         needed = 2 * 8 * sum(p.numel() for p in self.passage.model.parameters())
         try:
             device = next(tensors_in(piece.data)).device
-            if available_memory(device, self.memory) < needed:
+            if room(device, self.memory) < needed:
                 return kinks_S
             twin = replace(self.passage, model=copy.deepcopy(self.passage.model).double())
             # Numbers of float64 take twice the memory.
@@ -197,7 +179,7 @@ class Chunks:
         batch = max(self.batches, key=lambda b: b.size)
         small = batch if self._whole(batch) else next(iter(batch.pieces(SMALL_PIECE)))
         need, op = self._need(batch, small)
-        available = available_memory(op.device, self.memory)
+        available = room(op.device, self.memory)
         itemsize = torch.finfo(op.dtype).bits // 8
         share = op.count / op.samples
         matrix = share * matrix_bytes(op, self.settings)
@@ -218,12 +200,9 @@ class Chunks:
     def _need(self, batch: Batch, small: Batch) -> tuple[Need, Jacobian]:
         """Bytes of the graph and of products with it."""
         first, op = self._peak(small)
-        if small.size == batch.size:
-            return Need(0, first / small.size), op
-        larger = next(iter(batch.pieces(2 * small.size)))
-        second, _ = self._peak(larger)
-        slope = max(0.0, (second - first) / max(1, larger.size - small.size))
-        return Need(max(0.0, first - slope * small.size), slope), op
+        large = batch if small.size == batch.size else next(iter(batch.pieces(2 * small.size)))
+        last = first if large.size == small.size else self._peak(large)[0]
+        return need_from((small.size, first), (large.size, last)), op
 
     def _peak(self, piece: Batch) -> tuple[int, Jacobian]:
         with MemoryMeter() as meter:
@@ -235,15 +214,15 @@ class Chunks:
             self._moved(self.passage, op, piece, range(op.count))
         return meter.peak, op
 
-    def _give_way(self, error: BaseException, piece: Batch) -> None:
-        if not out_of_memory(error):
-            raise error
-        if self._whole(piece) or piece.size == 1:
+    def _give_way(self, batch: Batch) -> None:
+        """After running out of memory: smaller pieces, if there are any."""
+        if self._whole(batch) or self.micro_batch == 1:
+            samples = batch.size if self._whole(batch) else 1
             raise MemoryLimitError(
-                f"out of memory with {piece.size} samples at a time",
+                f"out of memory with {samples} samples at a time",
                 "choose a smaller pair by --wrt, --of and --output-key, or use a larger machine",
-            ) from None
-        self.micro_batch = max(1, piece.size // 2)
+            )
+        self.micro_batch = max(1, self.micro_batch // 2)
         self.notes.append(f"ran out of memory: going on with {self.micro_batch} samples at a time")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import ModelError
-from curvcli.machine.plan import out_of_memory
+from curvcli.machine.memory import out_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.operators.autodiff.kernels import Kernels, lacks_second_derivative, missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback

@@ -18,15 +18,14 @@ from curvcli.errors import MemoryLimitError, ModelError
 from curvcli.linalg.operator import ROUNDING
 from curvcli.linalg.svd.bidiagonal import steps_that_fit
 from curvcli.linalg.svd.golub_kahan import golub_kahan, true_residuals
+from curvcli.machine.memory import HELD, human
 from curvcli.machine.meter import MemoryMeter
-from curvcli.machine.plan import human
 from curvcli.objective.batch import Batch
 from curvcli.objective.calls import call_model
 from curvcli.objective.layout import flatten
 from curvcli.objective.network import untouched_buffers
 from curvcli.objective.terms import LossTerms
 from curvcli.operators.autodiff.kernels import Kernels
-from curvcli.operators.jacobian.chunks import HELD
 from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.jacobian.spectra import Settings, frobenius
 from curvcli.operators.jacobian.taps import Target, pick

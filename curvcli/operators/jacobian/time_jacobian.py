@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from curvcli.errors import MemoryLimitError
 from curvcli.linalg.lyapunov import Lyapunov, lyapunov
 from curvcli.machine.device import supports
+from curvcli.machine.memory import HELD, Need, human, room
 from curvcli.machine.meter import MemoryMeter
-from curvcli.machine.plan import Need, human
 from curvcli.objective.batch import Batch
-from curvcli.operators.jacobian.chunks import HELD, available_memory
 from curvcli.operators.jacobian.taps import Passage
 from curvcli.operators.recurrent.time import Recurrence, recurrent_modules, time_first, unroll
 
@@ -114,7 +113,7 @@ def samples_that_fit(passage: Passage, batch: Batch, limit: int | None) -> int:
     device = next(layers[0][1].parameters()).device
     # Pushing a few vectors of a long state forward cannot be measured: it repeats state and tangents for each.
     need = Need(0.0, HELD * meter.peak * (1 if whole else _PUSHED))
-    available = available_memory(device, limit)
+    available = room(device, limit)
     if need.of(1) > available:
         raise MemoryLimitError(
             f"{human(available)} are available; the time Jacobian of one sample needs {human(need.of(1))}",

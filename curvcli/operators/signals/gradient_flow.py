@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import MemoryLimitError
-from curvcli.machine.device import free_memory
+from curvcli.machine.memory import out_of_memory, room
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.layers import is_leaf
@@ -79,8 +79,8 @@ def flow(
     """
     pieces = cut(objective, parts)
     parts = min(parts, len(pieces))
-    room = _room(objective, memory) if parts > 1 else 1
-    groups = _group_sizes(len(pieces), min(parts, room))
+    together = _kept_at_once(objective, memory) if parts > 1 else 1
+    groups = _group_sizes(len(pieces), min(parts, together))
     recorder = Recorder(
         objective, count_nonfinite=count_nonfinite, clone_views=clone_views, details=details
     )
@@ -159,9 +159,8 @@ def _differentiate(
             gradients = torch.autograd.grad(
                 total, objective.parameters, allow_unused=True, materialize_grads=True
             )
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        text = str(error)
-        if "out of memory" not in text and "not enough memory" not in text:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
         raise MemoryLimitError(
             f"out of memory with {piece.size} samples at a time", "pass a smaller --batch-size"
@@ -178,10 +177,10 @@ def _keep(kept: list[list[Tensor]], sums: list[Tensor], keep_apart: bool) -> Non
         a.add_(g)
 
 
-def _room(objective: Objective, memory: int | None) -> int:
+def _kept_at_once(objective: Objective, memory: int | None) -> int:
     """How many gradients may be held at once; at least two."""
     size = objective.n * torch.finfo(objective.dtype).bits // 8
-    limit = memory if memory is not None else free_memory(objective.device)
+    limit = memory if memory is not None else room(objective.device, None)
     return max(2, int(_MEMORY_SHARE * limit / max(1, size)))
 
 

@@ -1,6 +1,7 @@
 """`hessian` against dense float64 Hessians and closed forms; the field's wrong results as regressions."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_eigenvalues_are_certified_with_every_strategy(
             settings["strategy"] = strategy
         usual(self, objective, **settings)
         if "like" not in settings and micro is not None and strategy == "rebuild":
-            self._micro_batch = micro
+            self.plan = replace(self.plan, micro_batch=micro)
 
     monkeypatch.setattr(Hessian, "__init__", forced)
     objective = make_objective(small().double(), X50.double(), Y50, splits=[20, 30])
@@ -492,7 +493,7 @@ def test_running_out_of_memory_halves_the_micro_batch(
 def test_memory_limit_chooses_micro_batches_and_keeps_the_digits(
     make_objective: MakeObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curvcli.operators.curvature.curvature.used_memory", lambda device: 0)
+    monkeypatch.setattr("curvcli.machine.memory.used_memory", lambda device: 0)
     model = random_network(0, [4, 400, 3], "tanh")
     x = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0))
     y = torch.randint(0, 3, (20_000,), generator=torch.Generator().manual_seed(1))

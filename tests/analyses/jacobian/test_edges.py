@@ -97,8 +97,8 @@ def test_one_sample_not_finite(method: str) -> None:
 
 def test_memory_bounds_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small --memory cuts the batch into pieces; the answer stays the same, too small a one is an error."""
+    from curvcli.machine import memory
     from curvcli.machine.meter import MemoryMeter
-    from curvcli.operators.jacobian import chunks as module
     from curvcli.operators.jacobian.chunks import Chunks
     from curvcli.operators.jacobian.jacobian import explore
     from curvcli.operators.jacobian.spectra import Settings
@@ -112,7 +112,7 @@ def test_memory_bounds_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     room = 2_000_000
     whole = list(Chunks(passage, [batch], structure, Settings()))
     # The size of the process itself comes and goes by more than the room.
-    monkeypatch.setattr(module, "used_memory", lambda _: 0)
+    monkeypatch.setattr(memory, "used_memory", lambda _: 0)
     chunks = Chunks(passage, [batch], structure, Settings(), memory=room)
     assert chunks.micro_batch < 512
     with MemoryMeter() as meter:

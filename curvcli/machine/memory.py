@@ -1,0 +1,96 @@
+"""Bytes: how many there are, how many something needs, and what to do when they run out."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from curvcli.machine.device import free_memory, used_memory
+
+# Fragmentation and buffers inside kernels, which no tensor shows.
+_OVERHEAD = 1.1
+# Memory that the allocator holds beyond live tensors while graphs come and go: processes grew by up to 1.53 times the
+# peak of their tensors on convolutional networks (glibc); the factor 1.1 of it is in `Need`.
+HELD = 1.4
+# What libraries say when an allocation fails.
+_SIGNS = ("not enough memory", "out of memory", "alloc_cpu", "bad_alloc", "ALLOC_FAILED")
+
+R = TypeVar("R")
+
+
+class Need(NamedTuple):
+    """Bytes of a graph or of its peak: ``fixed`` whatever the batch, ``per_sample`` for each sample."""
+
+    fixed: float
+    per_sample: float
+
+    def of(self, samples: int) -> float:
+        """Bytes for so many samples."""
+        return _OVERHEAD * (self.fixed + self.per_sample * samples)
+
+    def samples_within(self, size: float) -> int:
+        """Samples that fit in ``size`` bytes."""
+        return int((size / _OVERHEAD - self.fixed) / max(1.0, self.per_sample))
+
+
+def need_from(small: tuple[int, float], large: tuple[int, float]) -> Need:
+    """What grows linearly with the samples, from two measurements (samples, bytes).
+
+    >>> need_from((2, 30.0), (4, 40.0))
+    Need(fixed=20.0, per_sample=5.0)
+    """
+    (samples, first), (more, last) = small, large
+    if more == samples:
+        return Need(0.0, first / samples)
+    slope = max(0.0, (last - first) / (more - samples))
+    return Need(max(0.0, first - slope * samples), slope)
+
+
+def room(device: torch.device, limit: int | None) -> int:
+    """Bytes that may still be allocated: what is free, within what is left of the process' limit.
+
+    Args:
+        device: where.
+        limit: bytes that the process may use in all; None: as many as there are.
+    """
+    free = free_memory(device)
+    return free if limit is None else max(0, min(free, limit - used_memory(device)))
+
+
+def human(size: float) -> str:
+    """Bytes in the unit that suits them.
+
+    >>> human(2_500_000)
+    '2.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that an allocation failed, on a device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    )
+
+
+def retried(compute: Callable[[], R], give_way: Callable[[], None]) -> R:
+    """The value of ``compute``, tried again each time that memory runs out.
+
+    Args:
+        compute: what may run out of memory.
+        give_way: makes the next attempt take less.
+
+    Raises:
+        MemoryLimitError: ``give_way`` cannot make it any smaller.
+    """
+    while True:
+        try:
+            return compute()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            give_way()

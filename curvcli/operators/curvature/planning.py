@@ -1,0 +1,71 @@
+"""What a product takes, measured on a few samples, and the plan that follows."""
+
+from collections.abc import Callable
+from functools import partial
+
+from curvcli.machine.memory import Need, need_from
+from curvcli.machine.plan import Plan, plan
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+from curvcli.operators.curvature.probing import PROBE
+
+# More than a graph and a product with it keep, relative to all tensors that evaluating the loss makes: a kept graph has
+# those of the forward and of the backward pass, a product makes about twice as many again.
+_GENEROUS = 30
+
+
+def make_plan(
+    objective: Objective,
+    available: int,
+    measure: Callable[[Batch], tuple[int, int]],
+    wanted: int,
+    preferred: int,
+) -> Plan:
+    """Keep the graph or rebuild it, the samples at a time, and the size of the basis.
+
+    Args:
+        objective: L.
+        available: bytes that may be allocated.
+        measure: (bytes the graph of a piece keeps, peak of building it and multiplying with it).
+        wanted: eigenpairs asked for.
+        preferred: vectors the basis would like to hold.
+
+    Raises:
+        MemoryLimitError: not even one sample and the smallest basis fit.
+    """
+    best = min(objective.n, preferred)
+    planned = partial(
+        plan,
+        available,
+        batch_sizes=[batch.size for batch in objective.batches],
+        vector=objective.n * objective.dtype.itemsize,
+        wanted=wanted,
+        n=objective.n,
+        splittable=objective.splittable,
+        preferred=preferred,
+    )
+
+    def surely(need: Need, samples: int) -> bool:
+        """Whether everything fits, so that nothing more need be known."""
+        if need.of(samples) + best * objective.n * 8 >= available:
+            return False
+        rough = planned(kept=need, peak=need)
+        return rough.keep_graph and rough.capacity == best
+
+    largest = max(objective.batches, key=lambda b: b.size)
+    generous = Need(0.0, _GENEROUS * objective.evaluated_bytes / largest.size)
+    if objective.evaluated_bytes and surely(generous, objective.samples):
+        return planned(kept=generous, peak=generous)
+    small = largest if not objective.splittable else next(iter(largest.pieces(PROBE)))
+    first = measure(small)
+    # As if every byte grew with the samples.
+    kept, peak = (Need(0.0, size / small.size) for size in first)
+    if surely(peak, largest.size):
+        return planned(kept=kept, peak=peak)
+    larger = small if not objective.splittable else next(iter(largest.pieces(2 * PROBE)))
+    if larger.size > small.size:
+        last = measure(larger)
+        kept, peak = (
+            need_from((small.size, a), (larger.size, b)) for a, b in zip(first, last, strict=True)
+        )
+    return planned(kept=kept, peak=peak)
