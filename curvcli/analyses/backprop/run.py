@@ -1,6 +1,7 @@
 """`curvcli backprop`: is the gradient that the model computes the gradient of its loss?"""
 
 from curvcli.analyses.backprop.command import BackpropOptions
+from curvcli.analyses.backprop.findings import IDENTITY, SLOPE
 from curvcli.analyses.backprop.identities import BackpropCheck
 from curvcli.analyses.backprop.result import BackpropResult, IdentityCheck, SlopeCheck
 from curvcli.analyses.shared.answer import Answer
@@ -32,7 +33,7 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
     for identity in identities:
         if not identity.passed:
             journal.find(
-                "backprop.identity", "error", identity.parameter,
+                IDENTITY, identity.parameter,
                 f"the gradient of {identity.parameter} is not δᵀx of {', '.join(identity.layers)}: a hook or a "
                 "custom function changes it behind the layer",
                 value=identity.error, threshold=options.tol,
@@ -40,7 +41,7 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
     wrong = [s for s in slopes if not s.passed]
     for slope in wrong:
         journal.find(
-            "backprop.slope", "error", slope.parameter,
+            SLOPE, slope.parameter,
             f"the gradient of {slope.parameter} is not that of the loss (gᵀv = {slope.exact:.4g}, finite difference "
             f"{slope.difference:.4g}): a wrong backward or a detached branch lies between it and the loss",
             value=slope.error, threshold=options.slope_tol,

@@ -1,5 +1,6 @@
 """`curvcli check`: do checkpoints keep the rules that their project sets?"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from curvcli.analyses.check.baseline import (
 )
 from curvcli.analyses.check.command import CheckOptions
 from curvcli.analyses.check.decision import Outcome, decide
+from curvcli.analyses.check.findings import FINDINGS
 from curvcli.analyses.check.result import CheckedTarget, CheckResult, Count, RuleOutcome
 from curvcli.analyses.check.rules import Rule, RuleEntry, make_rule, read_entries
 from curvcli.analyses.check.view import described
@@ -233,7 +235,7 @@ def _conclude(journal: Journal, result: CheckResult) -> int | None:
             if rule.decision == "error":
                 severity = "error"
             journal.find(
-                f"check.{rule.decision}", severity, target.name, rule.message,
+                replace(FINDINGS[rule.decision], severity=severity), target.name, rule.message,
                 value=rule.figure.value if rule.figure and isinstance(rule.figure.value, float) else None,
                 threshold=rule.threshold if isinstance(rule.threshold, float) else None,
             )  # fmt: skip

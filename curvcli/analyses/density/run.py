@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from curvcli.analyses.density.command import DensityOptions
+from curvcli.analyses.density.findings import NOT_CONVERGED
 from curvcli.analyses.density.result import (
     DensityResult,
     LogAxis,
@@ -83,7 +84,7 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
     if status != "converged":
         journal.cut_short()
         journal.find(
-            "density.not-converged", "warning", "wasserstein",
+            NOT_CONVERGED, "wasserstein",
             "the probes do not agree to the tolerance: "
             + ("raise --max-probes" if status == "max_matvecs" else "the run ended early"),
             value=spread, threshold=options.tol * found.scale(),

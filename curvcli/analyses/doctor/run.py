@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from curvcli.analyses.doctor.command import DoctorOptions
+from curvcli.analyses.doctor.findings import SELF_TEST
 from curvcli.analyses.doctor.result import DoctorResult, SelfTest
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
@@ -32,8 +33,7 @@ def run(subject: Subject, options: DoctorOptions, journal: Journal) -> Answer[Do
         tests.append(SelfTest(name, error, tolerance, error <= tolerance))
         if error > tolerance:
             journal.find(
-                "doctor.self-test",
-                "error",
+                SELF_TEST,
                 name,
                 f"self-test failed: {name}",
                 value=error,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from curvcli.analyses.hessian.command import HessianOptions
+from curvcli.analyses.hessian.findings import LAYERS_NOT_CONVERGED
 from curvcli.analyses.hessian.layers_result import (
     Bounded,
     Distances,
@@ -230,13 +231,10 @@ def _findings(
     if open_:
         journal.cut_short()
         journal.find(
-            "hessian.layers-not-converged",
-            "warning",
+            LAYERS_NOT_CONVERGED,
             open_[0],
-            f"the ends of {len(open_)} of {len(result.layers)} layers have not converged: "
-            "raise --max-matvecs or --timeout, or use --dtype float64",
+            f"the ends of {len(open_)} of {len(result.layers)} layers have not converged",
             value=float(len(open_)),
-            threshold=0.0,
         )
     if result.probes < probes or densities < density_probes:
         journal.cut_short()

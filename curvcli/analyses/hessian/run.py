@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from curvcli.analyses.hessian.command import HessianOptions
+from curvcli.analyses.hessian.findings import NOT_CONVERGED, ROUNDING
 from curvcli.analyses.hessian.layers import look_at_layers
 from curvcli.analyses.hessian.result import HessianResult, Sampled
 from curvcli.analyses.shared.answer import Answer
@@ -208,11 +209,9 @@ def _findings(journal: Journal, result: HessianResult, tol: float) -> None:
     open_ = sum(not p.converged for p in pairs)
     if open_ and result.status == "converged":
         journal.find(
-            "hessian.rounding",
-            "warning",
+            ROUNDING,
             "top",
-            f"{open_} of {len(pairs)} residuals stay above the tolerance because of rounding: "
-            "use --dtype float64 or a larger --tol",
+            f"{open_} of {len(pairs)} residuals stay above the tolerance because of rounding",
             value=max(p.residual for p in pairs if not p.converged),
             threshold=tol,
         )
@@ -224,10 +223,8 @@ def _findings(journal: Journal, result: HessianResult, tol: float) -> None:
             "interrupted": "it was interrupted",
         }[str(result.status)]
         journal.find(
-            "hessian.not-converged",
-            "warning",
+            NOT_CONVERGED,
             "top",
             f"{open_} of {len(pairs)} eigenvalues have not converged: {reason}",
             value=float(open_),
-            threshold=0.0,
         )

@@ -3,6 +3,7 @@
 import torch
 
 from curvcli.analyses.info.command import InfoOptions
+from curvcli.analyses.info.findings import NONFINITE
 from curvcli.analyses.info.result import InfoResult, TensorEntry
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
@@ -34,12 +35,10 @@ def run(subject: Subject, options: InfoOptions, journal: Journal) -> Answer[Info
     for entry in entries:
         if entry.nonfinite:
             journal.find(
-                "info.nonfinite",
-                "error",
+                NONFINITE,
                 entry.name,
                 f"{entry.name} contains {entry.nonfinite} NaN or Inf",
                 value=float(entry.nonfinite),
-                threshold=0.0,
             )
     kinds: dict[str, int] = {}
     for entry in entries:

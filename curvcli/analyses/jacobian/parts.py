@@ -8,6 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.analyses.jacobian import summary
+from curvcli.analyses.jacobian.findings import (
+    CHAIN,
+    CHAIN_LIMIT,
+    NOT_CONVERGED,
+    UNROLL_LIMIT,
+    UNROLLED,
+)
 from curvcli.analyses.jacobian.result import (
     JacobianResult,
     Quantiles,
@@ -35,11 +42,6 @@ from curvcli.operators.jacobian.ntk import (
 )
 from curvcli.operators.jacobian.spectra import Settings
 from curvcli.operators.jacobian.taps import Passage, Target
-
-# Above this the chain of layers does not multiply to the whole: rounding alone stays far below.
-CHAIN_LIMIT = 1e-3
-# Relative difference above which a layer is not what its unrolled copy computes.
-UNROLL_LIMIT = 1e-3
 
 
 def with_layers(
@@ -71,12 +73,10 @@ def with_layers(
         )
     if path.product_check is not None and path.product_check > CHAIN_LIMIT:
         journal.find(
-            "jacobian.chain",
-            "error",
+            CHAIN,
             "path",
             f"the layers' Jacobians multiply to something that differs by {path.product_check:.1e} from the whole",
             value=path.product_check,
-            threshold=CHAIN_LIMIT,
         )
     return msgspec.structs.replace(result, layers=layers, path=path)
 
@@ -99,13 +99,11 @@ def with_time(
     for report in reports:
         if report.unroll_error > UNROLL_LIMIT:
             journal.find(
-                "jacobian.unrolled",
-                "warning",
+                UNROLLED,
                 report.name,
                 f"{report.name} unrolled differs by {report.unroll_error:.1e} from its own output: it does more "
                 "than torch's equations say",
                 value=report.unroll_error,
-                threshold=UNROLL_LIMIT,
             )
     return msgspec.structs.replace(result, time=[summary.time_jacobian(r) for r in reports])
 
@@ -189,12 +187,10 @@ def _result(
         journal.cut_short()
         status = journal.stop() or "max_matvecs"
         journal.find(
-            "jacobian.not-converged",
-            "warning",
+            NOT_CONVERGED,
             "ntk",
-            f"{open_} of {len(ntk.eigenvalues)} eigenvalues have not converged: raise --max-matvecs or --tol",
+            f"{open_} of {len(ntk.eigenvalues)} eigenvalues have not converged",
             value=float(open_),
-            threshold=0.0,
         )
     formed = ntk.method == "gram"
     return JacobianResult(

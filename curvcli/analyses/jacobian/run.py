@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from curvcli.analyses.jacobian.command import JacobianOptions
+from curvcli.analyses.jacobian.findings import KINKS, NONFINITE, NOT_CONVERGED, ROUNDING, SINGULAR
 from curvcli.analyses.jacobian.parts import parameters, with_layers, with_time
 from curvcli.analyses.jacobian.result import JacobianResult, Matrix, Status
 from curvcli.analyses.jacobian.summary import quantiles, sample_jacobians
@@ -244,13 +245,11 @@ def _findings(journal: Journal, result: JacobianResult) -> None:
     broken = [s.index for s in result.samples if s.spectral is None]
     if broken:
         journal.find(
-            "jacobian.nonfinite",
-            "error",
+            NONFINITE,
             "samples",
             f"the Jacobian of {len(broken)} of {len(result.samples)} samples is not finite, first of sample "
-            f"{broken[0]}: derivatives overflow; try --dtype float64",
+            f"{broken[0]}",
             value=float(len(broken)),
-            threshold=0.0,
         )
     known = [s for s in result.samples if s.spectral is not None]
     open_ = [v.residual or 0.0 for s in known for v in s.singular_values if not v.converged]
@@ -258,37 +257,31 @@ def _findings(journal: Journal, result: JacobianResult) -> None:
     if open_ and result.status in ("converged", "max_matvecs"):
         rounding = result.status == "converged"
         why = (
-            "stay above the tolerance because of rounding in the network: use --dtype float64"
+            "stay above the tolerance because of rounding in the network"
             if rounding
-            else "have not converged: raise --max-matvecs or --tol"
+            else "have not converged"
         )
         journal.find(
-            "jacobian.rounding" if rounding else "jacobian.not-converged",
-            "warning",
+            ROUNDING if rounding else NOT_CONVERGED,
             "samples",
             f"the residuals of {len(open_)} of {total} singular values {why}",
             value=max(open_),
-            threshold=0.0,
         )
     jumps = [s.jump for s in known if s.jump is not None]
     if jumps:
         journal.find(
-            "jacobian.kinks",
-            "note",
+            KINKS,
             "samples",
             f"{len(jumps)} of {len(result.samples)} samples sit on a kink (equal entries of a maximum pool, a "
             f"rectifier at 0), where the Jacobian jumps by up to {max(jumps):.2g}: their figures are those of one side",
             value=float(len(jumps)),
-            threshold=0.0,
         )
     singular = [s for s in result.samples if s.condition_at_least is not None]
     if singular and result.condition is not None:
         journal.find(
-            "jacobian.singular",
-            "note",
+            SINGULAR,
             "condition",
             f"the Jacobian of {len(singular)} of {len(result.samples)} samples is singular to rounding: an output "
             "direction that no input moves (saturation, softmax, dead units)",
             value=float(len(singular)),
-            threshold=0.0,
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from curvcli.analyses.saddle.command import SaddleOptions
+from curvcli.analyses.saddle.findings import DEGENERATE, INCONCLUSIVE, MAXIMUM, STRICT, UNCONFIRMED
 from curvcli.analyses.saddle.result import (
     Escape,
     Extreme,
@@ -229,14 +230,13 @@ def _verdict(journal: Journal, evidence: Evidence, escape: Escape | None) -> Ver
         return verdict
     if verdict == "strict-saddle" and not escape.falls:
         journal.find(
-            "saddle.unconfirmed", "warning", "escape",
-            "negative curvature was found, but the loss does not fall along it by more than rounding: "
-            "use --dtype float64",
+            UNCONFIRMED, "escape",
+            "negative curvature was found, but the loss does not fall along it by more than rounding",
             value=evidence.theta_min, threshold=-evidence.floor,
         )  # fmt: skip
     if verdict in ("flat-minimum", "inconclusive") and evidence.stationary and escape.falls:
         journal.find(
-            "saddle.degenerate", "warning", "escape",
+            DEGENERATE, "escape",
             "the loss falls along the flattest direction although the curvature there is within "
             "rounding of zero: a degenerate point, whose kind the second derivative cannot tell",
             value=evidence.theta_min, threshold=-evidence.floor,
@@ -264,17 +264,17 @@ def _index(
 def _findings(journal: Journal, result: SaddleResult) -> None:
     if result.verdict == "strict-saddle":
         journal.find(
-            "saddle.strict", "warning", "verdict",
+            STRICT, "verdict",
             f"the weights sit at a saddle with at least {result.index_at_least} directions of negative "
             "curvature: training has not reached a minimum",
             value=result.lambda_min.value, threshold=-result.floor,
         )  # fmt: skip
     elif result.verdict == "local-maximum":
-        journal.find("saddle.maximum", "warning", "verdict", "the weights sit at a maximum of the loss",
+        journal.find(MAXIMUM, "verdict", "the weights sit at a maximum of the loss",
                      value=result.lambda_max.value, threshold=-result.floor)  # fmt: skip
     elif result.verdict == "inconclusive" and result.more_products is not None:
         journal.find(
-            "saddle.inconclusive", "note", "verdict",
+            INCONCLUSIVE, "verdict",
             f"about {result.more_products} more products would settle it (--max-matvecs)",
-            value=float(result.more_products), threshold=0.0,
+            value=float(result.more_products),
         )  # fmt: skip

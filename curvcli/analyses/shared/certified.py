@@ -7,6 +7,14 @@ from torch import Tensor
 
 from curvcli.analyses.shared.eigenpairs import Eigenpair
 from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.product_rules import (
+    CHECK_LIMIT,
+    KINKS,
+    PRECISION,
+    PRECISION_LIMIT,
+    PRODUCTS,
+    SINGLE_PRECISION,
+)
 from curvcli.linalg.lanczos.certify import Certificate, certify, certify_by_recurrence, probe
 from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, SMALL
@@ -14,11 +22,6 @@ from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.double import STEPS, error_in_double, rounding_in_double
 from curvcli.operators.curvature.spread import spread
 
-# A product that differs more than this from the finite difference of the gradient is suspect. Smooth
-# networks in float32 come to 1e-5 … 1e-3, kinks (ReLU) within a step to some percent.
-CHECK_LIMIT = 0.1
-# An error of the computed matrix above this share of ‖H‖ is said: the network amplifies rounding.
-PRECISION_LIMIT = 1e-3
 # For so few pairs each one's own product is cheap.
 _FEW = 3
 
@@ -118,13 +121,11 @@ def _rounding(
         journal.note("rounding of products is estimated: they could not be repeated in float64")
     elif measured > PRECISION_LIMIT * found.norm:
         journal.find(
-            "hessian.precision",
-            "warning",
+            PRECISION,
             "top",
             f"{dtype_name(operator)} resolves this curvature only to {measured / found.norm:.1%}, as measured on "
-            "some samples; others may be worse: use --dtype float64",
+            "some samples; others may be worse",
             value=measured / found.norm,
-            threshold=PRECISION_LIMIT,
         )
     return measured or 0.0
 
@@ -148,33 +149,27 @@ def check_products(
         cause = error_in_double(operator, vector_N, CHECK_LIMIT)
         if cause is not None and cause[0] <= CHECK_LIMIT and cause[1] > STEPS[0]:
             journal.find(
-                "hessian.single-precision",
-                "note",
+                SINGLE_PRECISION,
                 "hvp_check",
                 f"finite differences of the gradient are off by {check:.0%}: parts of the network compute in float32 "
                 f"whatever they are given; over a step of {cause[1]:.0e} the products are right ({cause[0]:.0e})",
                 value=check,
-                threshold=CHECK_LIMIT,
             )
         elif cause is not None and cause[0] <= CHECK_LIMIT:
             journal.find(
-                "hessian.kinks",
-                "note",
+                KINKS,
                 "hvp_check",
                 f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
                 "kinks (ReLU, max) lie near these weights; products themselves are right "
                 f"({cause[0]:.0e} in float64)",
                 value=check,
-                threshold=CHECK_LIMIT,
             )
         else:
             journal.find(
-                "hessian.products",
-                "error",
+                PRODUCTS,
                 "hvp_check",
                 f"products differ by {check:.0%} from finite differences of the gradient: the second "
-                "derivative is wrong; look for a custom backward, .detach() or torch.no_grad()",
+                "derivative is wrong",
                 value=check,
-                threshold=CHECK_LIMIT,
             )
     return check

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from curvcli.analyses.shared.answer import Answer
-from curvcli.report.data import Finding, Severity
+from curvcli.analyses.shared.rules import Rule
+from curvcli.report.data import Finding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,16 +82,32 @@ class Journal:
 
     def find(
         self,
-        rule: str,
-        severity: Severity,
+        rule: Rule,
         subject: str,
         message: str,
         *,
         value: float | None = None,
         threshold: float | None = None,
     ) -> None:
-        """Add a finding."""
-        self.findings.append(Finding(rule, severity, subject, value, threshold, message))
+        """Add a finding; its message ends with the rule's remedy.
+
+        Args:
+            rule: what was found, of those that the question's ``findings.py`` names.
+            subject: where.
+            message: what, with its figures.
+            value: that was judged.
+            threshold: where it is not the rule's own.
+        """
+        self.findings.append(
+            Finding(
+                rule.id,
+                rule.severity,
+                subject,
+                value,
+                rule.threshold if threshold is None else threshold,
+                f"{message}: {rule.remedy}" if rule.remedy else message,
+            )
+        )
 
     def part(self, prefix: str, deadline: float | None = None) -> "Journal":
         """The journal of a run that is a part of this one; its progress is shown behind ``prefix``."""

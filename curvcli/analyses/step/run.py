@@ -7,6 +7,7 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.step.command import METHODS, StepOptions
+from curvcli.analyses.step.findings import SADDLE
 from curvcli.analyses.step.result import MethodStep, StepResult
 from curvcli.errors import LossError, UsageError, did_you_mean
 from curvcli.linalg.vectors import euclidean_norm
@@ -92,9 +93,9 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
     for taken_step in result.methods:
         if taken_step.heads_for_saddle:
             journal.find(
-                "step.saddle", "note", taken_step.name,
+                SADDLE, taken_step.name,
                 f"the {taken_step.name} step climbs along negative curvature: it is attracted by a saddle",
-                value=taken_step.true_change, threshold=0.0,
+                value=taken_step.true_change,
             )  # fmt: skip
     return journal.answer(result)
 

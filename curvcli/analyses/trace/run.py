@@ -14,6 +14,7 @@ from curvcli.analyses.shared.matrix_options import Matrix
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.trace.command import TraceOptions
+from curvcli.analyses.trace.findings import NOT_CONVERGED
 from curvcli.analyses.trace.result import Estimate, Split, TensorCurvature, TraceResult
 from curvcli.analyses.trace.sums import SpectrumSums, SumPlan, deflated, spectrum_sums
 from curvcli.errors import UsageError
@@ -51,7 +52,7 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
     if result.status != "converged":
         journal.cut_short()
         journal.find(
-            "trace.not-converged", "warning", "trace",
+            NOT_CONVERGED, "trace",
             "the standard errors are above the tolerance: "
             + ("raise --max-matvecs" if result.status == "max_matvecs" else "it ended early"),
             value=result.trace.standard_error,

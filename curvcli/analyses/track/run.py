@@ -13,6 +13,7 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.targets import step_of
 from curvcli.analyses.shared.verdict import stationarity_of
 from curvcli.analyses.track.command import TrackOptions
+from curvcli.analyses.track.findings import BAD_CHECKPOINT, EDGE_ABOVE, EDGE_AT, NOT_CONVERGED
 from curvcli.analyses.track.result import (
     Edge,
     TrackedTrace,
@@ -60,9 +61,7 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
             point = TrackPoint(
                 step=step_of(member.name), checkpoint=member.name, error=error_info(problem)
             )
-            journal.find(
-                "track.bad-checkpoint", "warning", member.name, f"{member.name}: {problem.message}"
-            )
+            journal.find(BAD_CHECKPOINT, member.name, f"{member.name}: {problem.message}")
         points.append(point)
         journal.item(point)
         for note in member.notes:
@@ -109,9 +108,9 @@ def _point(
         ]
     if found.status != "converged":
         journal.find(
-            "track.not-converged", "warning", member.name,
+            NOT_CONVERGED, member.name,
             f"{member.name}: the eigenvalues have not converged within {found.matvecs} products "
-            "(raise --max-matvecs or --tol)",
+            "()",
             value=float(found.matvecs), threshold=float(options.max_matvecs),
         )  # fmt: skip
     trace, before = None, objective.cost.matvecs
@@ -161,15 +160,15 @@ def _edge(sharpness: TrackedValue, rate: float | None) -> Edge | None:
 
 
 def _findings(journal: Journal, result: TrackResult) -> None:
-    for edge, severity, told in (
-        ("above", "warning", "above the edge of stability 2/lr: gradient descent diverges there"),
-        ("at", "note", "at the edge of stability 2/lr"),
+    for edge, rule, told in (
+        ("above", EDGE_ABOVE, "above the edge of stability 2/lr: gradient descent diverges there"),
+        ("at", EDGE_AT, "at the edge of stability 2/lr"),
     ):
         points = [p for p in result.points if p.edge == edge and p.lambda_max is not None]
         if points:
             last = points[-1]
             journal.find(
-                f"track.edge-{edge}", severity, last.checkpoint,  # type: ignore[arg-type]
+                rule, last.checkpoint,
                 f"{len(points)} of {len(result.points)} checkpoints are {told}",
                 value=last.lambda_max.value if last.lambda_max else None, threshold=result.edge,
             )  # fmt: skip

@@ -1,0 +1,23 @@
+"""What `curvcli saddle` finds."""
+
+from curvcli.analyses.shared.rules import Rule
+
+STRICT = Rule(
+    "saddle.strict",
+    "warning",
+    "a Ritz value below the floor proves negative curvature (Rayleigh-Ritz)",
+)
+MAXIMUM = Rule("saddle.maximum", "warning", "the reach of the spectrum lies below the floor")
+UNCONFIRMED = Rule(
+    "saddle.unconfirmed",
+    "warning",
+    "the loss along the escape direction",
+    remedy="use --dtype float64",
+)
+DEGENERATE = Rule("saddle.degenerate", "warning", "the loss along the flattest direction")
+INCONCLUSIVE = Rule(
+    "saddle.inconclusive",
+    "note",
+    "products until the reach clears the floor, by the rate of the last ones",
+    threshold=0.0,
+)
