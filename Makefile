@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-full lint format samples clean readme picture fuzz bench
+.PHONY: help demo test test-full lint format samples clean readme picture fuzz bench wheel
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,6 +20,10 @@ $(VENV)/.test: $(VENV)/.base
 
 $(VENV)/.lint: $(VENV)/.test
 	$(PIP) --editable '.[lint]'
+	touch $@
+
+$(VENV)/.package: $(VENV)/.base
+	$(PIP) --editable '.[package]'
 	touch $@
 
 demo: $(VENV)/.base  ## install into .venv and inspect a sample model
@@ -47,8 +51,17 @@ samples: $(VENV)/.test  ## train every sample model again
 fuzz: $(VENV)/.test  ## ten minutes of new inputs for the reader of every format
 	$(BIN)/python -m tests.fuzz 600
 
-clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+wheel: $(VENV)/.package  ## build sdist and wheel, and run the demo from the wheel in an environment of its own
+	rm -rf dist .venv-wheel
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	folder=$$(mktemp -d) && cp -R sample_models "$$folder" && cd "$$folder/sample_models" \
+		&& $(CURDIR)/.venv-wheel/bin/curvcli hessian digits_mlp.toml && rm -rf "$$folder"
+
+clean:  ## remove the virtual environments, packages and caches
+	rm -rf $(VENV) .venv-wheel dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 readme: $(VENV)/.test  ## write the generated parts of the README again
 	$(BIN)/cog -r README.md
