@@ -30,7 +30,7 @@ demo: $(VENV)/.base  ## install into .venv and inspect a sample model
 	$(BIN)/curvcli hessian sample_models/digits_mlp.toml
 
 test: $(VENV)/.test  ## install what the tests need and run them
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --cov=curvcli --cov-branch --cov-fail-under=90
 
 test-full: $(VENV)/.test  ## all tests, slow sweeps too
 	$(BIN)/pytest -n 2 -m ''
@@ -61,7 +61,7 @@ wheel: $(VENV)/.package  ## build sdist and wheel, and run the demo from the whe
 		&& $(CURDIR)/.venv-wheel/bin/curvcli hessian digits_mlp.toml && rm -rf "$$folder"
 
 clean:  ## remove the virtual environments, packages and caches
-	rm -rf $(VENV) .venv-wheel dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 readme: $(VENV)/.test  ## write the generated parts of the README again
 	$(BIN)/cog -r README.md
