@@ -266,7 +266,7 @@ class Target:
         """Whether the file of weights is still the one that was opened.
 
         Raises:
-            CheckpointError: it changed in the meantime, so that what was read may be of two minds.
+            CheckpointError: it changed in the meantime: parts of what was read may belong to different versions.
         """
         path = Path(self.spec.checkpoint or "")
         if self.checkpoint is not None and signature(path) != self._signature:

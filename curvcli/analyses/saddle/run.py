@@ -38,6 +38,7 @@ from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.operator import ROUNDING
 from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rule, integrate
 from curvcli.linalg.vectors import euclidean_norm
+from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import GradientNoise, Line, gradient_noise, layer_shares
 
@@ -72,23 +73,8 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     noise = gradient_noise(operator)
     resolution = 4 * torch.finfo(operator.dtype).eps * float(euclidean_norm(objective.flat()))
 
-    # Entries that no sample touches have exactly zero curvature.
-    zero = untouched_zeros(objective, at_most=1)
-
     def weigh(found: LanczosResult, floor: float) -> Evidence:
-        return Evidence(
-            stationarity=stationarity_of(
-                noise.norm, found.norm, objective.loss - options.loss_floor
-            ),
-            grad_tol=options.grad_tol,
-            gradient_resolved=noise.norm > resolution * found.norm,
-            theta_min=min(float(found.ritz_values_M[0]), *zero, math.inf),
-            theta_max=max(float(found.ritz_values_M[-1]), *zero, -math.inf),
-            lower=min(found.lower - floor, *zero, math.inf),
-            upper=max(found.upper + floor, *zero, -math.inf),
-            floor=floor,
-            flatness=options.flatness,
-        )
+        return _weighed(objective, noise, resolution, found, floor, options)
 
     found, state = _search(
         subject, journal, operator, weigh, options.tol, options.max_matvecs, 1 - options.probability
@@ -129,6 +115,30 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     )
     _findings(journal, result)
     return journal.answer(result)
+
+
+def _weighed(
+    objective: Objective,
+    noise: GradientNoise,
+    resolution: float,
+    found: LanczosResult,
+    floor: float,
+    options: SaddleOptions,
+) -> Evidence:
+    """What the verdict rests on, from a run as far as it has come."""
+    # Entries that no sample touches have exactly zero curvature.
+    zero = untouched_zeros(objective, at_most=1)
+    return Evidence(
+        stationarity=stationarity_of(noise.norm, found.norm, objective.loss - options.loss_floor),
+        grad_tol=options.grad_tol,
+        gradient_resolved=noise.norm > resolution * found.norm,
+        theta_min=min(float(found.ritz_values_M[0]), *zero, math.inf),
+        theta_max=max(float(found.ritz_values_M[-1]), *zero, -math.inf),
+        lower=min(found.lower - floor, *zero, math.inf),
+        upper=max(found.upper + floor, *zero, -math.inf),
+        floor=floor,
+        flatness=options.flatness,
+    )
 
 
 def _search(

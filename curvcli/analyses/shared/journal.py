@@ -30,7 +30,7 @@ class Journal:
     Args:
         progress: told how far the run has come.
         interrupted: asked often; True ends the run with what is known so far.
-        item: told of each part of the answer as soon as it is known.
+        item: called with each part of the answer as soon as that part is known.
         deadline: seconds after which the run ends, whatever its options say.
     """
 

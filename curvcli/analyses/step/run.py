@@ -43,35 +43,15 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
     made: list[tuple[MethodStep, torch.Tensor]] = []
     for name in options.method or METHODS:
         if journal.stop() is not None:
-            journal.cut_short()
-            journal.note(f"ended before {name}")
+            journal.cut_short(f"ended before {name}")
             break
         journal.progress(Stage(name, 0, None))
-        before = objective.cost.matvecs, objective.cost.gradients
         try:
-            taken = maker.makers[name]()
+            made.append(_taken(name, maker, hessian))
         except LossError as error:
             if options.method:
                 raise
             journal.note(f"{name} is left out: {error.message}")
-            continue
-        spent = objective.cost.matvecs - before[0], objective.cost.gradients - before[1]
-        delta_N = taken.delta_N
-        curved = float(torch.dot(delta_N, hessian.matvec(delta_N)))
-        predicted = float(torch.dot(gradient_N, delta_N)) + 0.5 * curved
-        true = Line(objective, delta_N, hessian)(1.0) - objective.loss
-        norm = float(euclidean_norm(delta_N))
-        ascent = ascent_in_negative_curvature(found, gradient_N, delta_N)
-        threshold = 1e-6 * norm * float(euclidean_norm(gradient_N))
-        made.append(
-            (
-                MethodStep(
-                    name, norm, predicted, true, *spent, taken.status, taken.residual,
-                    None if ascent is None else ascent > threshold,
-                ),
-                delta_N,
-            )
-        )  # fmt: skip
     finite = [m for m in made if m[0].true_change is not None and m[0].true_change < 0]
     best = min(finite, key=lambda m: m[0].true_change or 0.0) if finite else None
     if options.save is not None:
@@ -98,6 +78,31 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
                 value=taken_step.true_change,
             )  # fmt: skip
     return journal.answer(result)
+
+
+def _taken(name: str, maker: StepMaker, hessian: Hessian) -> tuple[MethodStep, torch.Tensor]:
+    """One step, its figures, and Δθ."""
+    objective, gradient_N = hessian.objective, maker.gradient_N
+    before = objective.cost.matvecs, objective.cost.gradients
+    taken = maker.makers[name]()
+    spent = objective.cost.matvecs - before[0], objective.cost.gradients - before[1]
+    delta_N = taken.delta_N
+    curved = float(torch.dot(delta_N, hessian.matvec(delta_N)))
+    norm = float(euclidean_norm(delta_N))
+    ascent = ascent_in_negative_curvature(maker.found, gradient_N, delta_N)
+    threshold = 1e-6 * norm * float(euclidean_norm(gradient_N))
+    step = MethodStep(
+        name=name,
+        norm=norm,
+        predicted_change=float(torch.dot(gradient_N, delta_N)) + 0.5 * curved,
+        true_change=Line(objective, delta_N, hessian)(1.0) - objective.loss,
+        matvecs=spent[0],
+        gradients=spent[1],
+        status=taken.status,
+        residual=taken.residual,
+        heads_for_saddle=None if ascent is None else ascent > threshold,
+    )
+    return step, delta_N
 
 
 def _metadata(subject: Subject, taken: MethodStep) -> dict[str, str]:

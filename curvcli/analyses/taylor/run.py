@@ -12,7 +12,7 @@ from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.taylor.command import PLAIN, STEPS, TaylorOptions
 from curvcli.analyses.taylor.line import Model, measure
-from curvcli.analyses.taylor.result import TaylorResult
+from curvcli.analyses.taylor.result import Direction, TaylorResult
 from curvcli.errors import LossError, UsageError, did_you_mean
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
@@ -53,8 +53,7 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
     results = []
     for name in [*names, *([f"to {options.to}"] if options.to else [])]:
         if journal.stop() is not None:
-            journal.cut_short()
-            journal.note(f"ended before {name}")
+            journal.cut_short(f"ended before {name}")
             break
         journal.progress(Stage(name, 0, None))
         delta_N = (
@@ -63,22 +62,7 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
         )  # fmt: skip
         if delta_N is None:
             continue
-        slope = float(torch.dot(operator.gradient, delta_N))
-        curvature = float(torch.dot(delta_N, operator.matvec(delta_N)))
-        model = Model(objective.loss, slope, curvature)
-        norm = float(euclidean_norm(delta_N))
-        whole = name not in PLAIN
-        results.append(
-            measure(
-                name,
-                model,
-                Line(objective, delta_N, operator),
-                norm,
-                options.trust,
-                options.points,
-                whole,
-            )
-        )
+        results.append(_measured(operator, name, delta_N, options))
     top = float(found.values_K[0])
     return journal.answer(
         TaylorResult(
@@ -92,6 +76,22 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
             trust=options.trust,
             parameters=operator.objective.dimension,
         )
+    )
+
+
+def _measured(operator: Hessian, name: str, delta_N: Tensor, options: TaylorOptions) -> Direction:
+    """The model along Δ beside the truth."""
+    objective = operator.objective
+    slope = float(torch.dot(operator.gradient, delta_N))
+    curvature = float(torch.dot(delta_N, operator.matvec(delta_N)))
+    return measure(
+        name,
+        Model(objective.loss, slope, curvature),
+        Line(objective, delta_N, operator),
+        float(euclidean_norm(delta_N)),
+        options.trust,
+        options.points,
+        name not in PLAIN,
     )
 
 

@@ -2,7 +2,8 @@
 
 One direction, the live one, is the next vector to be multiplied; others wait (Wu & Simon, SIAM J. Matrix Anal. Appl.
 22, 2000, have the live one only). Vectors are orthogonalised against the basis only where they have to be
-(`linalg.orthogonality`); what is removed then without its being in T is kept, for bounds to contain it.
+(`orthogonality`). Such a step removes components from the new vector that T does not record. They are kept in
+``left_out_MM``, and the error bounds add them.
 
 Shapes: ``N`` length of a vector, ``M`` size of the basis, ``K`` vectors kept.
 """
@@ -80,8 +81,9 @@ class LanczosState:
     """Whether the next vector has to be orthogonalised."""
 
     left_out_MM: Float64Array = field(init=False)
-    """What orthogonalisation removed from products without its being in T, one column for each vector: components in
-    the basis of the first cycle, later in any orthonormal one, as only norms of combinations of the columns count."""
+    """Components that orthogonalisation removed from each product and that T does not record, one column a vector.
+    In the first cycle they are coordinates in the basis. After a restart they are coordinates in some orthonormal
+    basis: bounds need only norms of combinations of the columns."""
 
     def __post_init__(self) -> None:
         self.left_out_MM = np.zeros_like(self.t_MM)
