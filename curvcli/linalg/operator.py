@@ -46,6 +46,15 @@ class Deflated:
     Args:
         op: A.
         vectors_KN: orthonormal rows V.
+
+    Without the eigenvalue 3 of (1, 1)/√2, only the 1 of (1, −1)/√2 is left:
+
+    >>> from types import SimpleNamespace
+    >>> a = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    >>> op = SimpleNamespace(n=2, dtype=a.dtype, device=a.device, matvec=lambda v: a @ v)
+    >>> known = torch.full((1, 2), 0.5**0.5, dtype=a.dtype)
+    >>> Deflated(op, known).matvec(torch.tensor([1.0, -1.0], dtype=a.dtype)).tolist()
+    [1.000000, -1.000000]
     """
 
     def __init__(self, op: SymmetricOperator, vectors_KN: Tensor) -> None:

@@ -42,6 +42,12 @@ def conjugate_gradients(
     """Solve (A + damping I) x = b for a positive (semi-)definite A; ends at negative curvature.
 
     Source: Hestenes & Stiefel, J. Res. Nat. Bur. Standards 49 (1952).
+
+    >>> from types import SimpleNamespace
+    >>> a = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    >>> op = SimpleNamespace(n=2, dtype=a.dtype, device=a.device, matvec=lambda v: a @ v)
+    >>> conjugate_gradients(op, torch.tensor([3.0, 3.0], dtype=a.dtype)).x_N.tolist()
+    [1.000000, 1.000000]
     """
     x_N, r_N, p_N = torch.zeros_like(b_N), b_N.clone(), b_N.clone()
     norm_b = float(euclidean_norm(b_N))
@@ -80,6 +86,12 @@ def minres(
     Optim. 32, 2022, lemma 3.3), which costs nothing to see.
 
     Source: Paige & Saunders, SIAM J. Numer. Anal. 12 (1975).
+
+    >>> from types import SimpleNamespace
+    >>> a = torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    >>> op = SimpleNamespace(n=2, dtype=a.dtype, device=a.device, matvec=lambda v: a @ v)
+    >>> minres(op, torch.tensor([1.0, 2.0], dtype=a.dtype)).x_N.tolist()
+    [1.000000, -2.000000]
     """
     x_N = torch.zeros_like(b_N)
     norm_b = float(euclidean_norm(b_N))

@@ -1,4 +1,4 @@
-"""Curves: as braille for terminals and Markdown, as SVG for HTML."""
+"""Curves and their bands: as braille for terminals and Markdown, as SVG for HTML."""
 
 import math
 from collections.abc import Iterator
@@ -50,6 +50,9 @@ def draw(chart: Chart, width: int = _WIDTH, height: int = _HEIGHT) -> Drawing:
                 continue
             bits[line // 4][column // 2] |= _DOTS[column % 2][line % 4]
             owner[line // 4][column // 2] = index
+        for column, line in _edges(chart, index, frame, 2 * width, 4 * height):
+            bits[line // 4][column // 2] |= _DOTS[column % 2][line % 4]
+            owner[line // 4][column // 2] = max(owner[line // 4][column // 2], index)
     top, bottom = (number(_undo(v, chart.log_y), 3) for v in (frame.y1, frame.y0))
     indent = max(len(top), len(bottom)) + 2
     rows = []
@@ -87,6 +90,14 @@ def svg(chart: Chart, width: int = 640, height: int = 280) -> str:
             for x, y in _unit(chart, series, frame)
         )
         colour = _COLOURS[index % len(_COLOURS)]
+        band = [(x, low) for x, low, _ in _band(chart, series, frame)]
+        band += [(x, high) for x, _, high in reversed(_band(chart, series, frame))]
+        if band:
+            corners = " ".join(
+                f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - 10):.1f}"
+                for x, y in band
+            )
+            parts.append(f'<polygon points="{corners}" fill="{colour}" opacity=".15"/>')
         dash = ' stroke-dasharray="6 4"' if index else ""
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
@@ -132,6 +143,42 @@ def _unit(chart: Chart, series: Series, frame: _Frame) -> list[tuple[float, floa
     """The points in [0, 1] × [0, 1]."""
     width, height = frame.x1 - frame.x0 or 1.0, frame.y1 - frame.y0 or 1.0
     return [((x - frame.x0) / width, (y - frame.y0) / height) for x, y in _points(chart, series)]
+
+
+def _band(chart: Chart, series: Series, frame: _Frame) -> list[tuple[float, float, float]]:
+    """(x, lower edge, upper edge) of the band in [0, 1] × [0, 1]; what lies beyond the frame is at its edge."""
+    if series.low is None or series.high is None:
+        return []
+    width, height = frame.x1 - frame.x0 or 1.0, frame.y1 - frame.y0 or 1.0
+
+    def place(value: float) -> float:
+        if chart.log_y:
+            value = math.log10(value) if value > 0 else -math.inf
+        return min(1.0, max(0.0, (value - frame.y0) / height))
+
+    found = []
+    for x, low, high in zip(series.x, series.low, series.high, strict=True):
+        if math.isnan(low) or math.isnan(high) or not math.isfinite(x) or (chart.log_x and x <= 0):
+            continue
+        across = ((math.log10(x) if chart.log_x else x) - frame.x0) / width
+        if 0 <= across <= 1:
+            found.append((across, place(low), place(high)))
+    return found
+
+
+def _edges(
+    chart: Chart, index: int, frame: _Frame, width: int, height: int
+) -> Iterator[tuple[int, int]]:
+    """(column, row from the top) of single dots along both edges of a curve's band."""
+    latest = -4
+    for x, low, high in _band(chart, chart.series[index], frame):
+        column = round(x * (width - 1))
+        if column - latest < 4:
+            continue
+        latest = column
+        for y in (low, high):
+            if 0 < y < 1:
+                yield column, round((1 - y) * (height - 1))
 
 
 def _pixels(

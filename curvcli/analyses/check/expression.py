@@ -73,7 +73,8 @@ _COMPARISONS: dict[type[ast.cmpop], Comparison] = {
     ast.In: "in", ast.NotIn: "not in",
 }  # fmt: skip
 _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-_ALL = re.compile(r"\[\s*\*\s*\]")
+# A text, or a sign whose meaning in Python is another than in a rule.
+_OUTSIDE = re.compile(r"""\"[^\"]*\"|'[^']*'|(?P<all>\[\s*\*\s*\])|(?P<foreign>[:#\\;@&|^~%`])""")
 
 
 def parse(text: str) -> Comparing:
@@ -82,14 +83,21 @@ def parse(text: str) -> Comparing:
     Raises:
         UsageError: it is not of the language above; the message says where.
     """
+    for match in _OUTSIDE.finditer(text):
+        if match["foreign"] or "\\" in match[0]:
+            raise _refused(text, f"{match[0][:1]!r} has no meaning", match.start() + 1)
+    # Python has no [*]; a slice of everything takes its place, and as much room.
+    python = _OUTSIDE.sub(lambda m: m[0].replace("*", ":") if m["all"] else m[0], text)
+    skipped = len(text) - len(text.lstrip())
     try:
-        # Python has no [*]; its own sign for "everything here" takes its place.
-        tree = ast.parse(_ALL.sub("[...]", text).strip(), mode="eval").body
-        return _Reader(text).rule(tree)
+        tree = ast.parse(python.lstrip(), mode="eval").body
+        return _Reader(text, skipped).rule(tree)
     except SyntaxError as error:
         deep = "too many nested" in str(error.msg)
         raise _refused(
-            text, "it is nested too deeply" if deep else str(error.msg), error.offset
+            text,
+            "it is nested too deeply" if deep else str(error.msg),
+            skipped + (error.offset or 1),
         ) from None
     except (RecursionError, MemoryError):
         raise _refused(text, "it is nested too deeply", None) from None
@@ -110,9 +118,11 @@ class _Reader:
     """Turns Python's syntax tree into that of a rule."""
 
     text: str
+    skipped: int
+    """Blanks before the first character that Python has seen."""
 
     def refused(self, reason: str, node: ast.expr) -> UsageError:
-        return _refused(self.text, reason, node.col_offset + 1)
+        return _refused(self.text, reason, self.skipped + node.col_offset + 1)
 
     def rule(self, node: ast.expr) -> Comparing:
         if not isinstance(node, ast.Compare) or len(node.ops) != 1:
@@ -151,7 +161,13 @@ class _Reader:
         if isinstance(node, ast.BinOp) and type(node.op) in _SIGNS:
             sides = (self.expression(node.left), self.expression(node.right))
             return Operation(_SIGNS[type(node.op)], sides)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "abs" and len(node.args) == 1:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "abs"
+            and len(node.args) == 1
+            and not node.keywords
+        ):
             return Operation("abs", (self.expression(node.args[0]),))
         raise self.refused("a number, a text, a field, + - * / or abs() is expected", node)
 
@@ -170,7 +186,7 @@ class _Reader:
         return Path(node.id, tuple(reversed(steps)))
 
     def entry(self, node: ast.expr) -> Step:
-        if isinstance(node, ast.Constant) and node.value is ...:
+        if isinstance(node, ast.Slice):
             return "*"
         found = self.expression(node)
         if isinstance(found, Value) and type(found.value) in (int, str):

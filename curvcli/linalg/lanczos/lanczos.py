@@ -120,6 +120,12 @@ def lanczos(
         NonFiniteError: a product contains NaN or Inf.
         NoAnswerError: stopped before the first product.
         CurvError: ``capacity`` is too small.
+
+    >>> from types import SimpleNamespace
+    >>> a = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    >>> op = SimpleNamespace(n=2, dtype=a.dtype, device=a.device, matvec=lambda v: a @ v)
+    >>> lanczos(op, Wanted(top=1, bottom=1)).values_K.tolist()
+    [3.000000, 1.000000]
     """
     request = lanczos_by_request(
         op,

@@ -45,6 +45,14 @@ def reach(
         share: of the start vector that is random, see `linalg.warm.mixed`.
 
     Source: van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000).
+
+    A run that exhausted the space has seen the whole spectrum. After one step in the plane no more than δ = sin(π/6) of
+    the start vector is sure to lie along an eigenvector, and the reach is the Ritz value ± β / δ:
+
+    >>> reach([2.0, 2.0], [1.0, 0.0], n=2, probability=1e-3)
+    (1.000000, 3.000000)
+    >>> reach([2.0], [1.0], n=2, probability=2 / 3)
+    (0.000000, 4.000000)
     """
     m = len(alphas)
     off = np.asarray(betas[: m - 1])

@@ -25,7 +25,13 @@ def central_probability(t: float, degrees: int) -> float:
 
 
 def quantile(confidence: float, degrees: int) -> float:
-    """t with P(|T| ≤ t) = ``confidence``, to 1e-9."""
+    """t with P(|T| ≤ t) = ``confidence``, to 1e-9.
+
+    With one degree of freedom it is Cauchy's distribution, tan(π/2 · confidence):
+
+    >>> quantile(0.5, 1)
+    1.00000000
+    """
     low, high = 0.0, 1.0
     while central_probability(high, degrees) < confidence:
         low, high = high, 2 * high

@@ -42,6 +42,10 @@ def theil_sen(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) 
 
     Returns:
         None with fewer than two different x.
+
+    >>> trend = theil_sen([0, 1, 2, 3, 4], [1, 3, 5, 7, 100])
+    >>> trend.slope, trend.intercept
+    (2.000000, 1.000000)
     """
     x_N, y_N = np.asarray(x, np.float64), np.asarray(y, np.float64)
     finite = np.isfinite(x_N) & np.isfinite(y_N)

@@ -48,7 +48,17 @@ class Rules:
 
 
 def gauss_rule(op: SymmetricOperator, steps: int, generator: torch.Generator) -> Nodes:
-    """The Gauss rule of ``steps`` Lanczos steps from one random vector, fully reorthogonalised."""
+    """The Gauss rule of ``steps`` Lanczos steps from one random vector, fully reorthogonalised.
+
+    As many steps as dimensions find every eigenvalue:
+
+    >>> from types import SimpleNamespace
+    >>> a = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    >>> op = SimpleNamespace(n=2, dtype=a.dtype, device=a.device, matvec=lambda v: a @ v)
+    >>> rule = gauss_rule(op, 2, torch.Generator().manual_seed(0))
+    >>> rule.theta_M.tolist(), rule.weights_M.sum().item()
+    ([1.000000, 3.000000], 1.000000)
+    """
     return gauss_rules(op, random_unit_vector(op, generator), steps).nodes
 
 

@@ -101,6 +101,15 @@ def golub_kahan(
         seeds: one for each matrix, of the vectors drawn for it (on the CPU).
         stop: asked after each step; True ends the run with what is known.
         progress: told the number of steps so far.
+
+    >>> from types import SimpleNamespace
+    >>> a = torch.tensor([[0.0, 2.0], [3.0, 0.0]], dtype=torch.float64)
+    >>> op = SimpleNamespace(
+    ...     count=1, rows=2, columns=2, dtype=a.dtype, device=a.device,
+    ...     jvp=lambda v: v @ a.T, vjp=lambda u: u @ a,
+    ... )
+    >>> golub_kahan(op, top=2).values_SK.tolist()
+    [[3.000000, 2.000000]]
     """
     # Start on the shorter side: n steps exhaust it, and no start vector has a part in a null space.
     flip = op.columns > op.rows

@@ -136,6 +136,20 @@ class DiagonalBlocks:
         operator: H. The Hessian has block products of its own; of any other kind, and where products are finite
             differences, a block's product is cut out of a whole one.
         blocks: see `blocks_of`.
+
+    The loss (w₂ w₁)² at w = (1, 3) has the blocks 2 w₂² and 2 w₁²:
+
+    >>> from curvcli.loading.loss import loss_terms
+    >>> from curvcli.objective.batch import Batch
+    >>> from curvcli.objective.checks import make_objective
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
+    >>> for weight, value in zip(model.parameters(), (1.0, 3.0)):
+    ...     _ = weight.data.fill_(value)
+    >>> batch = Batch(((torch.ones(1, 1),), {}, torch.zeros(1, 1)), 1)
+    >>> objective = make_objective(model, [batch], loss_terms("mse", {}))
+    >>> op = DiagonalBlocks(Hessian(objective), blocks_of(objective, by="layer"))
+    >>> [product_N.item() for product_N in op.products([torch.ones(1), torch.ones(1)])]
+    [18.0000, 2.0000]
     """
 
     def __init__(self, operator: Curvature[Any], blocks: Sequence[Block]) -> None:

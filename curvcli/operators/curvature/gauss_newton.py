@@ -49,6 +49,18 @@ class GaussNewton(Curvature[OutputGraph]):
 
     Raises:
         LossError: the objective does not separate outputs and loss (``--objective``, ``--loss output``).
+
+    Of the loss (w₂ w₁)² at w = (1, 3) it is 2 JᵀJ with J = (w₂, w₁), whose first column is (18, 6):
+
+    >>> from curvcli.loading.loss import loss_terms
+    >>> from curvcli.objective.checks import make_objective
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
+    >>> for weight, value in zip(model.parameters(), (1.0, 3.0)):
+    ...     _ = weight.data.fill_(value)
+    >>> batch = Batch(((torch.ones(1, 1),), {}, torch.zeros(1, 1)), 1)
+    >>> objective = make_objective(model, [batch], loss_terms("mse", {}))
+    >>> GaussNewton(objective).matvec(torch.tensor([1.0, 0.0])).tolist()
+    [18.0000, 6.0000]
     """
 
     def outputs_of(self, batch: Batch) -> Tensor:

@@ -90,6 +90,18 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
 
     Returns:
         None where there are more rows, they do not fit in memory, or C has negative eigenvalues.
+
+    One sample of a linear regression gives 2 x xᵀ, of rank one:
+
+    >>> from curvcli.loading.loss import loss_terms
+    >>> from curvcli.objective.batch import Batch
+    >>> from curvcli.objective.checks import make_objective
+    >>> x, y = torch.tensor([[3.0, 4.0]]), torch.zeros(1, 1)
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> objective = make_objective(model, [Batch(((x,), {}, y), 1)], loss_terms("mse", {}))
+    >>> spectrum = gram_spectrum(GaussNewton(objective), limit=10)
+    >>> spectrum.all_values().tolist()
+    [50.0000, 0.0000]
     """
     objective = operator.objective
     single = 1 if objective.splittable else max(batch.size for batch in objective.batches)

@@ -35,6 +35,16 @@ class Hessian(Curvature[FirstOrderGraph]):
 
     Where an operation has no second derivative and no replacement, products are central differences of
     the gradient, with a note.
+
+    That of a linear regression is 2/N XᵀX, here diag(1, 4):
+
+    >>> from curvcli.loading.loss import loss_terms
+    >>> from curvcli.objective.checks import make_objective
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1)
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> objective = make_objective(model, [Batch(((x,), {}, y), 2)], loss_terms("mse", {}))
+    >>> Hessian(objective).matvec(torch.ones(2)).tolist()
+    [1.0000, 4.0000]
     """
 
     def difference_product(self, v_N: Tensor, length: float | None = None) -> Tensor:

@@ -24,6 +24,17 @@ class PreconditionedHessian(Hessian):
         objective: L.
         diagonal_N: the diagonal of D, positive.
         options: see `Curvature`.
+
+    A preconditioner that is the Hessian itself, here 2/N XᵀX = diag(1, 4), leaves the identity:
+
+    >>> from curvcli.loading.loss import loss_terms
+    >>> from curvcli.objective.checks import make_objective
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1)
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> objective = make_objective(model, [Batch(((x,), {}, y), 2)], loss_terms("mse", {}))
+    >>> op = PreconditionedHessian(objective, diagonal_N=torch.tensor([1.0, 4.0]))
+    >>> op.matvec(torch.ones(2)).tolist()
+    [1.0000, 1.0000]
     """
 
     def __init__(self, objective: Objective, *, diagonal_N: Tensor, **options: Any) -> None:

@@ -49,6 +49,16 @@ class Jacobian:
         structure: of the network, from `explore`.
         kernels: that the graph was made with.
         rerun: the target's value for other values of the sources; for finite differences.
+
+    That of a linear map is its matrix, for every sample:
+
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    >>> op = Jacobian.of(Passage(model), Batch(((torch.zeros(1, 2),), {}, None), 1))
+    >>> op.dense().tolist()
+    [[[1.0000, 2.0000], [3.0000, 4.0000]]]
+    >>> op.jvp(torch.ones(1, 2)).tolist()
+    [[3.0000, 7.0000]]
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curvcli.analyses.check.decision import decide
+from curvcli.analyses.check.expression import parse
 from curvcli.analyses.check.rules import RuleEntry, make_rule
 from curvcli.analyses.check.run import DEFAULT_RULES
 from curvcli.analyses.hessian.result import HessianResult
@@ -29,6 +30,13 @@ BAD_RULES = [
     ("hessian.loss <", "not understood: invalid syntax"),
     ("hessian.loss < 1 2", "not understood"),
     ("hessian.loss < $", "at character 16"),
+    ("  hessian.top[*].value < 1 1", "at character 28"),
+    ("hessian.loss < 1  # comment", "'#' has no meaning at character 19"),
+    ("hessian.top[:].value < 1", "':' has no meaning"),
+    ("hessian.top[...].value < 1", "is expected at character 13"),
+    ("abs(hessian.loss, x=2) < 1", "abs() is expected"),
+    ("hessian.loss) < (2", "not understood"),
+    ("saddle.verdict == 'a\\d'", "has no meaning"),
     ("1 < 2", "names no figure"),
     ("hessian.loss < 'high'", "compares a number with a text"),
     ('saddle.verdict != "strict-sadle"', "Did you mean 'strict-saddle'"),
@@ -51,6 +59,12 @@ def test_a_wrong_rule_is_refused_with_what_is_right(text: str, match: str) -> No
     with pytest.raises(UsageError) as caught:
         make_rule(text)
     assert match in caught.value.message
+
+
+def test_a_star_in_a_name_is_a_letter() -> None:
+    assert (
+        str(parse('gradients.layers["x[*]"].kind == "a"').left) == 'gradients.layers["x[*]"].kind'
+    )
 
 
 @given(st.text(alphabet="abhesian.top[0]<>=!+-*/() \"'12e_\u00e9\n", max_size=40))
