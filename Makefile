@@ -63,8 +63,8 @@ wheel: $(VENV)/.package  ## build sdist and wheel, and run the demo from the whe
 clean:  ## remove the virtual environments, packages and caches
 	rm -rf $(VENV) .venv-wheel dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-readme: $(VENV)/.test  ## write the generated parts of the README again
-	$(BIN)/cog -r README.md
+readme: $(VENV)/.test  ## write the generated parts of README and docs again
+	$(BIN)/cog -r README.md docs/architecture.md
 
 bench:  ## install the peers into .venv-bench and measure curvcli beside them (an hour)
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
