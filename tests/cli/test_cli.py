@@ -1,51 +1,23 @@
-"""The program as users run it: real processes, pipes and pseudo-terminals."""
+"""The program as users run it answers, explains and fails as it promises: processes, pipes and pseudo-terminals."""
 
 import json
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from curvcli.analyses.registry import NAMES, get
-from curvcli.cli.main import make_app
 from curvcli.report.data import json_schema
+from tests.oracles.program import ROOT, answer, in_terminal, invoke, run
 
-ROOT = Path(__file__).parent.parent.parent
 MLP = str(ROOT / "sample_models" / "digits_mlp.toml")
-
-
-def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **environment}
-    env.pop("COLUMNS", None)
-    env.update(environment)
-    return subprocess.run(
-        [sys.executable, "-m", "curvcli", *arguments],
-        capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False,
-    )  # fmt: skip
-
-
-def invoke(*arguments: str) -> Any:
-    """In this process: quick, for everything that needs no process of its own."""
-    return CliRunner().invoke(make_app(), list(arguments))
-
-
-def answer(*arguments: str) -> tuple[int, dict[str, Any]]:
-    result = invoke(*arguments, "--format", "json")
-    return result.exit_code, json.loads(result.stdout)
-
-
 QUICK = ("--top", "2", "--bottom", "1")
 
 
@@ -350,27 +322,6 @@ def test_ctrl_c_gives_a_partial_answer() -> None:
     if envelope["result"] is not None:  # else the signal came before the first product
         assert envelope["result"]["status"] == "interrupted"
         assert envelope["result"]["top"]
-
-
-def in_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
-    """Run in a pseudo-terminal; everything it shows."""
-    pid, descriptor = pty.fork()
-    if pid == 0:
-        os.environ.update({"TERM": "xterm-256color", **environment})
-        os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, "-m", "curvcli", *arguments])
-    shown = b""
-    while True:
-        ready, _, _ = select.select([descriptor], [], [], 60)
-        try:
-            chunk = os.read(descriptor, 65536) if ready else b""
-        except OSError:
-            chunk = b""
-        if not chunk:
-            break
-        shown += chunk
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), shown.decode()
 
 
 def test_colour_and_progress_on_a_terminal_only() -> None:

@@ -19,7 +19,7 @@ from curvcli.analyses.check.cache import NotKept, TargetKey
 from curvcli.analyses.registry import get
 from curvcli.loading.spec import make_spec
 from curvcli.report.data import json_schema
-from tests.cli.test_cli import ROOT, in_terminal, invoke, run
+from tests.oracles.program import ROOT, in_terminal, invoke, run
 
 SCHEMAS = Path(__file__).parent / "schemas"
 # Two products suffice for these: the sample's loss is 0.0373 and its first eigenvalue 9.3367.

@@ -22,8 +22,8 @@ from curvcli.errors import CheckpointError, UsageError
 from curvcli.linalg.stochastic.probes import deflated_trace
 from curvcli.loading.settle import read_settled
 from curvcli.report.data import json_schema
-from tests.cli.test_cli import ROOT, answer, in_terminal, invoke, run
-from tests.linalg.lanczos.test_lanczos import OUTLIERS, Prescribed
+from tests.oracles.matrices import OUTLIERS, Prescribed
+from tests.oracles.program import ROOT, answer, in_terminal, invoke, run
 
 MLP = str(ROOT / "sample_models" / "digits_mlp.toml")
 LINEAR = str(ROOT / "sample_models" / "linear_regression.toml")

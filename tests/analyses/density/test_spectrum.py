@@ -18,8 +18,8 @@ from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rules, random_comp
 from curvcli.linalg.stochastic.spectral_sums import Goal, Probes, estimate, krylov
 from curvcli.report.data import json_schema
 from tests.analyses.saddle.test_surface import Matrix
-from tests.cli.test_cli import ROOT, answer, invoke, run
 from tests.oracles.dense import dense_hessian, random_data, random_network
+from tests.oracles.program import ROOT, answer, invoke, run
 
 MLP = str(ROOT / "sample_models" / "digits_mlp.toml")
 SADDLE = str(ROOT / "sample_models" / "saddle.toml")

@@ -1,4 +1,4 @@
-"""Lanczos against matrices of prescribed spectrum and the identities it must satisfy."""
+"""Lanczos finds what matrices of prescribed spectrum have, and satisfies its identities."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from curvcli.errors import CurvError, NoAnswerError, NonFiniteError
 from curvcli.linalg.lanczos.factorization import start
@@ -15,6 +14,7 @@ from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.reach import reach, smallest_component
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import load_state, save_state
+from tests.oracles.matrices import OUTLIERS, Prescribed
 
 
 @pytest.fixture(autouse=True, scope="module", params=[1 << 20, 0], ids=["full", "partial"])
@@ -23,33 +23,6 @@ def reorthogonalisation(request: pytest.FixtureRequest) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("curvcli.linalg.lanczos.factorization.WORTH_SKIPPING", request.param)
         yield request.param
-
-
-class Prescribed:
-    """A symmetric matrix with the given eigenvalues, in a random orthonormal eigenbasis if it is small."""
-
-    def __init__(
-        self,
-        eigenvalues: list[float] | np.ndarray,
-        dtype: torch.dtype = torch.float64,
-        rotate: bool = False,
-    ) -> None:
-        self.eigenvalues = np.sort(np.asarray(eigenvalues, dtype=float))
-        self.n, self.dtype, self.device = len(self.eigenvalues), dtype, torch.device("cpu")
-        diagonal = torch.from_numpy(self.eigenvalues)
-        self.matrix: Tensor | None = None
-        if rotate:
-            generator = torch.Generator().manual_seed(1)
-            q, _ = torch.linalg.qr(
-                torch.randn(self.n, self.n, generator=generator, dtype=torch.float64)
-            )
-            self.matrix = ((q * diagonal) @ q.T).to(dtype)
-        self.diagonal = diagonal.to(dtype)
-        self.products = 0
-
-    def matvec(self, v_N: Tensor) -> Tensor:
-        self.products += 1
-        return self.matrix @ v_N if self.matrix is not None else self.diagonal * v_N
 
 
 def true_pairs(op: Prescribed, found: LanczosResult) -> np.ndarray:
@@ -67,14 +40,6 @@ def assert_right(op: Prescribed, found: LanczosResult, tol: float = 1e-3) -> Non
     assert all(found.converged_K)
     scale = np.maximum(np.abs(found.values_K), 0.01 * np.abs(op.eigenvalues).max())
     assert (found.bounds_K <= tol * scale).all()
-
-
-OUTLIERS = np.concatenate(
-    [
-        np.random.default_rng(0).normal(size=2000) * 0.01,
-        [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, -0.5, -0.3, -0.2],
-    ]
-)
 
 
 EXHAUSTED = [

@@ -10,7 +10,7 @@ from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LOSS, LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import load_state, save_state
-from tests.linalg.lanczos.test_lanczos import OUTLIERS, Prescribed
+from tests.oracles.matrices import OUTLIERS, Prescribed
 
 SPECTRA = {
     "outliers": OUTLIERS,

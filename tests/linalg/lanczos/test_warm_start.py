@@ -10,7 +10,7 @@ from curvcli.linalg.lanczos.reach import smallest_component
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.warm import mixed
 from curvcli.linalg.operator import random_unit_vector
-from tests.linalg.lanczos.test_lanczos import OUTLIERS, Prescribed
+from tests.oracles.matrices import OUTLIERS, Prescribed
 
 
 @pytest.mark.parametrize("guess", ["right", "wrong", "opposed"])

@@ -20,9 +20,9 @@ from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.gram import gram_spectrum
 from curvcli.operators.curvature.matrices import curvature
 from curvcli.operators.curvature.preconditioned import PreconditionedHessian
-from tests.cli.test_cli import ROOT, answer, invoke
 from tests.conftest import MakeObjective
 from tests.oracles.dense import dense_hessian, random_data, random_network
+from tests.oracles.program import ROOT, answer, invoke
 
 MLP = str(ROOT / "sample_models" / "digits_mlp.toml")
 # Products in float64 against dense matrices in float64: some hundred additions of numbers of order one.
