@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -351,7 +352,6 @@ def test_doctor_passes_here() -> None:
 
 
 def test_linear_regression_sample_has_its_closed_form(samples: Path) -> None:
-    import numpy as np
 
     data = np.load(samples / "breast_cancer.npz")
     design = np.concatenate([data["x"], np.ones((len(data["x"]), 1))], 1).astype(np.float64)
@@ -359,3 +359,11 @@ def test_linear_regression_sample_has_its_closed_form(samples: Path) -> None:
     _, envelope = answer("hessian", str(samples / "linear_regression.toml"))
     for pair, value in zip(envelope["result"]["top"], expected, strict=False):
         assert abs(pair["value"] - value) <= pair["residual"]
+
+
+def test_json_of_all_four_is_strict(samples: Path) -> None:
+    for command in ("saddle", "taylor", "step", "backprop"):
+        done = invoke(command, str(samples / "saddle.toml"), "--format", "json")
+        assert done.exit_code == 0, done.stderr
+        envelope = json.loads(done.stdout, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+        assert envelope["command"] == command

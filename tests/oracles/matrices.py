@@ -38,3 +38,28 @@ OUTLIERS = np.concatenate(
         [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, -0.5, -0.3, -0.2],
     ]
 )
+
+
+class Matrix:
+    """A matrix that is given whole."""
+
+    def __init__(self, a: Tensor) -> None:
+        self.a, self.n, self.dtype, self.device = a, len(a), a.dtype, a.device
+
+    def matvec(self, v_N: Tensor) -> Tensor:
+        return self.a @ v_N
+
+
+def spectrum(n: int = 160, seed: int = 1) -> np.ndarray:
+    """Five outliers, a bulk on both sides of zero, many near zero: like that of a network."""
+    rng = np.random.default_rng(seed)
+    bulk = np.concatenate([rng.uniform(-0.5, 2, n // 3), np.exp(-8 * rng.random(n - 5 - n // 3))])
+    return np.concatenate([[50.0, 20, 10, 8, -5], bulk])
+
+
+def matrix_of(values: np.ndarray, seed: int = 2) -> Matrix:
+    """The given eigenvalues in a random orthonormal eigenbasis."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(values)
+    q, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    return Matrix(q @ torch.diag(torch.from_numpy(values)) @ q.T)

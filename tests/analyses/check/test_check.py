@@ -1,4 +1,4 @@
-"""`curvcli check` as CI systems run it: processes, pipes, pseudo-terminals, files."""
+"""`curvcli check` passes, fails and reports as CI systems need it: processes, pipes, pseudo-terminals, files."""
 
 import json
 import re

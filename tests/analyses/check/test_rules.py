@@ -1,4 +1,4 @@
-"""Rules: the language, the check against types before anything runs, and decisions by intervals."""
+"""Rules are checked against the types of answers before anything runs, and decided by intervals."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""What `gradients` takes: memory beside a plain backward pass, and work by the number of modules."""
+"""`gradients` takes the memory of a plain backward pass, and work by the number of modules."""
 
 import gc
 import sys

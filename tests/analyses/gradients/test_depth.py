@@ -1,4 +1,4 @@
-"""The gain per layer of `gradients`: closed forms, mean-field theory, and the fit itself."""
+"""The gain per layer of `gradients` is that of closed forms and mean-field theory, within its interval."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Cells called in a loop of the user's own: what `gradients` says of their memory."""
+"""Cells called in a loop of the user's own have the lag of autograd through it, if nothing comes between the calls."""
 
 from typing import Any
 

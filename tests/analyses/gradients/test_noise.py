@@ -1,4 +1,4 @@
-"""The gradient's noise in `gradients`, against a model whose noise is known in closed form."""
+"""The gradient's noise in `gradients` is that of a model whose noise is known in closed form."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The parts of the data whose gradients are compared: products between them, whatever uses the weights."""
+"""The parts of the data are compared by the products of their gradients run alone, whatever uses the weights."""
 
 from collections.abc import Callable
 from typing import Any

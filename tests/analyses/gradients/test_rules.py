@@ -1,4 +1,4 @@
-"""The verdicts of `gradients`: each ill sample is found, nothing healthy is, NaN is named where it arises."""
+"""`gradients` finds every ill sample and nothing in a healthy one, and names NaN where it arises."""
 
 import itertools
 import json

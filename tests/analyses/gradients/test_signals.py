@@ -1,4 +1,4 @@
-"""What `gradients` measures of every layer, against autograd without hooks."""
+"""What `gradients` measures of every layer is what autograd gives without hooks."""
 
 import gc
 import math

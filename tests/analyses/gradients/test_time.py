@@ -1,4 +1,4 @@
-"""Recurrent layers in `gradients`: cells stepped by hand, closed forms, packed and bidirectional input; attention."""
+"""`gradients` follows recurrent layers and attention through time as cells stepped by hand and closed forms do."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""`jacobian` where something is missing, broken or limited: derivatives, numbers, memory, products, input."""
+"""`jacobian` stays right or says why not: missing derivatives, bad numbers, memory, budgets, wrong input."""
 
 import subprocess
 import sys

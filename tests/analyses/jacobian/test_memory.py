@@ -1,4 +1,4 @@
-"""`jacobian --memory` beside the samples: layers, time and large tangent kernels, measured on the whole process."""
+"""`jacobian --memory` holds for layers, time and large tangent kernels, measured on the whole process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Layers, time and parameters of `jacobian` against closed forms and dense matrices."""
+"""Layers, time and parameters of `jacobian` are those of closed forms and dense matrices."""
 
 import math
 from pathlib import Path

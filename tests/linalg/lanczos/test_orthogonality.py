@@ -1,4 +1,4 @@
-"""Partial reorthogonalisation: estimates against the Gram matrix, bounds against true residuals."""
+"""Partial reorthogonalisation leaves no more out than it estimates: Gram matrices, true residuals."""
 
 import numpy as np
 import pytest

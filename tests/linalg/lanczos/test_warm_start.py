@@ -1,4 +1,4 @@
-"""Lanczos from a guess: fewer products, and a reach that still fails no more often than it says."""
+"""Lanczos from a guess needs fewer products, and its reach still fails no more often than it says."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Golub-Kahan-Lanczos on matrices with known singular values, many at once."""
+"""Golub-Kahan-Lanczos finds the singular values of matrices that have known ones, many at once."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Archives and names that attack: bombs, links, ways out, and names that would drive a terminal or a page."""
+"""Archives and names that attack do no harm: bombs, links, ways out, names that would drive a terminal or a page."""
 
 import io
 import os

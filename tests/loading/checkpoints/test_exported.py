@@ -1,4 +1,4 @@
-"""Programs that hold their network: torch.export and TorchScript, and files that abuse them."""
+"""Programs that hold their network (torch.export, TorchScript) are read as it is, and those that attack are refused."""
 
 import contextlib
 import copy

@@ -1,4 +1,7 @@
-"""Hugging Face directories: small ones with random weights, made by the library, and one with real weights."""
+"""Hugging Face directories answer as the library does, run no foreign code, and say why where they do not work.
+
+Small ones with random weights, made by the library, and one with real weights.
+"""
 
 import contextlib
 import importlib.util

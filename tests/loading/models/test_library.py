@@ -1,16 +1,22 @@
-"""Networks of timm and torchvision, where these libraries can be imported beside the installed torch."""
+"""Networks of timm and torchvision come by name, with the preprocessing of their libraries.
 
+Skipped where these cannot be imported beside the installed torch; a stand-in for timm is tested everywhere.
+"""
+
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import curvcli
 from curvcli.errors import CurvError, DataError, ModelError
 from curvcli.loading.models.library import build_from_library, library_transform
+from tests.oracles.checkpoints import stored
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -141,3 +147,64 @@ def test_pixels_give_what_a_folder_of_them_gives(tmp_path: Path) -> None:
         assert torch.equal(load(data).objective.batches[0].data[0][0], x)
     (grey,), _, _ = load("images", in_chans=1).objective.batches[0].data
     assert torch.equal(load("grey.npz", in_chans=1).objective.batches[0].data[0][0], grey)
+
+
+class _Standin(types.ModuleType):
+    """A module with timm's interface, for machines where timm cannot be imported (it needs torchvision)."""
+
+    @staticmethod
+    def list_models() -> list[str]:
+        return ["small_net"]
+
+    @staticmethod
+    def create_model(name: str, pretrained: bool, num_classes: int = 3) -> nn.Module:
+        assert not pretrained
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+        )
+
+    @staticmethod
+    def get_pretrained_cfg(name: str) -> Any:
+        return types.SimpleNamespace(
+            to_dict=lambda: {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        )
+
+    class data:
+        @staticmethod
+        def resolve_data_config(args: Any, pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
+            return pretrained_cfg
+
+        @staticmethod
+        def create_transform(input_size: Any, mean: Any, std: Any) -> Any:
+            def transform(image: Any) -> Tensor:
+                pixels = np.asarray(image.resize(input_size[1:])).reshape(*input_size[1:], -1)
+                x = torch.from_numpy(pixels.copy()).movedim(-1, 0).float() / 255
+                return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+            return transform
+
+
+def test_a_stand_in_for_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in has timm's interface; timm itself is tested above, where it can be imported."""
+    from PIL import Image
+
+    monkeypatch.setitem(sys.modules, "timm", _Standin("timm"))
+    model = build_from_library("timm:small_net", {"num_classes": 2})
+    stored(model, tmp_path)
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        grey = np.full((20, 30, 3), 191, np.uint8)  # (191/255 − 0.5) / 0.25 = 0.996
+        Image.fromarray(grey).save(tmp_path / "images" / name / "x.png")
+    run = curvcli.load(
+        str(tmp_path / "m.safetensors"),
+        model="timm:small_net",
+        model_args={"num_classes": 2},
+        data=str(tmp_path / "images"),
+        loss="cross_entropy",
+    )
+    (x,), _, y = run.objective.batches[0].data
+    assert x.shape == (2, 3, 8, 8)
+    assert y.tolist() == [0, 1]
+    torch.testing.assert_close(x, torch.full_like(x, (191 / 255 - 0.5) / 0.25))
+    with pytest.raises(ModelError, match="Did you mean 'small_net'"):
+        build_from_library("timm:smal_net", {})

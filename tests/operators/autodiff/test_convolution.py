@@ -1,4 +1,4 @@
-"""Convolutions that compute what is asked for, against torch's own, in float64."""
+"""Convolutions compute what is asked for, as torch's own do in float64."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Products with the transposed Jacobian against `torch.func`, and what a process does not have to import for them."""
+"""Products with the transposed Jacobian are those of `torch.func`, and need no import that costs time."""
 
 import subprocess
 import sys

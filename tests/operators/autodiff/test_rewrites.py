@@ -1,4 +1,4 @@
-"""Rewritten layers against torch's own, in float64: values, first and second derivatives."""
+"""Rewritten layers have the values, first and second derivatives of torch's own, in float64."""
 
 from collections.abc import Callable
 

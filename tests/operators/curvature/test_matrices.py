@@ -1,4 +1,4 @@
-"""Gauss-Newton, Fisher and preconditioned matrices against dense ones made another way."""
+"""Gauss-Newton, Fisher and preconditioned matrices are the dense ones that are made another way."""
 
 from pathlib import Path
 

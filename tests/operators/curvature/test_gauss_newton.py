@@ -1,0 +1,38 @@
+"""Gauss-Newton products are those of the dense matrix, for every loss and strategy."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from curvcli.operators.curvature.curvature import Strategy
+from curvcli.operators.curvature.gauss_newton import GaussNewton
+from tests.conftest import MakeObjective
+from tests.oracles.dense import MEANS, random_data, random_network
+
+
+@pytest.mark.parametrize("loss", sorted(MEANS))
+@pytest.mark.parametrize("strategy", ["keep", "rebuild"])
+def test_gauss_newton_products_against_the_dense_matrix(
+    loss: str, strategy: Strategy, make_objective: MakeObjective
+) -> None:
+    """G = Jᵀ H_out J with J and H_out by forward-mode differentiation, in float64."""
+    model = random_network(0, [3, 4, 2], "tanh").double()
+    x, y = random_data(0, 9, 3, 2, loss)
+    y = y.double() if y.is_floating_point() else y
+    named = list(model.named_parameters())
+    theta = torch.cat([p.detach().reshape(-1) for _, p in named])
+
+    def outputs(flat: Tensor) -> Tensor:
+        parts = flat.split([p.numel() for _, p in named])
+        weights = {n: part.view_as(p) for (n, p), part in zip(named, parts, strict=True)}
+        out: Tensor = torch.func.functional_call(model, weights, (x.double(),))
+        return out
+
+    j = torch.func.jacfwd(outputs)(theta).reshape(-1, len(theta))
+    z = outputs(theta)
+    inner = torch.func.hessian(lambda f: MEANS[loss](f.view_as(z), y))(z.reshape(-1))
+    operator = GaussNewton(
+        make_objective(model, x.double(), y, loss, splits=[4, 5]), strategy=strategy
+    )
+    products = torch.stack([operator.matvec(e) for e in torch.eye(operator.n, dtype=torch.float64)])
+    assert torch.allclose(products, j.T @ inner @ j, atol=1e-12)
