@@ -14,8 +14,8 @@ from curvcli.loading.loss import loss_terms
 from curvcli.objective import checks
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
+from tests.oracles.program import ROOT
 
-ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "sample_models"
 
 MakeObjective = Callable[..., Objective]

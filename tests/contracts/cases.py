@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from curvcli.cli.main import make_app
+from tests.oracles.program import ROOT
 
-ROOT = Path(__file__).parents[2]
 ANSWERS = Path(__file__).parent / "answers"
 MODELS = (
     "bytes_gpt", "dead_relu", "digits_cnn", "digits_lstm", "digits_mlp", "exploding",

@@ -7,7 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.oracles.program import ROOT
+
 README = (ROOT / "README.md").read_text()
 
 

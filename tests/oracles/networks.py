@@ -1,7 +1,8 @@
-"""Standard networks with PyTorch's default initialisation, on 64 features or 24 tokens, 10 classes."""
+"""Networks with PyTorch's default initialisation: standard ones on 64 features or 24 tokens, and a small one."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -71,3 +72,17 @@ class fresh_gpt(nn.Module):
         for block in self.blocks:
             x = block(x, src_mask=mask, is_causal=True)
         return self.head(self.norm(x))
+
+
+class Net(nn.Module):
+    """Layers in a container, batch norm, a buffer, and a size that the batch decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh())
+        self.head = nn.Linear(8, 3)
+        self.register_buffer("scale", torch.full((3,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x)) * self.scale
+        return out

@@ -21,20 +21,7 @@ from curvcli.errors import CheckpointError, CurvError, DataError
 from curvcli.loading.checkpoints.exported import check_expression
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.checkpoints.torchscript import ScriptProgram, check_code
-
-
-class Net(nn.Module):
-    """Layers in a container, batch norm, a buffer, and a size that the batch decides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh())
-        self.head = nn.Linear(8, 3)
-        self.register_buffer("scale", torch.full((3,), 0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(self.body(x)) * self.scale
-        return out
+from tests.oracles.networks import Net
 
 
 class Counter(nn.Module):
@@ -96,7 +83,7 @@ def test_a_program_has_the_layers_and_the_spectrum_of_its_source(
     assert {"body", "body.0", "body.1", "body.2", "head"} <= set(names)
     assert set(net.state_dict()) == {t.name for t in checkpoint.tensors}
     (tmp_path / "source.py").write_text(
-        "from tests.loading.checkpoints.test_exported import Net\nimport torch\n"
+        "from tests.oracles.networks import Net\nimport torch\n"
         "def build():\n    torch.manual_seed(0)\n    return Net()\n"
     )
     exported = hessian(program, data)

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import MemoryLimitError
-from curvcli.objective.batch import Batch
 from curvcli.operators.curvature.curvature import Strategy
 from curvcli.operators.curvature.hessian import Hessian
 from tests.conftest import MakeObjective
@@ -68,21 +67,27 @@ def test_recurrent_layers_against_finite_differences(
     assert error < 1e-2
 
 
-def test_running_out_of_memory_halves_the_micro_batch(
-    make_objective: MakeObjective, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    objective = make_objective(small(), X50, Y50)
-    operator = Hessian(objective)
-    build = operator._graph
+class Tight(nn.Module):
+    """A network that runs out of memory with more samples than its limit."""
 
-    def tight(batch: Batch) -> object:
-        if batch.size > 13:
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.limit = small(), 50
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.limit:
             raise RuntimeError(
                 "DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes"
             )
-        return build(batch)
+        out: Tensor = self.net(x)
+        return out
 
-    monkeypatch.setattr(operator, "_graph", tight)
+
+def test_running_out_of_memory_halves_the_micro_batch(make_objective: MakeObjective) -> None:
+    model = Tight()
+    objective = make_objective(model, X50, Y50)
+    operator = Hessian(objective)
+    model.limit = 13
     h_NN = dense_hessian(small(), X50, Y50, "cross_entropy")
     v_N = torch.ones(operator.n)
     assert torch.allclose(operator.matvec(v_N).double(), h_NN @ v_N.double(), atol=1e-5)
