@@ -1,6 +1,8 @@
 """Named losses, how many loss terms a batch has, and how a model is called with its data."""
 
+import copy
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, did_you_mean
 from curvcli.loading.references import is_reference, resolve
+from curvcli.machine.containers import fresh
 from curvcli.objective.calls import call_model, guarded, main_output
 from curvcli.objective.terms import LossTerms
 
@@ -221,7 +224,11 @@ class OutputLoss:
 
     def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
         """(sum of the loss terms, how many) for these outputs."""
-        result = self.function(outputs, data[2], **self.arguments)
+        function = self.function
+        if isinstance(function, nn.Module):
+            # Its buffers (class weights) follow the network's device and dtype.
+            function = copy.deepcopy(function).to(outputs.device, outputs.dtype)
+        result = function(outputs, data[2], **self.arguments)
         return as_terms(result, outputs.shape[0] if outputs.dim() else 1, self.name)
 
 
@@ -230,15 +237,31 @@ def objective_terms(reference: str) -> LossTerms:
     function = resolve(reference, "--objective", LossError)
 
     def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
-        return as_terms(guarded(reference, function, model, data), 1, reference)
+        return as_terms(guarded(reference, function, model, fresh(data)), 1, reference)
 
     return terms
 
 
+def _is_count(value: Any) -> bool:
+    """Whether this says how many loss terms there are: a whole number of at least one."""
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 and not value.is_complex() else None
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 1
+        and value == int(value)
+    )
+
+
 def as_terms(result: Any, samples: int, name: str) -> tuple[Tensor, float]:
     """A mean, a tensor of terms, or (sum, count) -> (sum, count)."""
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor):
-        return result[0], float(result[1])
+    if isinstance(result, tuple) and result and isinstance(result[0], Tensor):
+        if len(result) == 2 and _is_count(result[1]):
+            return result[0], float(result[1])
+        # (loss, outputs) or (loss, accuracy), as training code returns them.
+        result = result[0]
     if not isinstance(result, Tensor):
         raise LossError(
             f"{name} returned {type(result).__name__}, not a tensor",

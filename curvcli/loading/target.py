@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
+from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError, some
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.data.batches import (
@@ -110,6 +110,7 @@ class Target:
                 "writes one, and --model auto builds plain networks from the shapes",
             )
         self.check_unchanged()
+        _refuse_complex(model)
         dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
         if note:
             self.notes.append(note)
@@ -306,3 +307,14 @@ class Target:
             "device": str(known["device"]) if "device" in known else None,
             "seed": self.spec.seed,
         }
+
+
+def _refuse_complex(model: nn.Module) -> None:
+    """A cast to real would drop the imaginary parts."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    found = [name for name, tensor in named if tensor.is_complex()]
+    if found:
+        raise ModelError(
+            f"the model has complex tensors: {some(found)}; its curvature is that of real and imaginary parts",
+            "hold them as real tensors (torch.view_as_real) and make them complex in forward (view_as_complex)",
+        )

@@ -1,6 +1,7 @@
 """The walk over nested containers: what is done alike to every tensor in them."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ def tensors_in(data: Any) -> Iterator[Tensor]:
     """Every tensor in nested containers and objects with attributes."""
     if isinstance(data, Tensor):
         yield data
-    elif isinstance(data, dict):
+    elif isinstance(data, Mapping):
         for value in data.values():
             yield from tensors_in(value)
     elif isinstance(data, tuple | list):
@@ -19,26 +20,41 @@ def tensors_in(data: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+def mapped(data: Any, change: Callable[[Any], Any]) -> Any:
+    """The same containers, of the same types, with ``change`` of everything in them that is no container."""
+    if isinstance(data, Mapping):
+        changed = {key: mapped(value, change) for key, value in data.items()}
+        if type(data) is dict:
+            return changed
+        other = copy.copy(data)
+        for key, value in changed.items():
+            other[key] = value  # type: ignore[index]
+        return other
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(mapped(value, change) for value in data))
+    if type(data) in (tuple, list):
+        return type(data)(mapped(value, change) for value in data)
+    return change(data)
+
+
 def take(data: Any, samples: slice | list[int]) -> Any:
-    if isinstance(data, Tensor):
-        return data[samples]
-    if isinstance(data, dict):
-        return {key: take(value, samples) for key, value in data.items()}
-    if isinstance(data, tuple | list):
-        return type(data)(take(value, samples) for value in data)
-    return data
+    """The samples of these numbers, of every tensor."""
+    return mapped(data, lambda value: value[samples] if isinstance(value, Tensor) else value)
+
+
+def fresh(data: Any) -> Any:
+    """The same tensors in containers of their own: who takes an entry out of them takes it out of a copy."""
+    return mapped(data, lambda value: value)
 
 
 def move(data: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Tensors in nested containers on ``device``, floating-point ones in ``dtype``."""
-    if isinstance(data, Tensor):
-        return data.to(device=device, dtype=dtype if data.is_floating_point() else None)
-    if isinstance(data, dict):
-        return {key: move(value, device, dtype) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(move(value, device, dtype) for value in data))
-    if isinstance(data, tuple | list):
-        return type(data)(move(value, device, dtype) for value in data)
-    if not isinstance(data, str | bytes) and callable(getattr(data, "to", None)):
-        return data.to(device)
-    return data
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        if not isinstance(value, str | bytes) and callable(getattr(value, "to", None)):
+            return value.to(device)
+        return value
+
+    return mapped(data, moved)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from curvcli.errors import CurvError, ModelError
@@ -41,25 +42,28 @@ def guarded(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
         return function(*args, **kwargs)
     except CurvError:
         raise
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-        IndexError,
-        KeyError,
-        AttributeError,
-        AssertionError,
-    ) as error:
-        if out_of_memory(error):
-            raise
-        given = ", ".join(
-            [_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()]
-        )
-        message = " ".join(str(error).split())
-        raise ModelError(
-            f"{what} failed on inputs ({given}): {type(error).__name__}: {message[:300]}",
-            "check the shapes and names in the data, --input-key and --model-arg; --verbose shows the traceback",
-        ) from error
+    except RuntimeError as error:
+        if not torch.is_grad_enabled() and "does not require grad" in str(error):
+            # It takes derivatives itself (forces, residuals of equations), also where nobody asks for its own.
+            with torch.enable_grad():
+                return function(*args, **kwargs)
+        raise _failure(what, error, args, kwargs) from error
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+        raise _failure(what, error, args, kwargs) from error
+
+
+def _failure(
+    what: str, error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> BaseException:
+    """The sentence for what went wrong; running out of memory stays what it is."""
+    if out_of_memory(error):
+        return error
+    given = ", ".join([_shape(a) for a in args] + [f"{k}={_shape(v)}" for k, v in kwargs.items()])
+    message = " ".join(str(error).split())
+    return ModelError(
+        f"{what} failed on inputs ({given}): {type(error).__name__}: {message[:300]}",
+        "check the shapes and names in the data, --input-key and --model-arg; --verbose shows the traceback",
+    )
 
 
 def _shape(value: Any) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,8 @@ from curvcli.objective.lookups import Lookups, uses
 from curvcli.objective.network import (
     check_weights,
     choose_parameters,
+    evaluation,
     set_mode,
-    untouched_buffers,
     uses_batch_statistics,
 )
 from curvcli.objective.objective import Objective, decay
@@ -78,9 +79,16 @@ def make_objective(
     together = _evaluated_together(model, batches, terms, memory) if splittable else None
     lookups = Lookups(parameters)
     first = _evaluated(model, batches, terms, together, lookups)
-    second = _evaluated(model, batches, terms, together, None)
+    # In halves: what is the same then is deterministic, and a sum over samples.
+    halves = max(1, max(b.size for b in batches) // 2) if splittable else None
+    second = _evaluated(model, batches, terms, halves, None)
+    if splittable and _differ(first, second, model):
+        second = _evaluated(model, batches, terms, together, None)
+        if not _differ(first, second, model):
+            batches = _whole(batches, notes)
+            splittable = False
     _check_sums(first, second, model, batches, terms, accept_nonfinite)
-    with torch.enable_grad(), untouched_buffers(model):
+    with torch.enable_grad(), evaluation(model):
         piece = next(batches[0].pieces(1 if splittable else batches[0].size))
         one = terms(model, piece.data)[0]
     if not one.requires_grad and not weight_decay:
@@ -132,7 +140,7 @@ def _evaluated(
 ) -> _Evaluation:
     """Sum and number of the loss terms, from ``together`` samples at a time."""
     total, weight, largest = 0.0, 0.0, 0
-    with torch.no_grad(), untouched_buffers(model):
+    with torch.no_grad(), evaluation(model):
         for batch in batches:
             meter = MemoryMeter()
             with ExitStack() as watching:
@@ -166,15 +174,38 @@ def _check_sums(
             why_not_finite(first.total, model, batches, terms),
             "look for overflow: try --dtype float64",
         )
-    # Atomic additions on GPUs change the last bits; randomness changes the first ones.
-    eps = torch.finfo(next(model.parameters()).dtype).eps
-    if abs(first.total - second.total) > 1e3 * eps * abs(first.total):
+    if _differ(first, second, model):
         suspects = random_modules(model, batches[0], terms)
         raise LossError(
             f"the loss is random: {first.total / first.weight:.6g} and then {second.total / first.weight:.6g} on the "
             f"same data; random modules: {some(suspects)}",
             "make the model deterministic in eval mode (dropout and sampling off)",
         )
+
+
+def _differ(first: _Evaluation, second: _Evaluation, model: nn.Module) -> bool:
+    """Whether two sums differ by more than their order: atomic additions on GPUs change the last bits."""
+    eps = torch.finfo(next(model.parameters()).dtype).eps
+    return abs(first.total - second.total) > 1e3 * eps * abs(first.total)
+
+
+def _whole(batches: Sequence[Batch], notes: list[str]) -> list[Batch]:
+    """The batches, which may not be cut: the loss of one is not the sum over its pieces.
+
+    Raises:
+        LossError: there are several, so that L would depend on how the data was divided.
+    """
+    if len(batches) > 1:
+        raise LossError(
+            "the loss of a batch is not the sum over its samples (class weights, a mean over what is not masked), so that "
+            f"with {len(batches)} batches it depends on how the data is divided",
+            "pass all samples as one batch (--batch-size, --max-batches 1), or return (sum of the terms, sum of their "
+            "weights) from the loss",
+        )
+    notes.append(
+        "the loss of the batch is not the sum over its samples: the batch is not cut into pieces"
+    )
+    return [replace(batch, splittable=False) for batch in batches]
 
 
 def _touched_rows(
@@ -199,7 +230,7 @@ def _evaluated_together(
         return None
     largest = max(batches, key=lambda b: b.size)
     piece = next(largest.pieces(_MEASURED))
-    with torch.no_grad(), untouched_buffers(model), MemoryMeter() as meter:
+    with torch.no_grad(), evaluation(model), MemoryMeter() as meter:
         terms(model, piece.data)
     # Half of what is free: the kernels' own buffers are not seen.
     half = room(next(model.parameters()).device, memory) / 2

@@ -8,7 +8,7 @@ from torch import nn
 
 from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
-from curvcli.objective.network import untouched_buffers
+from curvcli.objective.network import evaluation
 
 Terms = Callable[[nn.Module, Any], object]
 """(model, batch data) -> anything: the loss, evaluated for what the modules do meanwhile."""
@@ -80,7 +80,7 @@ def _with_hooks(
 ) -> None:
     handles = [m.register_forward_hook(watch(n)) for n, m in _leaves(model)]
     try:
-        with torch.no_grad(), untouched_buffers(model):
+        with torch.no_grad(), evaluation(model):
             terms(model, batch.data)
     finally:
         for handle in handles:

@@ -3,11 +3,54 @@
 import fnmatch
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import checkpoint
 
 from curvcli.errors import ModelError, NonFiniteError, did_you_mean, some
+
+# Torch's private name of what wraps a function whose activations are not kept; absent in some releases.
+_GENERATOR = "_checkpoint_without_reentrant_generator"
+
+
+@contextmanager
+def _without_checkpointing() -> Iterator[None]:
+    """Activations are kept: their checkpointing cannot be differentiated twice."""
+    reentrant = checkpoint.CheckpointFunction
+    generator = getattr(checkpoint, _GENERATOR, None)
+
+    def plain(*_args: Any, **_kwargs: Any) -> Iterator[None]:
+        yield
+
+    try:
+        reentrant.apply = staticmethod(  # type: ignore[method-assign]
+            lambda function, _preserve, *args: function(*args)
+        )
+        if generator is not None:
+            setattr(checkpoint, _GENERATOR, plain)
+        yield
+    finally:
+        del reentrant.apply
+        if generator is not None:
+            setattr(checkpoint, _GENERATOR, generator)
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """How the network is run, whoever asks: from one kind of kernels, and without leaving a trace in it.
+
+    Encoders have a fast path for inference that drops padded places and has no derivative; it is off, so that the loss
+    is the one whose gradient is taken. Activations are not checkpointed. Buffers are copies.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with untouched_buffers(model), _without_checkpointing():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
@@ -35,12 +78,29 @@ _ONLY_DROPOUT = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBas
 def set_mode(model: nn.Module, train_mode: bool) -> list[str]:
     """Evaluation mode, or training mode with dropout off; returns notes on what was not literal."""
     model.train(train_mode)
+    notes = _dense_gradients(model)
     if not train_mode:
-        return []
+        return notes
     dropouts = [m for m in model.modules() if isinstance(m, _ONLY_DROPOUT)]
     for module in dropouts:
         module.eval()
-    return [f"dropout stays off in train mode ({len(dropouts)} modules)"] if dropouts else []
+    if dropouts:
+        notes.append(f"dropout stays off in train mode ({len(dropouts)} modules)")
+    return notes
+
+
+def _dense_gradients(model: nn.Module) -> list[str]:
+    """Embeddings give dense gradients: sparse ones have no second derivative."""
+    sparse = [
+        m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse
+    ]
+    for module in sparse:
+        module.sparse = False
+    if not sparse:
+        return []
+    return [
+        f"gradients of {len(sparse)} embeddings are dense here: sparse ones have no second derivative"
+    ]
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
@@ -120,3 +180,8 @@ def check_weights(model: nn.Module) -> None:
                 + (f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""),
                 "'curvcli info CHECKPOINT' lists them all",
             )
+
+
+def is_stock(module: nn.Module) -> bool:
+    """Whether a module computes what torch's layer of that kind computes: its forward is torch's own."""
+    return type(module).forward.__module__.startswith("torch.nn.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from curvcli.objective.batch import Batch
 from curvcli.objective.layout import Layout
-from curvcli.objective.network import untouched_buffers, uses_batch_statistics
+from curvcli.objective.network import evaluation, uses_batch_statistics
 from curvcli.objective.terms import LossTerms
 
 
@@ -108,7 +108,7 @@ class Objective:
 
     def sum_of(self, batch: Batch) -> Tensor:
         """This batch's part of L without weight decay, Σ_i ℓ_i / W, with its graph."""
-        with self.untouched_buffers():
+        with self.evaluation():
             total, _ = self.terms(self.model, batch.data)
         return total / self.weight
 
@@ -164,7 +164,7 @@ class Objective:
         parameters = [named[name] for name in self.names]
         device = parameters[0].device
         rows = {i: rows.to(device) for i, rows in self.layout.rows.items()}
-        with torch.no_grad(), untouched_buffers(model):
+        with torch.no_grad(), evaluation(model):
             found = [self.terms(model, batch.data) for batch in batches]
         weight = sum(count for _, count in found)
         return Objective(
@@ -194,9 +194,9 @@ class Objective:
                 p.data = old
 
     @contextmanager
-    def untouched_buffers(self) -> Iterator[None]:
-        """See `untouched_buffers`."""
-        with untouched_buffers(self.model):
+    def evaluation(self) -> Iterator[None]:
+        """See `evaluation`."""
+        with evaluation(self.model):
             yield
 
 

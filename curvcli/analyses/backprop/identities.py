@@ -13,17 +13,20 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvcli.errors import ModelError
-from curvcli.machine.containers import move
+from curvcli.machine.containers import move, tensors_in
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
+from curvcli.objective.network import is_stock
 from curvcli.objective.objective import Objective
 
 Convolution = nn.modules.conv._ConvNd
 Transposed = nn.modules.conv._ConvTransposeNd
 # Steps of the finite differences, relative to the first.
 _SHRINK = (0.03, 0.001)
+_EPS_32, _EPS_64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Record:
 
     inputs: list[Tensor] = field(default_factory=list)
     deltas: list[Tensor] = field(default_factory=list)
+    visits: list[int] = field(default_factory=list)
+    """How often a gradient came back to each call."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,27 @@ class _Difference(NamedTuple):
     resolved: bool
 
 
+class _Precision(TorchDispatchMode):
+    """Notices computation in less than double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.single = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's hook; otherwise the first operation imports its compiler."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at the dtypes of what it made."""
+        result = func(*args, **(kwargs or {}))
+        self.single = self.single or any(
+            t.is_floating_point() and t.dtype.itemsize < 8 for t in tensors_in(result)
+        )
+        return result
+
+
 class BackpropCheck:
     """Checks of ∇L in float64, on a copy of the model and a few samples.
 
@@ -95,10 +121,17 @@ class BackpropCheck:
         )
         self.samples = piece.size
         self.records: dict[str, Record] = {}
-        self.gradients = self._record()
+        with _Precision() as precision:
+            self.gradients = self._record()
+        self.differentiates = any(max(r.visits, default=0) > 1 for r in self.records.values())
+        """Whether the loss takes derivatives itself, so that a weight's gradient is more than δᵀx."""
+        self.single = precision.single
+        """Whether parts compute in single precision whatever they are given: softmax and losses of language models."""
 
     def identities(self) -> list[Identity]:
         """Every parameter of linear, convolution and embedding layers, against its recomputed gradient."""
+        if self.differentiates:
+            return []
         by_hand: dict[int, Tensor] = {}
         owners: dict[int, list[tuple[str, str]]] = {}
         for name, module in _checked(self.objective.model):
@@ -143,13 +176,14 @@ class BackpropCheck:
                 gradient.device
             )
             v /= torch.linalg.vector_norm(v)
-            direction_N = zero_N.clone()
-            objective.views(direction_N)[index].copy_(v)
+            parts = objective.views(zero_N)
+            parts[index] = v
+            direction_N = objective.flatten(parts)
             exact = float((gradient * v).sum())
             scale = 1 + float(torch.linalg.vector_norm(objective.parameters[index].detach()))
-            first = 1e-6 * scale / max(1, v.numel()) ** 0.25
+            first = (1e-2 if self.single else 1e-6) * scale / max(1, v.numel()) ** 0.25
             best = self._difference(direction_N, first, exact)
-            for shrink in _SHRINK:
+            for shrink in () if self.single else _SHRINK:
                 # Where the third derivative is huge only a smaller step is right; it counts where its
                 # rounding leaves digits to compare. A wrong gradient is wrong at every step.
                 other = self._difference(direction_N, first * shrink, exact)
@@ -165,11 +199,12 @@ class BackpropCheck:
             with self.objective.moved(sign * h * direction_N):
                 values.append(self.objective.value())
         difference = (values[0] - values[1]) / (2 * h)
-        resolution = 100 * torch.finfo(torch.float64).eps * max(map(abs, values)) / h
-        # Slopes below 1e4 times the rounding of the difference cannot be told from zero.
+        # Slopes below so many times the rounding of the difference cannot be told from zero.
+        eps, times = (4 * _EPS_32, 100) if self.single else (100 * _EPS_64, 10_000)
+        least = times * eps * max(map(abs, values)) / h
         largest = max(abs(exact), abs(difference))
-        error = abs(exact - difference) / max(largest, 1e4 * resolution)
-        return _Difference(difference, error, largest > 1e4 * resolution)
+        error = abs(exact - difference) / max(largest, least)
+        return _Difference(difference, error, largest > least)
 
     def _record(self) -> list[Tensor]:
         """One backward pass with hooks on every checked layer."""
@@ -209,8 +244,15 @@ def _checked(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for child in m.modules()
     }
     return [
-        (n, m) for n, m in model.named_modules() if isinstance(m, kinds) and id(m) not in inside
+        (n, m)
+        for n, m in model.named_modules()
+        if isinstance(m, kinds) and id(m) not in inside and _holds_its_weight(m)
     ]
+
+
+def _holds_its_weight(module: nn.Module) -> bool:
+    """Whether the layer is torch's own, and its weight a parameter that nothing computes (weight_norm, pruning)."""
+    return is_stock(module) and isinstance(module._parameters.get("weight"), nn.Parameter)
 
 
 def _recorder(record: Record) -> Callable[..., Tensor | None]:
@@ -224,7 +266,13 @@ def _recorder(record: Record) -> Callable[..., Tensor | None]:
         slot = len(record.deltas)
         record.inputs.append(x.detach().clone())
         record.deltas.append(torch.zeros_like(output))
-        output.register_hook(lambda delta: record.deltas.__setitem__(slot, delta.detach()))
+        record.visits.append(0)
+
+        def keep(delta: Tensor) -> None:
+            record.deltas[slot] = delta.detach()
+            record.visits[slot] += 1
+
+        output.register_hook(keep)
         # In-place activations work on the clone: changing a view would take the hook out of the graph.
         return output.clone()
 

@@ -33,6 +33,7 @@ class Rule:
 RULES = {
     rule.name: rule
     for rule in (
+        Rule("zero-gradient", "error", 0, True, "a gradient that is exactly zero trains nothing"),
         Rule("nonfinite", "error", 0, True, "SageMaker Debugger: any non-finite value"),
         Rule("vanishing-depth", "error", 1e-3, False, "torchmortem: first/last norm ratio, critical"),
         Rule("exploding-depth", "error", 1e3, True, "torchmortem: norm > 1000"),

@@ -27,6 +27,7 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
         CurvError: wrong input; see the subclasses.
     """
     limits = limits_of(options.thresholds or {})
+    given = frozenset(n.removeprefix("gradients.") for n in options.thresholds or {})
     schemes = _schemes(options.reinit)
     journal.progress(Stage("loading", 0, None))
     objective = subject.load(accept_nonfinite=True)
@@ -48,7 +49,7 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
             f"ended early: {sum(found.part_samples)} of {objective.samples} samples were seen"
         )
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
-    journal.findings.extend(Judge(result, limits, options.learning_rate).findings())
+    journal.findings.extend(Judge(result, limits, options.learning_rate, given).findings())
     return journal.answer(result)
 
 
@@ -93,7 +94,7 @@ def _answer(
         activation_gain_per_layer_interval=_finite_pair(
             _powers(trend.activation.interval if trend.activation else None)
         ),
-        residual_growth=_growth(layers),
+        residual_growth=_growth(layers, type(objective.model).__name__),
         first_nonfinite=next((s.name for s in layers if s.nonfinite), None),
         time=time_trends(recorder, objective.samples, subject.spec.seed, journal.notes),
         attention=attention_heads(recorder),
@@ -103,9 +104,11 @@ def _answer(
     )
 
 
-def _growth(layers: list[LayerSignal]) -> float | None:
-    """RMS of the last over the first output of a residual block."""
-    stream = [s.activation_rms for s in layers if s.role == "sum" and s.activation_rms]
+def _growth(layers: list[LayerSignal], model: str) -> float | None:
+    """RMS of the last over the first output of a residual block; what the model itself returns is behind the stream."""
+    stream = [
+        s.activation_rms for s in layers if s.role == "sum" and s.activation_rms and s.name != model
+    ]
     return stream[-1] / stream[0] if len(stream) > 1 else None
 
 

@@ -27,10 +27,13 @@ class Judge:
     result: GradientsResult
     limits: Mapping[str, float]
     learning_rate: float | None = None
+    given: frozenset[str] = frozenset()
+    """Rules whose threshold the user set: they are obeyed to the letter."""
 
     def findings(self) -> Iterator[Finding]:
         """Every finding, the gravest cause first."""
         yield from self._nonfinite()
+        yield from self._zero()
         depth = list(self._depth())
         yield from depth
         yield from self._layers(already=bool(depth))
@@ -45,6 +48,8 @@ class Judge:
     def _nonfinite(self) -> Iterator[Finding]:
         layers = self.result.layers
         limit = self.limits["nonfinite"]
+        if self.result.loss is not None and not any(s.nonfinite_gradient > limit for s in layers):
+            return  # masked on purpose: -inf before a softmax leaves loss and gradients finite
         first = next((s for s in layers if s.nonfinite > limit), None)
         if first is not None:
             later = sum(s.nonfinite > limit for s in layers) - 1
@@ -69,6 +74,29 @@ class Judge:
                 "the loss is NaN or Inf although every activation and gradient is finite: it overflows (look at the "
                 "size of the outputs, or try --dtype float64), or it takes a logarithm of zero",
             )  # fmt: skip
+
+    def _zero(self) -> Iterator[Finding]:
+        """Layers with weights whose gradient is exactly zero, and where on the way back it becomes that."""
+        weighted = [s for s in self.result.layers if s.weight_gradient_rms is not None]
+        zero = [s for s in weighted if s.weight_gradient_rms == 0]
+        if not zero or self.result.loss is None:
+            return
+        share = len(zero) / len(weighted)
+        if not self._ill("zero-gradient", share):
+            return
+        alive = [s for s in self.result.layers if s.activation_gradient_norm]
+        last = alive[0] if alive else None
+        where = (
+            f"it is lost before {last.name} ({last.kind})"
+            if last
+            else "no gradient leaves the loss"
+        )
+        named = zero[0].name if len(zero) == 1 else f"{zero[0].name} to {zero[-1].name}"
+        yield self._finding(
+            "zero-gradient", zero[-1].name, share,
+            f"the gradient is exactly zero at {len(zero)} of {len(weighted)} layers with weights ({named}); {where}: "
+            "look for softmax over a single output, dead units, round, clamp or detach on the way",
+        )  # fmt: skip
 
     def _depth(self) -> Iterator[Finding]:
         result = self.result
@@ -167,6 +195,8 @@ class Judge:
         limit = self.limits["dead-units"]
         if s.dead_fraction is None or s.units is None:
             return None
+        if s.dead_fraction == 1.0 or "dead-units" in self.given:
+            return s.dead_fraction if s.dead_fraction > limit else None
         deviation = math.sqrt(max(0.0, limit * (1 - limit)) / s.units)
         return s.dead_fraction if s.dead_fraction > limit + 3 * deviation else None
 

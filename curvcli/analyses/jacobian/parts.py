@@ -65,7 +65,7 @@ def with_layers(
     seeds = [settings.seed * 1_000_003 + i for i in range(1 if structure.coupled else piece.size)]
     chain = blocks.measure_chain(passage, piece, structure, settings, seeds)
     looked_at = sum(s.samples for s in result.samples)
-    subject.count(_device(passage)).matvecs += round(chain.products * piece.size / looked_at)
+    subject.count(subject.target.device).matvecs += round(chain.products * piece.size / looked_at)
     layers, path = summary.layers_and_path(chain, piece.size)
     if len(layers) == 1:
         journal.note(
@@ -255,7 +255,3 @@ def _coupled(jacobian: ParameterJacobian) -> bool:
     difference = float((together - alone).detach().abs().max())
     scale = float(together.detach().abs().max())
     return difference > 1e3 * torch.finfo(together.dtype).eps * scale
-
-
-def _device(passage: Passage) -> torch.device:
-    return next(passage.model.parameters()).device

@@ -150,7 +150,7 @@ def _measure(
         progress=lambda done: journal.progress(Stage("samples", done, total)),
     )
     measured = list(chunks)
-    cost = subject.count(next(passage.model.parameters()).device)
+    cost = subject.count(subject.target.device)
     # Work is counted in products over all the data.
     cost.matvecs += round(sum(m.products * m.size for m in measured) / total)
     return measured, chunks

@@ -10,7 +10,9 @@ from curvcli.errors import UsageError
 from curvcli.loading.spec import TargetSpec
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-_STEP = re.compile(r"(?:step|iter|iteration|global_step)s?[-_=]?(\d+)", re.IGNORECASE)
+_STEP = re.compile(
+    r"(?:global_?step|steps?|iter(?:ation)?s?|epochs?|checkpoint|ckpt)[-_=]?(\d+)", re.IGNORECASE
+)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -62,13 +64,16 @@ def resolve_targets(
 
 
 def step_of(name: str) -> int | None:
-    """The training step in a checkpoint's name: the number after "step", else the last number."""
+    """The training step in a checkpoint's name: the number after a known word, else the only number."""
     stem = Path(name).name
     for suffix in _WEIGHTS:
         stem = stem.removesuffix(suffix)
     named = _STEP.search(stem)
-    numbers = re.findall(r"\d+", stem)
-    return int(named[1]) if named else int(numbers[-1]) if numbers else None
+    if named:
+        return int(named[1])
+    # A single whole number can be nothing else; of several, one may be a loss or a date.
+    numbers = re.findall(r"(?<![\d.])\d+(?![\d.])", stem)
+    return int(numbers[0]) if len(numbers) == 1 and not re.search(r"\d\.\d", stem) else None
 
 
 def _series(argument: str) -> list[str]:

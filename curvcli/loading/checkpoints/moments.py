@@ -181,6 +181,9 @@ def _keys(
             )
         ):
             fitting.append(order)
+    if len(groups) > 1 and len(set(shapes.values())) < len(shapes):
+        # Parameters of one shape can change places between groups, and nothing would tell.
+        fitting = []
     if len(fitting) != 1:
         found = (
             f"{len(listed)} parameters, the model {len(shapes)}"

@@ -19,7 +19,7 @@ from curvcli.loading.checkpoints.pickled import load_torch
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
 from curvcli.loading.references import is_reference, resolve
-from curvcli.machine.containers import tensors_in
+from curvcli.machine.containers import mapped, tensors_in
 from curvcli.objective.batch import Batch
 
 TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
@@ -77,18 +77,16 @@ def read_batches(
 
 
 def freeze(data: Any) -> Any:
-    """A copy of the tensors and arrays in nested containers; other objects as they are."""
-    if isinstance(data, Tensor):
-        return data.detach().clone()
-    if isinstance(data, np.ndarray) and data.dtype != object:
-        return torch.from_numpy(np.ascontiguousarray(data).copy())
-    if isinstance(data, Mapping):
-        return {key: freeze(value) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(freeze(value) for value in data))
-    if isinstance(data, tuple | list):
-        return type(data)(freeze(value) for value in data)
-    return data
+    """A copy of the tensors and arrays in nested containers of any type; other objects as they are."""
+    return mapped(data, _frozen)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return torch.from_numpy(np.ascontiguousarray(value).copy())
+    return value
 
 
 def fingerprint(batches: Sequence[Any]) -> str:

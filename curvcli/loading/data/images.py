@@ -23,6 +23,10 @@ from curvcli.loading.models.library import (
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 PIXELS = 100_000_000
+# Pillow's names of pixels with 16 bits, of those that convert to colours without a loss, and the largest of 16 bits.
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_KNOWN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB")
+_DEEPEST = 65535
 """Pixels of one image; beyond, it is refused before it is decoded."""
 BATCH = 32
 
@@ -165,6 +169,20 @@ def _pillow() -> Any:
     return Image
 
 
+def _deep(image: Any, how: Preprocessing, path: Path) -> Tensor:
+    """A grey image of 16 bits a pixel, from 0 to 1; Pillow's conversion to colours would cut it off at 255."""
+    pixels = np.asarray(image).astype(np.float32)
+    if pixels.min() < 0 or pixels.max() > _DEEPEST:
+        raise DataError(
+            f"{path.name} has pixels from {pixels.min():g} to {pixels.max():g}, outside 16 bits",
+            "give pixels as floats in a .npz file",
+        )
+    x = torch.from_numpy(pixels / _DEEPEST).expand(3, *pixels.shape).clone()
+    if how.size is not None and tuple(x.shape[-2:]) != how.size:
+        x = F.interpolate(x[None], how.size, mode="bilinear", antialias=True).clamp(0, 1)[0]
+    return x
+
+
 def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
     """An image as (C, H, W): prepared by the library, or from 0 to 1, resized and cut."""
     Image = _pillow()
@@ -177,6 +195,13 @@ def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
                 )
             if isinstance(how, LibraryTransform):
                 return _transform(image, how)
+            if image.mode in _DEEP:
+                return _deep(image, how, path)
+            if image.mode not in _KNOWN:
+                raise DataError(
+                    f"{path.name} has pixels of the kind {image.mode!r}, which would lose their range",
+                    "save it with 8 or 16 bits a channel, or give pixels as floats in a .npz file",
+                )
             picture = image.convert("RGB")
         if how.size is not None:
             picture = _fit(picture, how)

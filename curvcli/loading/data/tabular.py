@@ -92,6 +92,14 @@ def _numbers(column: Sequence[Any], name: str, path: Path) -> "np.ndarray[Any, A
                 f"{path.name}: the column {name!r} holds {str(value)[:40]!r} in row {row + 1}, not a number",
                 "encode it as numbers, or choose the inputs by --input-key",
             ) from None
+    wrong = np.flatnonzero(~np.isfinite(out))
+    if len(wrong):
+        row = int(wrong[0])
+        more = f" and {len(wrong) - 1} more rows" if len(wrong) > 1 else ""
+        raise DataError(
+            f"{path.name}: the column {name!r} is {out[row]} in row {row + 1}{more}",
+            "fill the gaps or drop the rows",
+        )
     return out
 
 

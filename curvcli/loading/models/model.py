@@ -68,6 +68,10 @@ def build_model(
     return model
 
 
+# What is appended to a tensor's name for the scales of its quantised numbers.
+_SCALES = ("_scale_inv", "_scale", ".scale", "_scales", "_weight_scale")
+
+
 def load_weights(
     model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False
 ) -> list[str]:
@@ -80,6 +84,7 @@ def load_weights(
         ModelError: keys are missing, unexpected or of another shape, and ``allow_partial`` is off; or
             nothing matches at all.
     """
+    _refuse_scaled(checkpoint)
     expected = model.state_dict()
     stored = {info.name: info for info in checkpoint.tensors}
     stripped = _best_prefix(list(stored), expected)
@@ -152,6 +157,23 @@ def compute_dtype(
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _refuse_scaled(checkpoint: Checkpoint) -> None:
+    """Numbers of eight bits mean nothing without the scales that lie beside them.
+
+    Raises:
+        ModelError: there are such scales.
+    """
+    names = {t.name for t in checkpoint.tensors}
+    small = [t.name for t in checkpoint.tensors if t.dtype.startswith("float8")]
+    for name in small:
+        scales = [f"{name}{end}" for end in _SCALES if f"{name}{end}" in names]
+        if scales:
+            raise ModelError(
+                f"{name!r} is quantised to float8, with scales in {scales[0]!r}: as they are the numbers are not the weights",
+                "dequantise the checkpoint (weight · scale) and save it again",
+            )
 
 
 def _copy(into: Tensor, tensor: Tensor, name: str) -> None:

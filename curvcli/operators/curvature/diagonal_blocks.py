@@ -113,7 +113,7 @@ def _order(objective: Objective) -> Callable[[str], tuple[int, int]]:
     try:
         batch = objective.batches[0]
         piece = next(iter(batch.pieces(_PROBE if objective.splittable else batch.size)))
-        with torch.no_grad(), objective.untouched_buffers():
+        with torch.no_grad(), objective.evaluation():
             objective.terms(objective.model, piece.data)
     finally:
         for handle in handles:

@@ -82,7 +82,9 @@ def rounding_in_double(operator: Curvature[Any], vectors_KN: Tensor) -> float | 
     except _UNABLE:
         return None
     shifts_K = vectors_KN.double() @ (computed_N - truth_N)
-    return _SOME_SAMPLES * float(shifts_K.abs().max())
+    shift = float(shifts_K.abs().max())
+    # Masks with the lowest double are -inf where the network computes in single precision.
+    return _SOME_SAMPLES * shift if math.isfinite(shift) else None
 
 
 _UNABLE = (CurvError, RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError)

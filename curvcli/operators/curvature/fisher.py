@@ -213,7 +213,7 @@ def _with_draws(objective: Objective, draws: int, seed: int) -> Objective:
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for batch in objective.batches:
-        with torch.no_grad(), objective.untouched_buffers():
+        with torch.no_grad(), objective.evaluation():
             numbers = loss.outputs(objective.model, batch.data).numel()
         rows = batch.size if batch.splittable else 1
         # Drawn on the CPU, so that one seed gives the same draws on every device; 0 and 1 are left out.

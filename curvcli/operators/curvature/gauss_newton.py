@@ -66,7 +66,7 @@ class GaussNewton(Curvature[OutputGraph]):
     def outputs_of(self, batch: Batch) -> Tensor:
         """z of one piece, with its graph."""
         loss, objective = self._loss(), self.objective
-        with torch.enable_grad(), self.kernels.active(), objective.untouched_buffers():
+        with torch.enable_grad(), self.kernels.active(), objective.evaluation():
             return loss.outputs(objective.model, batch.data)
 
     def output_curvature(self, outputs: Tensor, batch: Batch) -> OutputCurvature:

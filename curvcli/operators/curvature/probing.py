@@ -11,7 +11,11 @@ PROBE = 2
 
 
 def find_kernels(
-    kernels: Kernels, batches: Sequence[Batch], attempt: Callable[[Batch], str | None]
+    kernels: Kernels,
+    batches: Sequence[Batch],
+    attempt: Callable[[Batch], str | None],
+    asymmetry: Callable[[Batch], float],
+    tolerance: float,
 ) -> tuple[bool, list[str]]:
     """Switch kernels until ``attempt`` works on a piece of each batch that may differ from the others.
 
@@ -19,6 +23,8 @@ def find_kernels(
         kernels: are switched.
         batches: of the objective.
         attempt: a product on a piece; names of operations without a derivative, or None.
+        asymmetry: of the matrix of a piece, relative.
+        tolerance: beyond this it is no rounding: a derivative is wrong.
 
     Returns:
         Whether it works now, and notes on what was switched.
@@ -31,6 +37,19 @@ def find_kernels(
             if note is None:
                 return False, notes
             notes.append(note)
+        if asymmetry(piece) <= tolerance:
+            continue
+        if not kernels.plain:
+            kernels.plain = True
+            if attempt(piece) is None and asymmetry(piece) <= tolerance:
+                notes.append(
+                    "layers are evaluated by torch's own operations only: symmetric products"
+                )
+                continue
+        notes.append(
+            "torch's second derivative of this network is wrong: products with it are not symmetric"
+        )
+        return False, notes
     return True, notes
 
 

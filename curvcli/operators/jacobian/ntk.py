@@ -23,7 +23,7 @@ from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
 from curvcli.objective.calls import call_model
 from curvcli.objective.layout import flatten
-from curvcli.objective.network import untouched_buffers
+from curvcli.objective.network import evaluation
 from curvcli.objective.terms import LossTerms
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure
@@ -78,7 +78,7 @@ class ParameterJacobian:
         def read(_: nn.Module, __: Any, output: Any) -> None:
             seen.append(pick(output, self.target.output))
 
-        with torch.enable_grad(), untouched_buffers(self.model), self.kernels.active():
+        with torch.enable_grad(), evaluation(self.model), self.kernels.active():
             if self.target.module is not None:
                 module = dict(self.model.named_modules())[self.target.module]
                 handle = module.register_forward_hook(read)

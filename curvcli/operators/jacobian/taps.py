@@ -16,7 +16,7 @@ from curvcli.errors import ModelError, UsageError, did_you_mean, some
 from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
 from curvcli.objective.calls import call_model, main_output
-from curvcli.objective.network import untouched_buffers
+from curvcli.objective.network import evaluation
 from curvcli.operators.autodiff.kernels import Kernels
 
 
@@ -111,7 +111,7 @@ class Passage:
             }
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(untouched_buffers(self.model))
+            stack.enter_context(evaluation(self.model))
             stack.enter_context(frozen(self.model))
             stack.enter_context(self.kernels.active())
             self._hook(stack, record, leaf)
@@ -284,7 +284,7 @@ def _embedding(model: nn.Module, batch: Batch, name: str | None) -> str | None:
     ]
     piece_positional, piece_keywords, _ = batch.data
     try:
-        with torch.no_grad(), untouched_buffers(model):
+        with torch.no_grad(), evaluation(model):
             call_model(model, piece_positional, piece_keywords)
     finally:
         for handle in handles:

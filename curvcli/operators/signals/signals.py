@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from curvcli.machine.containers import tensors_in
+from curvcli.objective.network import is_stock
 from curvcli.objective.objective import Objective
 from curvcli.operators.recurrent.cells import is_recurrent_cell
 from curvcli.operators.signals.activations import FUNCTIONS, ActivationCounts
@@ -171,7 +172,7 @@ class Recorder(TorchFunctionMode):
             self._channels_first = True
         elif isinstance(module, _CHANNELS_LAST):
             self._channels_first = False
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and inputs:
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and inputs and is_stock(module):
             signal.norm_gains.append(norm_gain(module, inputs[0]))
         copies = {}
         if self._clone_views:
