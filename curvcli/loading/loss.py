@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from curvcli.errors import DataError, LossError, did_you_mean
+from curvcli.errors import DataError, LossError, did_you_mean, some
 from curvcli.loading.references import is_reference, resolve
 from curvcli.objective.calls import call_model, guarded, main_output
 from curvcli.objective.terms import LossTerms
@@ -163,7 +163,7 @@ NAMED: dict[str, Callable[..., tuple[Tensor, float]]] = {
         contrastive,
     )
 }
-LOSSES = (*NAMED, "output")
+LOSSES = (*NAMED, "model", "output")
 
 
 def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
@@ -178,6 +178,11 @@ def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
     """
     if name == "output":
         return _output_loss
+    if name == "model":
+        raise LossError(
+            "--loss model is the own loss of a Hugging Face directory, and this is none",
+            "use --loss output where the network returns its loss, or a named loss",
+        )
     if name in NAMED:
         function: Callable[..., Any] = NAMED[name]
     elif is_reference(name):
@@ -217,12 +222,21 @@ class OutputLoss:
                 f"the loss {self.name} needs targets, and the batches have none",
                 "name them by --target-key",
             )
+        if isinstance(targets, Mapping):
+            raise DataError(
+                f"the loss {self.name} takes one kind of targets, and the batches have {some(targets)}",
+                "name one by --target-key, or drop --loss: the model's own takes them all",
+            )
         return main_output(call_model(model, positional, keywords))
 
     def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
         """(sum of the loss terms, how many) for these outputs."""
         result = self.function(outputs, data[2], **self.arguments)
         return as_terms(result, outputs.shape[0] if outputs.dim() else 1, self.name)
+
+    def targets(self, data: Any) -> Any:
+        """What the outputs are compared with."""
+        return data[2]
 
 
 def objective_terms(reference: str) -> LossTerms:
