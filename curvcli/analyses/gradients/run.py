@@ -93,7 +93,7 @@ def _answer(
         activation_gain_per_layer_interval=_finite_pair(
             _powers(trend.activation.interval if trend.activation else None)
         ),
-        residual_growth=_growth(layers),
+        residual_growth=_growth(layers, type(objective.model).__name__),
         first_nonfinite=next((s.name for s in layers if s.nonfinite), None),
         time=time_trends(recorder, objective.samples, subject.spec.seed, journal.notes),
         attention=attention_heads(recorder),
@@ -103,9 +103,10 @@ def _answer(
     )
 
 
-def _growth(layers: list[LayerSignal]) -> float | None:
-    """RMS of the last over the first output of a residual block."""
-    stream = [s.activation_rms for s in layers if s.role == "sum" and s.activation_rms]
+def _growth(layers: list[LayerSignal], network: str) -> float | None:
+    """RMS of the last over the first output of a residual block; that of the whole network is none."""
+    blocks = [s for s in layers if s.role == "sum" and s.name != network]
+    stream = [s.activation_rms for s in blocks if s.activation_rms]
     return stream[-1] / stream[0] if len(stream) > 1 else None
 
 

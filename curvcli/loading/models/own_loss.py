@@ -221,9 +221,13 @@ def _shifts(loss: OwnLoss, model: nn.Module, data: Any, output: Any, whole: Tens
         return False
     if loss.forward.repeats:  # labels are inputs of the decoder, shifted there
         return False
-    without = labels.clone()
-    without[:, 0] = IGNORED
-    return _equal(float(loss.evaluate(model, (positional, keywords, without))[1]), whole)
+    present = labels[labels != IGNORED]
+    if not len(present):
+        return False
+    # Each first label is ignored if it was not, and the other way round: a loss that reads them changes.
+    other = labels.clone()
+    other[:, 0] = torch.where(labels[:, 0] == IGNORED, present[0], IGNORED)
+    return _equal(float(loss.evaluate(model, (positional, keywords, other))[1]), whole)
 
 
 def _countings(loss: OwnLoss, data: Any) -> Iterator[Counting]:

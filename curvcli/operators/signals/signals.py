@@ -26,7 +26,14 @@ from curvcli.operators.signals.attention import (
     entropy_of_scores,
     head_entropy,
 )
-from curvcli.operators.signals.layers import has_weights, is_container, is_leaf, norm_gain, replaced
+from curvcli.operators.signals.layers import (
+    has_weights,
+    is_container,
+    is_leaf,
+    norm_gain,
+    normalises_channels_first,
+    replaced,
+)
 from curvcli.operators.signals.records import AttentionCall, CellLoop, RecurrentCall, Signal
 from curvcli.operators.signals.reductions import Reduction
 from curvcli.operators.signals.trunk import trunk
@@ -172,6 +179,7 @@ class Recorder(TorchFunctionMode):
         elif isinstance(module, _CHANNELS_LAST):
             self._channels_first = False
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and inputs:
+            self._channels_first = normalises_channels_first(module, inputs[0])
             signal.norm_gains.append(norm_gain(module, inputs[0]))
         copies = {}
         if self._clone_views:
