@@ -196,9 +196,9 @@ class Directory:
             )
         if problems:
             notes.append("loaded in part: " + "; ".join(problems))
-        assert isinstance(model, nn.Module)
         if getattr(model, "_can_set_experts_implementation", bool)():
             model.set_experts_implementation("eager")  # grouped products refuse float64
+        assert isinstance(model, nn.Module)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of a past that nobody reads
         return model

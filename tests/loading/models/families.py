@@ -1,4 +1,4 @@
-"""Tiny models of the families that Hugging Face directories are made of, each with a batch and what holds of its loss."""
+"""Tiny models of the families of Hugging Face directories, each with a batch and what holds of its loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
