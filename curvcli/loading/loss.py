@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from curvcli.errors import DataError, LossError, did_you_mean
+from curvcli.errors import DataError, LossError, did_you_mean, some
 from curvcli.loading.references import is_reference, resolve
 from curvcli.machine.containers import fresh
 from curvcli.objective.calls import call_model, guarded, main_output
@@ -166,7 +166,7 @@ NAMED: dict[str, Callable[..., tuple[Tensor, float]]] = {
         contrastive,
     )
 }
-LOSSES = (*NAMED, "output")
+LOSSES = (*NAMED, "model", "output")
 
 
 def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
@@ -181,6 +181,11 @@ def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
     """
     if name == "output":
         return _output_loss
+    if name == "model":
+        raise LossError(
+            "--loss model is the own loss of a Hugging Face directory, and this is none",
+            "use --loss output where the network returns its loss, or a named loss",
+        )
     if name in NAMED:
         function: Callable[..., Any] = NAMED[name]
     elif is_reference(name):
@@ -220,6 +225,11 @@ class OutputLoss:
                 f"the loss {self.name} needs targets, and the batches have none",
                 "name them by --target-key",
             )
+        if isinstance(targets, Mapping):
+            raise DataError(
+                f"the loss {self.name} takes one kind of targets, and the batches have {some(targets)}",
+                "name one by --target-key, or drop --loss: the model's own takes them all",
+            )
         return main_output(call_model(model, positional, keywords))
 
     def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
@@ -230,6 +240,10 @@ class OutputLoss:
             function = copy.deepcopy(function).to(outputs.device, outputs.dtype)
         result = function(outputs, data[2], **self.arguments)
         return as_terms(result, outputs.shape[0] if outputs.dim() else 1, self.name)
+
+    def targets(self, data: Any) -> Any:
+        """What the outputs are compared with."""
+        return data[2]
 
 
 def objective_terms(reference: str) -> LossTerms:

@@ -58,7 +58,7 @@ class TargetSpec(
         str | None,
         Meta(
             description="cross_entropy, mse, l1, huber, bce_with_logits, nll, token_cross_entropy, contrastive, "
-            "output, or module:function."
+            "model, output, or module:function."
         ),
     ] = None
     loss_args: Annotated[

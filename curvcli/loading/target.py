@@ -22,11 +22,13 @@ from curvcli.loading.data.batches import (
 )
 from curvcli.loading.data.images import image_batches, prepare_pixels, preprocessing
 from curvcli.loading.data.tabular import is_table, read_table
-from curvcli.loading.data.text import read_records
+from curvcli.loading.data.text import is_text, read_records
 from curvcli.loading.data.tokens import token_batches
 from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
+from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.huggingface import Directory, is_directory
 from curvcli.loading.models.model import build_model, compute_dtype, load_weights
+from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
 from curvcli.machine.containers import move
@@ -75,9 +77,40 @@ class Target:
 
     @property
     def loss(self) -> str | None:
-        """The loss that is named, or that the model's class implies."""
-        implied = self.directory.loss if self.directory is not None else None
-        return self.spec.loss or implied
+        """The loss that is named, or that a directory implies."""
+        return self._loss_with(self.directory)
+
+    def _loss_with(self, directory: Directory | None) -> str | None:
+        if self.spec.loss or directory is None:
+            return self.spec.loss
+        return directory.loss(self.spec.data is not None and is_text(self.spec.data))
+
+    @property
+    def _own(self) -> bool:
+        """Whether the loss is that which a Hugging Face model computes itself."""
+        sentences = self.directory is None or self.directory.sentences
+        return self.spec.objective is None and not sentences and self.loss in OWN
+
+    @cached_property
+    def _forward(self) -> Forward | None:
+        """The names that everything is called by; None where the model takes its inputs by position."""
+        if self.directory is None:
+            return None
+        return forward_of(self.model, self.directory.task == "causal")
+
+    @cached_property
+    def _learnt(self) -> Learnt | None:
+        """The model's own loss, where that is the loss."""
+        if not self._own or self._forward is None:
+            return None
+        owner = self._forward.owner
+        self.notes.append(f"the loss is the model's own ({owner}.loss)")
+        learnt = learn(self.model, self.model_batches, self._forward)
+        if not learnt.additive and any(b.splittable and b.size > 1 for b in self.model_batches):
+            self.notes.append(
+                f"{owner}.loss of a batch is not the mean over its samples: batches are evaluated whole"
+            )
+        return learnt
 
     @cached_property
     def device(self) -> torch.device:
@@ -193,7 +226,10 @@ class Target:
     def batches(self) -> list[Batch]:
         """Frozen batches on the device, in the form that the loss takes."""
         if self.spec.objective is None:
-            return self.model_batches
+            made = self.model_batches
+            if self._learnt is not None and not self._learnt.additive:
+                return [dataclasses.replace(batch, splittable=False) for batch in made]
+            return made
         return [
             as_batch(move(raw, self.device, self.dtype), opaque=True) for raw in self._raw_batches
         ]
@@ -201,16 +237,22 @@ class Target:
     @cached_property
     def model_batches(self) -> list[Batch]:
         """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
-        table = self.spec.data is not None and is_table(self.spec.data)
-        inputs, target = self.spec.input_key, self.spec.target_key
-        arranged = (
-            arrange(raw, () if table else inputs, None if table else target)
-            for raw in self._raw_batches
-        )
+        arranged = [self._arranged(raw) for raw in self._raw_batches]
         made = [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
         if self._takes_whole_batches(made):
             return [dataclasses.replace(batch, splittable=False) for batch in made]
         return made
+
+    def _arranged(self, raw: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        inputs, target = self.spec.input_key, self.spec.target_key
+        if self.spec.data is not None and is_table(self.spec.data):
+            inputs, target = [], None
+        if self._forward is None:
+            return arrange(raw, inputs, target)
+        none, keywords, targets = self._forward.arrange(raw, inputs, target)
+        if targets is None and (tokens := self._forward.own_tokens(keywords)) is not None:
+            targets = tokens if self._own else next_tokens(tokens)  # its own loss shifts them
+        return none, keywords, targets
 
     def _takes_whole_batches(self, made: list[Batch]) -> bool:
         """Whether a slice of a batch is another loss, or nothing that the program takes."""
@@ -230,6 +272,8 @@ class Target:
         """The loss as a function of model and batch."""
         if self.spec.objective is not None:
             return objective_terms(self.spec.objective)
+        if self._learnt is not None:
+            return self._learnt.loss
         if self.loss is None:
             raise LossError(
                 "no loss is given",
@@ -299,9 +343,7 @@ class Target:
             "data_sha256": known.get("data_sha256"),
             "samples": objective.samples if objective else self._samples(),
             "loss_terms": objective.weight if objective else None,
-            "loss": self.spec.objective
-            or self.spec.loss
-            or (directory.loss if directory else None),
+            "loss": self.spec.objective or self._loss_with(directory),
             "mode": "train" if self.spec.train_mode else "eval",
             "dtype": str(self.dtype).removeprefix("torch.") if "model" in known else None,
             "device": str(known["device"]) if "device" in known else None,

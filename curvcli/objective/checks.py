@@ -197,8 +197,8 @@ def _whole(batches: Sequence[Batch], notes: list[str]) -> list[Batch]:
     """
     if len(batches) > 1:
         raise LossError(
-            "the loss of a batch is not the sum over its samples (class weights, a mean over what is not masked), so that "
-            f"with {len(batches)} batches it depends on how the data is divided",
+            "the loss of a batch is not the sum over its samples (class weights, a mean over what is not masked), so "
+            f"that with {len(batches)} batches it depends on how the data is divided",
             "pass all samples as one batch (--batch-size, --max-batches 1), or return (sum of the terms, sum of their "
             "weights) from the loss",
         )

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+IGNORED = -100
+"""The label of a place that has no loss term."""
+
 LossTerms = Callable[[nn.Module, Any], tuple[Tensor, float]]
 """(model, batch data) -> (sum of the loss terms, a scalar tensor; how many terms that are)."""
 
@@ -20,3 +23,6 @@ class SplitLoss(Protocol):
 
     def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
         """(sum of the loss terms, how many) for these outputs."""
+
+    def targets(self, data: Any) -> Any:
+        """What the outputs are compared with."""

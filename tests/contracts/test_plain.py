@@ -1,7 +1,8 @@
 """Every command gives the same figures with `--plain`, which turns all rewritten layers off.
 
-In float64, on a convolutional network with batch normalisation and on a transformer. Rewrites change the order of sums, some eps. Iterations make the same number of steps from the same start; what they
-give then differs by eps times its condition, below 1e-6 here. What is below 1e-12 is zero. Fields that are rounding themselves (residuals, errors, checks) are left out.
+In float64, on a convolutional network with batch normalisation and on a transformer. Rewrites change the order of sums,
+some eps. Iterations make the same number of steps from the same start; what they give then differs by eps times its
+condition, below 1e-6 here. What is below 1e-12 is zero. Fields that are rounding themselves are left out.
 """
 
 import re

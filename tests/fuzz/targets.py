@@ -71,7 +71,7 @@ def _directory(path: Path) -> None:
             (Path(folder) / name).write_bytes(path.read_bytes())
             with contextlib.suppress(CurvError):
                 made = Directory(Path(folder))
-                _ = made.task, made.loss
+                _ = made.task, made.loss()
 
 
 def _images(path: Path) -> None:

@@ -104,11 +104,10 @@ def _answer(
     )
 
 
-def _growth(layers: list[LayerSignal], model: str) -> float | None:
-    """RMS of the last over the first output of a residual block; what the model itself returns is behind the stream."""
-    stream = [
-        s.activation_rms for s in layers if s.role == "sum" and s.activation_rms and s.name != model
-    ]
+def _growth(layers: list[LayerSignal], network: str) -> float | None:
+    """RMS of the last over the first output of a residual block; that of the whole network is none."""
+    blocks = [s for s in layers if s.role == "sum" and s.name != network]
+    stream = [s.activation_rms for s in blocks if s.activation_rms]
     return stream[-1] / stream[0] if len(stream) > 1 else None
 
 

@@ -56,10 +56,10 @@ def _look(
         text = directory.task in ("causal", "masked", "sentences")
         example = {"data": "corpus.txt" if text else "reviews.jsonl"}
         settings, unknown = {}, example if directory.task != "images" else {"data": "images/"}
-        if directory.loss is None:
-            unknown["loss"] = "losses.py:loss"
+        if directory.task == "other" and directory.architecture.endswith("Model"):
+            unknown["loss"] = "losses.py:loss"  # a network without a head
         else:
-            settings["loss"] = directory.loss
+            settings["loss"] = directory.loss()
         what = directory.architecture or "sentence encoder"
         return "Hugging Face directory", what, settings, unknown, [f"task: {directory.task}"]
     checkpoint = subject.target.checkpoint

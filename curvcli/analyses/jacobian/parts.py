@@ -227,7 +227,7 @@ def _gauss_newton(
     """Non-zero spectrum of the loss' Gauss-Newton matrix, where a loss of the outputs is given."""
     spec, batch = subject.spec, jacobian.batch
     targets = batch.data[2]
-    usable = spec.loss not in (None, "output") and spec.objective is None
+    usable = spec.loss not in (None, "model", "output") and spec.objective is None
     if not usable or targets is None or jacobian.target.module or jacobian.target.output:
         return None
     assert spec.loss is not None

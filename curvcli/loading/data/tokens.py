@@ -24,10 +24,10 @@ def token_batches(
     seed: int,
     notes: list[str],
 ) -> Iterator[dict[str, Any]]:
-    """Batches with ``input_ids`` (samples, length) and ``labels``, by the directory's tokenizer.
+    """Batches with ``input_ids`` (samples, length), mostly with ``labels``, by the directory's tokenizer.
 
-    A causal model gets consecutive blocks of the text and, as labels, the next tokens; a masked one blocks in
-    which 15 % of the tokens are chosen, of which 80 % are masked, 10 % replaced and 10 % kept (Devlin et
+    A causal model gets consecutive blocks of the text, without labels: it predicts its own tokens; a masked one
+    blocks in which 15 % of the tokens are chosen, of which 80 % are masked, 10 % replaced and 10 % kept (Devlin et
     al. 2019); a classifier one record a sample, with its ``label``; a sentence encoder pairs: records with
     ``positive``, or else consecutive lines.
 
@@ -54,9 +54,9 @@ def token_batches(
         blocks = _blocks(records, tokenizer, size, notes)
         yield from _masked(blocks, tokenizer, batch_size or BATCH, seed)
     elif task == "causal":
-        blocks = _blocks(records, tokenizer, size + 1, notes)
+        blocks = _blocks(records, tokenizer, size, notes)
         for ids in _stacked(blocks, batch_size or BATCH):
-            yield {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous()}
+            yield {"input_ids": ids}
     else:
         raise DataError(
             f"text cannot be turned into batches for {directory.architecture or 'this model'}: it has no head "

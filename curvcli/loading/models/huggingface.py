@@ -1,6 +1,6 @@
 """Hugging Face directories -> models, through the library's own classes; nothing is downloaded.
 
-``config.json`` says which class (``architectures``), and with it what the loss is. An adapter directory (peft)
+``config.json`` says which class (``architectures``), and with it what the task is. An adapter directory (peft)
 names its base; ``modules.json`` makes it a sentence encoder.
 """
 
@@ -19,14 +19,8 @@ from curvcli.errors import CheckpointError, CurvError, ModelError, UsageError, s
 from curvcli.loading.checkpoints.archive import JSON_BYTES, read_json
 
 Task = Literal["causal", "masked", "classification", "images", "sentences", "other"]
-LOSSES: dict[str, str | None] = {
-    "causal": "token_cross_entropy",
-    "masked": "token_cross_entropy",
-    "classification": "cross_entropy",
-    "images": "cross_entropy",
-    "sentences": "contrastive",
-    "other": None,
-}
+# Classes named like others whose text they do not take: what they predict is not made of text alone.
+_NOT_OF_TEXT = ("XLNetLMHeadModel", "ElectraForPreTraining")
 _EAGER = (
     "attention is computed by the eager implementation: fused kernels have no second derivative"
 )
@@ -75,6 +69,8 @@ class Directory:
         if self.sentences:
             return "sentences"
         name = self.architecture
+        if name in _NOT_OF_TEXT:
+            return "other"
         if name.endswith(("ForCausalLM", "LMHeadModel")):
             return "causal"
         if name.endswith(("ForMaskedLM", "ForPreTraining")):
@@ -83,18 +79,18 @@ class Directory:
             return "classification"
         return "images" if name.endswith("ForImageClassification") else "other"
 
-    @property
-    def loss(self) -> str | None:
-        """The named loss of that task; None where there is none."""
-        if self.task == "classification":
-            kind = self.config.get("problem_type")
-            names = self.config.get("id2label")
-            single = isinstance(names, dict) and len(names) == 1
-            if kind == "regression" or (kind is None and single):
-                return "mse"
-            if kind == "multi_label_classification":
-                return "bce_with_logits"
-        return LOSSES[self.task]
+    def loss(self, text: bool = False) -> str:
+        """The name of the loss that is meant without another: the model's own, wherever it has one.
+
+        Args:
+            text: whether the data is text.
+        """
+        if self.sentences:
+            return "contrastive"
+        # The own loss of these needs to know which sentences follow each other.
+        if text and self.task == "masked" and self.architecture.endswith("ForPreTraining"):
+            return "token_cross_entropy"
+        return "model"
 
     def load(self, allow_partial: bool = False) -> tuple[nn.Module, list[str]]:
         """The model with its weights in the dtype they are stored in, and notes.
@@ -200,6 +196,8 @@ class Directory:
             )
         if problems:
             notes.append("loaded in part: " + "; ".join(problems))
+        if getattr(model, "_can_set_experts_implementation", bool)():
+            model.set_experts_implementation("eager")  # grouped products refuse float64
         assert isinstance(model, nn.Module)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # keys and values of a past that nobody reads

@@ -171,7 +171,7 @@ def _refuse_scaled(checkpoint: Checkpoint) -> None:
         scales = [f"{name}{end}" for end in _SCALES if f"{name}{end}" in names]
         if scales:
             raise ModelError(
-                f"{name!r} is quantised to float8, with scales in {scales[0]!r}: as they are the numbers are not the weights",
+                f"{name!r} is quantised to float8, with scales in {scales[0]!r}: the numbers alone are not the weights",
                 "dequantise the checkpoint (weight · scale) and save it again",
             )
 

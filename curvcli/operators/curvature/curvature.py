@@ -28,8 +28,8 @@ Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
 # Up to so many parameters several products at once are faster than one after the other.
 _SMALL = 1_000_000
-# Relative asymmetry that rounding explains, in single precision and in double: networks amplify it. Derivatives that are
-# wrong in torch (normalisation differentiated three times, fused weight normalisation) are off by a tenth and more.
+# Relative asymmetry that rounding explains, in single precision and in double: networks amplify it. Derivatives that
+# are wrong in torch (normalisation differentiated three times, fused weight normalisation) are off by a tenth and more.
 _ASYMMETRY = (2e-2, 1e-6)
 
 G = TypeVar("G")

@@ -31,7 +31,8 @@ class _Scores(GaussNewton):
 
     def datum(self, outputs: Tensor, batch: Batch) -> Datum:
         """What one datum is."""
-        return datum_of(self._loss(), outputs, self._targets(batch))
+        loss = self._loss()
+        return datum_of(loss, outputs, loss.targets(batch.data))
 
     def output_curvature(self, outputs: Tensor, batch: Batch) -> OutputCurvature:
         """C of one piece: mean over draws of u uᵀ / W, block by block."""
@@ -66,9 +67,6 @@ class _Scores(GaussNewton):
         spots = place[:, :, None, None].expand(-1, -1, len(u), 1)
         columns.scatter_(3, spots, flat.permute(1, 2, 0)[..., None])
         return columns.reshape(rows, flat.shape[2], -1)
-
-    def _targets(self, batch: Batch) -> Any:
-        return batch.data[2]
 
 
 class EmpiricalFisher(_Scores):
@@ -174,9 +172,6 @@ class Fisher(_Scores):
             )
         ]
 
-    def _targets(self, batch: Batch) -> Any:
-        return batch.data[0][2]
-
 
 @dataclass(frozen=True)
 class _Drawn:
@@ -192,6 +187,9 @@ class _Drawn:
 
     def of_outputs(self, outputs: Tensor, data: Any) -> tuple[Tensor, float]:
         return self.loss.of_outputs(outputs, data[0])
+
+    def targets(self, data: Any) -> Any:
+        return self.loss.targets(data[0])
 
     @property
     def name(self) -> str:

@@ -146,7 +146,8 @@ class GaussNewton(Curvature[OutputGraph]):
         if not hasattr(terms, "of_outputs"):
             raise LossError(
                 "this matrix needs the model's outputs and the loss apart",
-                "use a named --loss or --loss module:function of (outputs, targets)",
+                "use a named --loss (cross_entropy, token_cross_entropy, mse, …) or --loss module:function of "
+                "(outputs, targets)",
             )
         return cast(SplitLoss, terms)
 

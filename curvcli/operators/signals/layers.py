@@ -25,9 +25,22 @@ def is_container(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
+def normalises_channels_first(module: nn.LayerNorm | nn.RMSNorm, x: Tensor) -> bool:
+    """Whether a norm with a forward of its own normalises the second axis (ConvNeXt's over channels)."""
+    shape = tuple(module.normalized_shape)
+    if len(shape) != 1 or x.dim() < 3:
+        return False
+    declared = getattr(module, "data_format", None)
+    if declared is not None:
+        return bool(declared == "channels_first")
+    return x.shape[-1] != shape[0] and x.shape[1] == shape[0]
+
+
 def norm_gain(module: nn.LayerNorm | nn.RMSNorm, x: Tensor) -> Tensor:
     """RMS(weight) times the mean of 1/σ: what the layer multiplies a gradient by, before projection."""
     rows = x.detach().float()
+    if normalises_channels_first(module, x):
+        rows = rows.movedim(1, -1)
     eps = module.eps if module.eps is not None else torch.finfo(x.dtype).eps
     if isinstance(module, nn.LayerNorm):
         # The kernel of the layer itself hands out 1/σ in a fraction of the time that a variance takes.

@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from curvcli.machine.containers import tensors_in
-from curvcli.objective.network import is_stock
 from curvcli.objective.objective import Objective
 from curvcli.operators.recurrent.cells import is_recurrent_cell
 from curvcli.operators.signals.activations import FUNCTIONS, ActivationCounts
@@ -27,7 +26,14 @@ from curvcli.operators.signals.attention import (
     entropy_of_scores,
     head_entropy,
 )
-from curvcli.operators.signals.layers import has_weights, is_container, is_leaf, norm_gain, replaced
+from curvcli.operators.signals.layers import (
+    has_weights,
+    is_container,
+    is_leaf,
+    norm_gain,
+    normalises_channels_first,
+    replaced,
+)
 from curvcli.operators.signals.records import AttentionCall, CellLoop, RecurrentCall, Signal
 from curvcli.operators.signals.reductions import Reduction
 from curvcli.operators.signals.trunk import trunk
@@ -172,7 +178,8 @@ class Recorder(TorchFunctionMode):
             self._channels_first = True
         elif isinstance(module, _CHANNELS_LAST):
             self._channels_first = False
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and inputs and is_stock(module):
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and inputs:
+            self._channels_first = normalises_channels_first(module, inputs[0])
             signal.norm_gains.append(norm_gain(module, inputs[0]))
         copies = {}
         if self._clone_views:

@@ -103,26 +103,31 @@ def load(path: Path, data: Path, **settings: Any) -> Any:
 def test_a_causal_model_has_the_librarys_own_loss(made: Path) -> None:
     run = load(made / "gpt2", TEXT, max_batches=2, batch_size=3, sequence_length=16)
     objective = run.objective
-    (ids, *_), _, labels = objective.batches[0].data
-    assert ids.shape == (3, 16)
-    assert torch.equal(ids[:, 1:], labels[:, :-1])
-    assert objective.weight == 2 * 3 * 16
     tf = library()
     reference = tf.GPT2LMHeadModel.from_pretrained(str(made / "gpt2")).eval()
-    # The library shifts the labels itself: give it the block with its last label.
     total = 0.0
     for batch in objective.batches:
-        (ids,), _, labels = batch.data
-        whole = torch.cat([ids, labels[:, -1:]], 1)
+        positional, keywords, labels = batch.data
+        ids = keywords["input_ids"]
+        assert not positional
+        assert ids.shape == (3, 16)
+        # The library shifts the labels itself: 15 of 16 tokens have a label.
+        assert torch.equal(ids, labels)
         with torch.no_grad():
-            total += float(reference(input_ids=whole, labels=whole).loss) / 2
+            total += float(reference(input_ids=ids, labels=ids).loss) / 2
+    assert objective.weight == 2 * 3 * 15
     assert objective.loss == pytest.approx(total, rel=1e-5)
+    named = load(
+        made / "gpt2", TEXT, max_batches=2, batch_size=3, sequence_length=16, loss="token_cross_entropy"
+    )  # fmt: skip
+    assert named.objective.loss == pytest.approx(total, rel=1e-5)
     assert any("eager" in note for note in run.notes)
 
 
 def test_a_masked_model_has_the_librarys_own_loss_and_the_same_masks_again(made: Path) -> None:
     one = load(made / "masked", TEXT, max_batches=1).objective
-    (ids,), _, labels = one.batches[0].data
+    _, keywords, labels = one.batches[0].data
+    ids = keywords["input_ids"]
     assert 0 < one.weight < ids.numel() / 3
     assert one.weight == float((labels != -100).sum())
     reference = library().BertForMaskedLM.from_pretrained(str(made / "masked")).eval()
@@ -130,7 +135,7 @@ def test_a_masked_model_has_the_librarys_own_loss_and_the_same_masks_again(made:
         expected = float(reference(input_ids=ids, labels=labels).loss)
     assert one.loss == pytest.approx(expected, rel=1e-5)
     again = load(made / "masked", TEXT, max_batches=1).objective
-    assert torch.equal(again.batches[0].data[0][0], ids)
+    assert torch.equal(again.batches[0].data[1]["input_ids"], ids)
     assert load(made / "masked", TEXT, max_batches=1, seed=1).objective.loss != one.loss
 
 
@@ -183,11 +188,11 @@ def test_pixels_and_folders_get_the_directorys_preprocessing(made: Path, tmp_pat
         Image.fromarray(image).save(folder / f"{index}.png")
     processor = library().AutoImageProcessor.from_pretrained(str(made / "vit"), backend="pil")
     expected = processor(list(pixels), return_tensors="pt")["pixel_values"]
-    array = load(made / "vit", tmp_path / "p.npz").objective.batches[0].data[0][0]
+    array = load(made / "vit", tmp_path / "p.npz").objective.batches[0].data[1]["pixel_values"]
     torch.testing.assert_close(array, expected, atol=1e-5, rtol=0)
-    (files,), _, labels = load(made / "vit", tmp_path / "images").objective.batches[0].data
+    _, keywords, labels = load(made / "vit", tmp_path / "images").objective.batches[0].data
     assert labels.tolist() == [0, 0, 1, 1]
-    torch.testing.assert_close(files, expected[[0, 2, 1, 3]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(keywords["pixel_values"], expected[[0, 2, 1, 3]], atol=1e-5, rtol=0)
 
 
 def broken(made: Path, tmp_path: Path, **config: Any) -> Path:
