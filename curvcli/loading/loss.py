@@ -239,6 +239,8 @@ class OutputLoss:
             # Its buffers (class weights) follow the network's device and dtype.
             function = copy.deepcopy(function).to(outputs.device, outputs.dtype)
         result = function(outputs, data[2], **self.arguments)
+        if self.name in NAMED:
+            return result[0], float(result[1])
         return as_terms(result, outputs.shape[0] if outputs.dim() else 1, self.name)
 
     def targets(self, data: Any) -> Any:

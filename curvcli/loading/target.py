@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError, some
+from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.data.batches import (
@@ -27,7 +27,7 @@ from curvcli.loading.data.tokens import token_batches
 from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
 from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.huggingface import Directory, is_directory
-from curvcli.loading.models.model import build_model, compute_dtype, load_weights
+from curvcli.loading.models.model import build_model, compute_dtype, load_weights, refuse_complex
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
@@ -143,7 +143,7 @@ class Target:
                 "writes one, and --model auto builds plain networks from the shapes",
             )
         self.check_unchanged()
-        _refuse_complex(model)
+        refuse_complex(model)
         dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
         if note:
             self.notes.append(note)
@@ -349,14 +349,3 @@ class Target:
             "device": str(known["device"]) if "device" in known else None,
             "seed": self.spec.seed,
         }
-
-
-def _refuse_complex(model: nn.Module) -> None:
-    """A cast to real would drop the imaginary parts."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    found = [name for name, tensor in named if tensor.is_complex()]
-    if found:
-        raise ModelError(
-            f"the model has complex tensors: {some(found)}; its curvature is that of real and imaginary parts",
-            "hold them as real tensors (torch.view_as_real) and make them complex in forward (view_as_complex)",
-        )

@@ -184,4 +184,4 @@ def check_weights(model: nn.Module) -> None:
 
 def is_stock(module: nn.Module) -> bool:
     """Whether a module computes what torch's layer of that kind computes: its forward is torch's own."""
-    return type(module).forward.__module__.startswith("torch.nn.")
+    return "forward" not in vars(module) and type(module).forward.__module__.startswith("torch.nn.")

@@ -160,19 +160,6 @@ class Looker(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("padding", [5, 30, 39])
-def test_products_with_smaller_tables_are_those_of_the_whole_ones(padding: int) -> None:
-    """H v against autograd on the whole embeddings; rounding of float64."""
-    model = Looker(padding).double()
-    subject = objective(model)
-    assert subject.untouched > 0
-    v_N = torch.randn(subject.n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    loss = F.cross_entropy(model(TOKENS), CLASSES)
-    gradients = torch.autograd.grad(loss, subject.parameters, create_graph=True)
-    whole = torch.autograd.grad(gradients, subject.parameters, subject.views(v_N))
-    assert torch.allclose(Hessian(subject).matvec(v_N), subject.flatten(whole), atol=1e-13)
-
-
 def test_rows_without_a_place_are_constants() -> None:
     """On other data, of the rows looked up only those that vectors have are differentiated."""
     subject = objective(Reader())

@@ -10,8 +10,10 @@ from curvcli.errors import UsageError
 from curvcli.loading.spec import TargetSpec
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-_STEP = re.compile(
-    r"(?:global_?step|steps?|iter(?:ation)?s?|epochs?|checkpoint|ckpt)[-_=]?(\d+)", re.IGNORECASE
+# Steps before epochs, which hold many of them.
+_STEPS = tuple(
+    re.compile(rf"(?:{words})[-_=]?(\d+)", re.IGNORECASE)
+    for words in (r"global_?step|steps?|iter(?:ation)?s?|checkpoint|ckpt", "epochs?")
 )
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
@@ -68,7 +70,7 @@ def step_of(name: str) -> int | None:
     stem = Path(name).name
     for suffix in _WEIGHTS:
         stem = stem.removesuffix(suffix)
-    named = _STEP.search(stem)
+    named = next((found for words in _STEPS if (found := words.search(stem))), None)
     if named:
         return int(named[1])
     # A single whole number can be nothing else; of several, one may be a loss or a date.

@@ -223,3 +223,14 @@ def _describe(
         ]
         problems.append(f"{len(misshapen)} of another shape ({', '.join(listed)})")
     return problems
+
+
+def refuse_complex(model: nn.Module) -> None:
+    """A cast to real would drop the imaginary parts."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    found = [name for name, tensor in named if tensor.is_complex()]
+    if found:
+        raise ModelError(
+            f"the model has complex tensors: {some(found)}; its curvature is that of real and imaginary parts",
+            "hold them as real tensors (torch.view_as_real) and make them complex in forward (view_as_complex)",
+        )

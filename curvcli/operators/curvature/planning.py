@@ -38,7 +38,7 @@ def make_plan(
         plan,
         available,
         batch_sizes=[batch.size for batch in objective.batches],
-        vector=objective.n * objective.dtype.itemsize,
+        vector=objective.dimension * objective.dtype.itemsize,
         wanted=wanted,
         n=objective.n,
         splittable=objective.splittable,

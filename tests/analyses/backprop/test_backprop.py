@@ -13,14 +13,14 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
 from curvcli.objective.batch import Batch
-from curvcli.objective.checks import make_objective as objective_of
+from curvcli.objective.checks import make_objective
 
 
 def check(
     model: nn.Module, x: Tensor, **options: Any
 ) -> tuple[BackpropResult, Answer[BackpropResult]]:
     """The analysis on L = mean of squares of the outputs, a loss without anything of its own."""
-    objective = objective_of(
+    objective = make_objective(
         model, [Batch(x, len(x))], lambda m, d: (m(d).square().sum(), float(len(d)))
     )
     answer = analyse("backprop", Subject(objective=objective), **options)
@@ -81,9 +81,8 @@ def test_shared_repeated_and_in_place_layers_are_summed() -> None:
     assert result.passed
 
 
-def test_a_gradient_changed_behind_a_layer_breaks_its_identity() -> None:
-    """A hook that clips the weight's gradient, as training code leaves behind."""
-    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))
+def test_a_gradient_changed_inside_a_layer_is_found_by_differences() -> None:
+    """A hook that clips the weight's gradient, as training code leaves behind, in a forward of its own."""
 
     class Halved(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -92,11 +91,10 @@ def test_a_gradient_changed_behind_a_layer_breaks_its_identity() -> None:
                 weight.register_hook(lambda g: 0.5 * g)
             return nn.functional.linear(x, weight, self.bias)
 
-    model[2] = Halved(2, 1)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), Halved(2, 1))
     result, answer = check(model, torch.randn(6, 3))
-    wrong = {i.parameter for i in result.identities if not i.passed}
-    assert wrong == {"2.weight"}
-    assert {f.rule for f in answer.findings} == {"backprop.identity", "backprop.slope"}
+    assert {s.parameter for s in result.slopes if not s.passed} == {"2.weight"}
+    assert {(f.rule, f.subject) for f in answer.findings} == {("backprop.slope", "2.weight")}
 
 
 def test_a_detached_branch_is_named() -> None:
@@ -130,3 +128,82 @@ def test_the_wrong_sample_is_caught_and_every_other_one_passes(samples: Path) ->
         assert result.passed == (path.stem != "wrong_backward"), path.stem
         if not result.passed:
             assert {f.subject for f in answer.findings} == {"fc1.weight", "fc1.bias"}
+
+
+def test_rows_that_no_sample_looks_up_have_a_gradient_of_zero() -> None:
+    """Vectors leave them out; the directions of the differences do too."""
+
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.out = nn.Embedding(100, 4), nn.Linear(4, 3)
+
+        def forward(self, ids: Tensor) -> Any:
+            return self.out(self.embed(ids).mean(1))
+
+    result, answer = check(Sparse(), torch.arange(8).view(4, 2))
+    assert result.passed
+    assert not answer.findings
+
+
+def test_what_is_no_stock_layer_has_no_identity() -> None:
+    """A forward of its own, or a weight that is computed: δᵀx is not their gradient."""
+
+    class Positions(nn.Embedding):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.arange(x.shape[1])).expand(len(x), -1, -1)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.positions = Positions(8, 2)
+            self.mix = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
+            self.out = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.out(torch.tanh(self.mix(x + self.positions(x))).mean(1))
+
+    result, answer = check(Net(), torch.randn(6, 5, 2))
+    assert {i.parameter for i in result.identities} == {"out.weight", "out.bias"}
+    assert result.passed
+    assert not answer.findings
+
+
+def test_single_precision_inside_is_no_fault_of_the_gradient() -> None:
+    """Libraries compute softmax and losses in float32 whatever the dtype; a wrong gradient is found all the same."""
+
+    class Single(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.factor, self.a, self.out = factor, nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.a(x)
+            if h.requires_grad:
+                h.register_hook(lambda g: self.factor * g)
+            return self.out(torch.softmax(h, -1, dtype=torch.float32).to(x.dtype))
+
+    x = torch.randn(6, 8)
+    result, answer = check(Single(1.0), x)
+    assert result.passed
+    assert any("less than double precision" in note for note in answer.notes)
+    assert not check(Single(0.5), x)[0].passed
+
+
+def test_a_loss_that_differentiates_the_network_has_no_identity() -> None:
+    model = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1))
+
+    def terms(m: nn.Module, d: Any) -> tuple[Tensor, float]:
+        with torch.enable_grad():
+            x = d.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(m(x).sum(), x, create_graph=True)
+            return slope.square().sum(), float(len(x))
+
+    objective = make_objective(model, [Batch(torch.rand(8, 2), 8)], terms)
+    answer = analyse("backprop", Subject(objective=objective))
+    assert answer.result.passed
+    assert not answer.result.identities
+    assert any("takes derivatives itself" in note for note in answer.notes)

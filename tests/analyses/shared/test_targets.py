@@ -12,7 +12,7 @@ from curvcli.errors import UsageError
 @pytest.mark.parametrize(
     ("name", "step"),
     [("step_100.safetensors", 100), ("epoch=3-step=400.ckpt", 400), ("checkpoint-500", 500),
-     ("model_7_of_run_3.pt", 3), ("run2/last.pt", None), ("iter0012.bin", 12)],
+     ("model_7_of_run_3.pt", None), ("run2/last.pt", None), ("iter0012.bin", 12)],
 )  # fmt: skip
 def test_steps_in_names(name: str, step: int | None) -> None:
     assert step_of(name) == step

@@ -19,6 +19,7 @@ from curvcli.cli.main import make_app
 from curvcli.errors import DataError, LossError
 from curvcli.loading.models.huggingface import library
 from curvcli.loading.models.own_loss import next_tokens
+from curvcli.machine.device import used_memory
 from tests.loading.models.families import FAMILIES, IDS, LABELS, MASK, Family
 
 pytestmark = [
@@ -160,7 +161,8 @@ def test_batches_of_unequal_size_are_weighted_by_their_terms(name: str, tmp_path
 def test_a_batch_that_cannot_be_cut_has_one_curvature_whatever_the_memory(tmp_path: Path) -> None:
     _, directory, data = written(FAMILIES["clip"], tmp_path)
     found = []
-    for memory in ("700MB", None):
+    used = used_memory(torch.device("cpu"))
+    for memory in (f"{used + 400_000_000}B", None):
         run = curvcli.load(str(directory), data=str(data), memory=memory)
         answer = curvcli.analyse("hessian", run, top=1, bottom=0)
         found.append(answer.result.top[0].value)
