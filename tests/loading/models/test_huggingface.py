@@ -203,7 +203,14 @@ def broken(made: Path, tmp_path: Path, **config: Any) -> Path:
     return path
 
 
-def test_remote_code_does_not_run_without_the_flag(made: Path, tmp_path: Path) -> None:
+def test_remote_code_does_not_run_without_the_flag(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    # Loading remote code marks the library's own class, which other tests save.
+    for kind in (transformers.GPT2LMHeadModel, transformers.GPT2Config):
+        monkeypatch.setattr(kind, "_auto_class", None)
     canary = tmp_path / "canary"
     path = broken(
         made,
