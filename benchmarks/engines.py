@@ -29,7 +29,7 @@ def twice_differentiable() -> Iterator[None]:
 
 
 def run_curvcli(workload: Workload, **options: Any) -> tuple[Any, Any]:
-    """(result, context) of the whole `hessian` analysis."""
+    """(result, subject) of the whole `hessian` analysis."""
     import curvcli
 
     def terms(model: torch.nn.Module, data: Any) -> tuple[Tensor, float]:
@@ -40,23 +40,23 @@ def run_curvcli(workload: Workload, **options: Any) -> tuple[Any, Any]:
     batch = curvcli.Batch(
         (workload.inputs, workload.targets), len(workload.targets), workload.splittable
     )
-    context = curvcli.Context(objective=curvcli.make_objective(workload.model, [batch], terms))
+    subject = curvcli.Subject(objective=curvcli.make_objective(workload.model, [batch], terms))
     settings = {"top": K, "bottom": 0, "order": "magnitude", "tol": TOL, **options}
-    return curvcli.analyse("hessian", context, **settings).result, context
+    return curvcli.analyse("hessian", subject, **settings).result, subject
 
 
 def curvcli_whole(workload: Workload, _: int) -> Found:
     """As a user gets it: residuals, reach, check of products, copies looked for, spread over the data."""
-    result, context = run_curvcli(workload)
+    result, subject = run_curvcli(workload)
     assert result.status == "converged"
-    return [p.value for p in result.top], context.objective.cost.matvecs
+    return [p.value for p in result.top], subject.objective.cost.matvecs
 
 
 def curvcli_plain(workload: Workload, _: int) -> Found:
     """Certified eigenvalues, without the look for copies and the spread over the data."""
-    result, context = run_curvcli(workload, recheck=0, spread=0)
+    result, subject = run_curvcli(workload, recheck=0, spread=0)
     assert result.status == "converged"
-    return [p.value for p in result.top], context.objective.cost.matvecs
+    return [p.value for p in result.top], subject.objective.cost.matvecs
 
 
 def eigenthings(workload: Workload, steps: int | None) -> Found:

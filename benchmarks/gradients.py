@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from curvcli.analyses.shared.context import Context, resolve_target
 from torch import nn
 from workloads import WORKLOADS, Workload
 
-from curvcli.analyses.gradients.run import gradients
+from curvcli import Subject, analyse
+from curvcli.analyses.shared.settings import resolve_target
 from curvcli.loading.loss import loss_terms
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
@@ -65,7 +65,7 @@ def bare_hooks(objective: Objective) -> None:
 def sample(path: Path) -> Objective:
     """A sample model."""
     spec, _ = resolve_target(str(path), {}, ("gradients",))
-    return Context(spec).objective
+    return Subject(spec).objective
 
 
 def workload(w: Workload) -> Objective:
@@ -106,20 +106,20 @@ def peak(work: Callable[[], object]) -> int:
 
 def row(name: str, objective: Objective) -> str:
     """One network."""
-    context = Context(objective=objective)
+    subject = Subject(objective=objective)
     cells = [name]
     floor, base = in_gradients(objective, partial(bare_hooks, objective))
     cells += [f"{1e3 * base:.2f} ms", f"{floor:.2f}"]
     for parts in (1, 2, 4):
         ratio, _ = in_gradients(objective, partial(flow, objective, parts=parts))
         cells.append(f"{ratio:.2f}")
-    ratio, _ = in_gradients(objective, partial(gradients, context))
+    ratio, _ = in_gradients(objective, partial(analyse, "gradients", subject))
     cells.append(f"{ratio:.2f}")
     least = peak(partial(plain, objective))
     cells.append(f"{least / 1e6:.1f} MB")
     cells += [
         f"{peak(work) / least:.2f}"
-        for work in (partial(flow, objective, parts=1), partial(gradients, context))
+        for work in (partial(flow, objective, parts=1), partial(analyse, "gradients", subject))
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -133,7 +133,10 @@ def chain(modules: int) -> str:
     data = ((torch.randn(8, 4),), {}, torch.randn(8, 4))
     objective = make_objective(model, [Batch(data, 8)], loss_terms("mse", {}))
     times = []
-    for work in (partial(plain, objective), partial(gradients, Context(objective=objective))):
+    for work in (
+        partial(plain, objective),
+        partial(analyse, "gradients", Subject(objective=objective)),
+    ):
         started = time.perf_counter()
         work()
         times.append(1e6 * (time.perf_counter() - started) / modules)

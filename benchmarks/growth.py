@@ -46,9 +46,9 @@ def point(width: int, samples: int, k: int) -> dict[str, float]:
     def run() -> tuple[HessianResult, curvcli.Objective]:
         batch = curvcli.Batch(((x,), {}, y), samples)
         objective = curvcli.make_objective(model, [batch], loss_terms("cross_entropy", {}))
-        context = curvcli.Context(objective=objective)
+        subject = curvcli.Subject(objective=objective)
         return analyse(
-            "hessian", context, top=k, bottom=0, tol=1e-2, max_matvecs=2000
+            "hessian", subject, top=k, bottom=0, tol=1e-2, max_matvecs=2000
         ).result, objective
 
     run()

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from curvcli.analyses.shared.context import Context, resolve_target
 
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
 from curvcli.operators.jacobian.jacobian import Jacobian, explore
 from curvcli.operators.jacobian.taps import Passage
 
@@ -33,9 +34,9 @@ def seconds(run: Callable[[], object]) -> float:
 def measure(name: str, repeats: int) -> str:
     """One line of the table."""
     spec, _ = resolve_target(str(SAMPLES / f"{name}.toml"), {}, ("jacobian",))
-    context = Context(spec)
-    objective = context.objective
-    model, batch = objective.model, context.target.model_batches[0]
+    subject = Subject(spec)
+    objective = subject.objective
+    model, batch = objective.model, subject.target.model_batches[0]
     x = batch.data[0][0]
     passage = Passage(model)
     structure, _ = explore(passage, batch)

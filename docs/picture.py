@@ -16,12 +16,12 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> None:
     """Inspect the sample network and export what the terminal shows."""
-    run = load(str(ROOT / "sample_models" / "digits_mlp.toml"))
-    result = analyse("hessian", run)
+    subject = load(str(ROOT / "sample_models" / "digits_mlp.toml"))
+    answer = analyse("hessian", subject)
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=84, force_terminal=True, file=nowhere)
         console.print("$ curvcli hessian sample_models/digits_mlp.toml\n", highlight=False)
-        terminal.render(console, get("hessian").view(result), run.findings)
+        terminal.render(console, get("hessian").view(answer.result), answer.findings)
     svg = console.export_svg(title="curvcli", unique_id="curvcli")
     (ROOT / "docs" / "hessian.svg").write_text(svg, "utf-8")
 
