@@ -226,10 +226,9 @@ class Target:
     def batches(self) -> list[Batch]:
         """Frozen batches on the device, in the form that the loss takes."""
         if self.spec.objective is None:
+            cut = self._learnt is None or self._learnt.additive
             made = self.model_batches
-            if self._learnt is not None and not self._learnt.additive:
-                return [dataclasses.replace(batch, splittable=False) for batch in made]
-            return made
+            return made if cut else [dataclasses.replace(b, splittable=False) for b in made]
         return [
             as_batch(move(raw, self.device, self.dtype), opaque=True) for raw in self._raw_batches
         ]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import curvcli
 from curvcli.cli.main import make_app
 from curvcli.errors import DataError, LossError
-from curvcli.loading.models.huggingface import library
+from curvcli.loading.models.huggingface import Directory, library
 from curvcli.loading.models.own_loss import next_tokens
 from curvcli.machine.device import used_memory
 from tests.loading.models.families import FAMILIES, IDS, LABELS, MASK, Family
@@ -278,3 +278,20 @@ def test_other_networks_have_no_own_loss() -> None:
 
     with pytest.raises(LossError, match="Hugging Face directory"):
         loss_terms("model", {})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "loss"),
+    [
+        ("BertForPreTraining", "masked", "token_cross_entropy"),  # text has no pairs of sentences
+        ("ElectraForPreTraining", "other", "model"),
+        ("XLNetLMHeadModel", "other", "model"),
+        ("GPT2LMHeadModel", "causal", "model"),
+    ],
+)
+def test_what_text_is_to_a_model(architecture: str, task: str, loss: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    directory = Directory(tmp_path)
+    assert directory.task == task
+    assert directory.loss(text=True) == loss
+    assert directory.loss() == "model"
