@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "--points", "5", "--subspace", "0", "--analysis", "gradients"),
 }  # fmt: skip
 _ROUNDING = re.compile(
-    r"residual|error|check|floor|probability|resolution|reach|lower|upper|cost|more_products|best_step"
+    r"residual|error|check|floor|probability|resolution|reach|lower|upper|cost|more_products|best_step|third_order"
 )
 
 
