@@ -81,6 +81,8 @@ def make_objective(
     first = _evaluated(model, batches, terms, together, lookups)
     # In halves: what is the same then is deterministic, and a sum over samples.
     halves = max(1, max(b.size for b in batches) // 2) if splittable else None
+    if halves is not None and together is not None:
+        halves = min(halves, together)
     second = _evaluated(model, batches, terms, halves, None)
     if splittable and _differ(first, second, model):
         second = _evaluated(model, batches, terms, together, None)
