@@ -25,9 +25,10 @@ from curvcli.loading.data.tabular import is_table, read_table
 from curvcli.loading.data.text import is_text, read_records
 from curvcli.loading.data.tokens import token_batches
 from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
+from curvcli.loading.models.complex import cast_model, with_real_parameters
 from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.huggingface import Directory, is_directory
-from curvcli.loading.models.model import build_model, compute_dtype, load_weights, refuse_complex
+from curvcli.loading.models.model import build_model, compute_dtype, load_weights
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
@@ -143,7 +144,7 @@ class Target:
                 "writes one, and --model auto builds plain networks from the shapes",
             )
         self.check_unchanged()
-        refuse_complex(model)
+        self.notes.extend(with_real_parameters(model))
         dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
         if note:
             self.notes.append(note)
@@ -151,7 +152,7 @@ class Target:
             raise UsageError(
                 f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
             )
-        return model.to(device=self.device, dtype=dtype)
+        return cast_model(model, self.device, dtype)
 
     @property
     def dtype(self) -> torch.dtype:

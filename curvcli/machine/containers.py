@@ -1,7 +1,7 @@
 """The walk over nested containers: what is done alike to every tensor in them."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,12 +47,34 @@ def fresh(data: Any) -> Any:
     return mapped(data, lambda value: value)
 
 
+def cast(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """On ``device``; floating-point numbers in ``dtype``, complex ones in its precision, others as they are."""
+    if tensor.is_complex():
+        return tensor.to(device=device, dtype=dtype.to_complex())
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+
+def joined(parts: Sequence[Any]) -> Any | None:
+    """The samples of all parts behind one another, in the containers of the first; None where their tensors differ
+    in kind or shape."""
+    listed = [list(tensors_in(part)) for part in parts]
+    first = listed[0]
+    alike = all(
+        [(t.shape[1:], t.dtype) for t in other] == [(t.shape[1:], t.dtype) for t in first]
+        for other in listed
+    )
+    if not first or not alike or any(t.dim() == 0 for t in first):
+        return None
+    columns = iter([torch.cat(column) for column in zip(*listed, strict=True)])
+    return mapped(parts[0], lambda value: next(columns) if isinstance(value, Tensor) else value)
+
+
 def move(data: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Tensors in nested containers on ``device``, floating-point ones in ``dtype``."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            return cast(value, device, dtype)
         if not isinstance(value, str | bytes) and callable(getattr(value, "to", None)):
             return value.to(device)
         return value

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, NonFiniteError, some
+from curvcli.machine.containers import joined
 from curvcli.machine.memory import room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
@@ -87,8 +88,8 @@ def make_objective(
     if splittable and _differ(first, second, model):
         second = _evaluated(model, batches, terms, together, None)
         if not _differ(first, second, model):
-            batches = _whole(batches, notes)
-            splittable = False
+            batches, splittable = _whole(batches, notes), False
+            first = second = _evaluated(model, batches, terms, None, lookups)
     _check_sums(first, second, model, batches, terms, accept_nonfinite)
     with torch.enable_grad(), evaluation(model):
         piece = next(batches[0].pieces(1 if splittable else batches[0].size))
@@ -197,17 +198,23 @@ def _whole(batches: Sequence[Batch], notes: list[str]) -> list[Batch]:
     Raises:
         LossError: there are several, so that L would depend on how the data was divided.
     """
-    if len(batches) > 1:
+    if len(batches) == 1:
+        notes.append(
+            "the loss of the batch is not the sum over its samples: the batch is not cut into pieces"
+        )
+        return [replace(batches[0], splittable=False)]
+    data = joined([batch.data for batch in batches])
+    if data is None:
         raise LossError(
-            "the loss of a batch is not the sum over its samples (class weights, a mean over what is not masked), so "
-            f"that with {len(batches)} batches it depends on how the data is divided",
-            "pass all samples as one batch (--batch-size, --max-batches 1), or return (sum of the terms, sum of their "
-            "weights) from the loss",
+            "the loss of a batch is not the sum over its samples (class weights, a mean over what is not masked), and "
+            f"the tensors of the {len(batches)} batches do not fit together: the loss depends on how data is divided",
+            "pass all samples as one batch (--max-batches 1), or return (sum of the terms, sum of their weights) from "
+            "the loss",
         )
     notes.append(
-        "the loss of the batch is not the sum over its samples: the batch is not cut into pieces"
+        f"the loss of a batch is not the sum over its samples: the {len(batches)} batches are taken as one"
     )
-    return [replace(batch, splittable=False) for batch in batches]
+    return [Batch(data, sum(batch.size for batch in batches), splittable=False)]
 
 
 def _touched_rows(

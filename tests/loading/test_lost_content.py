@@ -1,7 +1,6 @@
 """What would lose content by being read is refused, or read as it is: complex weights, scaled float8, deep pixels."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +11,13 @@ from torch import Tensor, nn
 import curvcli
 from curvcli.analyses.shared.targets import step_of
 from curvcli.errors import CheckpointError, DataError, ModelError
+from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.checkpoints.moments import read_preconditioner
 from curvcli.loading.data.tabular import read_table
+from curvcli.loading.loss import loss_terms
+from curvcli.loading.models.complex import cast_model, with_real_parameters
+from curvcli.loading.models.model import load_weights
+from curvcli.loading.references import resolve
 
 FILE = """
 import torch
@@ -42,10 +46,52 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_complex_weights_are_refused_with_the_way_out(place: Path) -> None:
-    subject = curvcli.load(model="own.py:Filter", data="own.py:data", loss="mse")
-    with pytest.raises(ModelError, match="complex tensors: 'w'"):
-        curvcli.analyse("hessian", subject)
+def test_complex_weights_are_their_real_and_imaginary_parts(place: Path) -> None:
+    """The same filter with a real parameter of shape (5, 2): same loss, same dense float64 Hessian."""
+    torch.manual_seed(0)
+    model = resolve("own.py:Filter", "--model", ModelError)()
+    data = resolve("own.py:data", "--data", DataError)()
+    (x, y), w = data[0], torch.view_as_real(model.w.detach()).double()
+
+    def loss(parts: Tensor) -> Tensor:
+        out = torch.fft.irfft(torch.fft.rfft(x.double()) * torch.view_as_complex(parts), n=8)
+        return (out - y.double()).square().mean()
+
+    truth = torch.linalg.eigvalsh(torch.func.hessian(loss)(w).reshape(10, 10))
+    objective = make_objective_of(model, x, y)
+    answer = curvcli.analyse("hessian", curvcli.Subject(objective=objective), top=3)
+    assert answer.result.parameters == 10
+    assert answer.result.loss == pytest.approx(float(loss(w)), rel=1e-6)
+    # Residuals are those of float32.
+    for pair, value in zip(answer.result.top, truth.flip(0).tolist(), strict=False):
+        assert abs(pair.value - value) <= pair.residual
+
+
+def make_objective_of(model: nn.Module, x: Tensor, y: Tensor) -> curvcli.Objective:
+    with_real_parameters(model)
+    return curvcli.make_objective(
+        model, [curvcli.Batch(((x,), {}, y), len(x))], loss_terms("mse", {})
+    )
+
+
+def test_a_complex_parameter_that_is_shared_stays_one(place: Path) -> None:
+    first, second = nn.Module(), nn.Module()
+    first.w = second.w = nn.Parameter(torch.randn(3, dtype=torch.cfloat))
+    both = nn.ModuleList([first, second])
+    with_real_parameters(both)
+    assert sum(p.numel() for p in both.parameters()) == 6
+    assert torch.equal(both[0].w, both[1].w)
+    cast_model(both, torch.device("cpu"), torch.float64)
+    assert both[1].w.dtype == torch.complex128
+
+
+def test_complex_buffers_keep_their_imaginary_parts(place: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("phase", torch.tensor([1 + 2j]))
+    cast_model(model, torch.device("cpu"), torch.float64)
+    assert model.phase.dtype == torch.complex128
+    assert model.phase.item() == 1 + 2j
+    assert model.weight.dtype == torch.float64
 
 
 def test_a_model_without_parameters_has_a_jacobian(place: Path) -> None:
@@ -60,22 +106,41 @@ def test_a_model_without_parameters_has_a_jacobian(place: Path) -> None:
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_float8_without_its_scales_is_refused(place: Path, partial: bool) -> None:
-    weight = torch.randn(3, 4)
-    scale = weight.abs().max() / 448
-    stored = {
-        "weight": (weight / scale).to(torch.float8_e4m3fn),
-        "weight_scale_inv": scale.reshape(1), "bias": torch.zeros(3),
-    }  # fmt: skip
-    save_file(stored, "w.safetensors")
-    np.savez("d.npz", x=np.ones((2, 4), "f"), y=np.ones((2, 3), "f"))
-    settings: dict[str, Any] = {"allow_partial": True} if partial else {}
-    subject = curvcli.load(
-        "w.safetensors", model="torch.nn:Linear", model_args={"in_features": 4, "out_features": 3},
-        data="d.npz", loss="mse", **settings,
-    )  # fmt: skip
-    with pytest.raises(ModelError, match="float8, with scales in 'weight_scale_inv'"):
-        curvcli.analyse("gradients", subject)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("weight_scale_inv", (1,)), ("weight_scale", ()), ("weight_scale", (300, 1)),
+        ("weight_scale", (300,)), ("weight_scale_inv", (3, 2)),
+    ],
+)  # fmt: skip
+def test_float8_is_multiplied_by_its_scales(
+    place: Path, name: str, shape: tuple[int, ...], partial: bool
+) -> None:
+    """One scale for all, for each row, or for each block of 128 × 128 of which the last is cut off."""
+    scale, weight = torch.rand(shape) + 0.5, torch.randn(300, 200).to(torch.float8_e4m3fn)
+    right = weight.float()
+    if shape == (3, 2):
+        for i, j in ((i, j) for i in range(3) for j in range(2)):
+            right[128 * i : 128 * (i + 1), 128 * j : 128 * (j + 1)] *= scale[i, j]
+    else:
+        right = right * (scale[:, None] if shape == (300,) else scale)
+    save_file({"weight": weight, name: scale, "bias": torch.zeros(300)}, "w.safetensors")
+    model = nn.Linear(200, 300)
+    notes = load_weights(model, open_checkpoint(Path("w.safetensors")), partial)
+    # The same product of two numbers in float32.
+    assert torch.equal(model.weight, right)
+    assert any("float8" in note for note in notes)
+
+
+def test_float8_with_scales_of_another_kind_is_refused(place: Path) -> None:
+    stored = {"weight": torch.randn(3, 4).to(torch.float8_e4m3fn), "bias": torch.zeros(3)}
+    for scale, words in (
+        ({"weight.scale": torch.ones(1)}, "scales 'weight.scale' are meant is not known"),
+        ({"weight_scale": torch.ones(7)}, r"scales of shape \[7\]"),
+    ):
+        save_file(stored | scale, "w.safetensors")
+        with pytest.raises(ModelError, match=words):
+            load_weights(nn.Linear(4, 3), open_checkpoint(Path("w.safetensors")), True)
 
 
 def test_images_of_sixteen_bits_keep_their_range(place: Path) -> None:

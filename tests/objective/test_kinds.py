@@ -239,8 +239,20 @@ def test_a_batch_is_cut_only_where_its_loss_is_the_sum_over_pieces(
     assert any("not cut" in note for note in objective.notes)
     assert objective.loss == pytest.approx(balanced(model(x), y).item(), rel=1e-12)
     halves = [Batch(((x[i : i + 20],), {}, y[i : i + 20]), 20) for i in (0, 20)]
-    with pytest.raises(LossError, match="not the sum over its samples"):
-        make_objective(model, halves, terms)
+    together = make_objective(model, halves, terms)
+    assert together.loss == pytest.approx(balanced(model(x), y).item(), rel=1e-12)
+    assert any("2 batches are taken as one" in note for note in together.notes)
+
+
+def test_batches_that_do_not_fit_together_are_refused_where_the_loss_needs_it() -> None:
+    def of_all(model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        outputs = model(data[0].flatten(1)[:, :5])
+        return outputs.max() * len(outputs), float(len(outputs))
+
+    model, x, _ = classes()
+    batches = [Batch((x[:20],), 20), Batch((x[20:].repeat(1, 2),), 20)]
+    with pytest.raises(LossError, match="do not fit together"):
+        make_objective(model, batches, of_all)
 
 
 def test_a_loss_module_follows_the_dtype_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from curvcli.errors import ModelError, nearest, some
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
+from curvcli.loading.checkpoints.quantised import dequantised, scales_of
 from curvcli.loading.models.guess import build_auto
 from curvcli.loading.models.library import build_from_library, is_library
 from curvcli.loading.references import resolve
@@ -68,10 +69,6 @@ def build_model(
     return model
 
 
-# What is appended to a tensor's name for the scales of its quantised numbers.
-_SCALES = ("_scale_inv", "_scale", ".scale", "_scales", "_weight_scale")
-
-
 def load_weights(
     model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False
 ) -> list[str]:
@@ -84,9 +81,9 @@ def load_weights(
         ModelError: keys are missing, unexpected or of another shape, and ``allow_partial`` is off; or
             nothing matches at all.
     """
-    _refuse_scaled(checkpoint)
+    scales = scales_of(checkpoint)
     expected = model.state_dict()
-    stored = {info.name: info for info in checkpoint.tensors}
+    stored = {i.name: i for i in checkpoint.tensors if i.name not in scales.values()}
     stripped = _best_prefix(list(stored), expected)
     names = {_strip(name, stripped): name for name in stored}
     notes = (
@@ -127,7 +124,15 @@ def load_weights(
         for stored_name, tensor in checkpoint.items():
             name = original.get(stored_name)
             if name in loadable:
-                _copy(expected[name], tensor, name)
+                if stored_name in scales:
+                    scale = checkpoint[scales[stored_name]]
+                    _copy(expected[name], dequantised(tensor, scale, stored_name), name)
+                else:
+                    _copy(expected[name], tensor, name)
+    if scales:
+        notes.append(
+            f"{len(scales)} float8 tensors are multiplied by the scales stored beside them"
+        )
     return notes
 
 
@@ -143,7 +148,8 @@ def compute_dtype(
         if checkpoint
         else {_short(p.dtype) for p in model.parameters()}
     )
-    floats = stored & {"float64", "float32", "float16", "bfloat16"}
+    parts = {"complex128": "float64", "complex64": "float32"}
+    floats = {parts.get(d, d) for d in stored} & {"float64", "float32", "float16", "bfloat16"}
     if "float64" in floats and floats <= {"float64"}:
         return torch.float64, None
     low = sorted(floats - {"float32", "float64"})
@@ -157,23 +163,6 @@ def compute_dtype(
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _refuse_scaled(checkpoint: Checkpoint) -> None:
-    """Numbers of eight bits mean nothing without the scales that lie beside them.
-
-    Raises:
-        ModelError: there are such scales.
-    """
-    names = {t.name for t in checkpoint.tensors}
-    small = [t.name for t in checkpoint.tensors if t.dtype.startswith("float8")]
-    for name in small:
-        scales = [f"{name}{end}" for end in _SCALES if f"{name}{end}" in names]
-        if scales:
-            raise ModelError(
-                f"{name!r} is quantised to float8, with scales in {scales[0]!r}: the numbers alone are not the weights",
-                "dequantise the checkpoint (weight · scale) and save it again",
-            )
 
 
 def _copy(into: Tensor, tensor: Tensor, name: str) -> None:
@@ -223,14 +212,3 @@ def _describe(
         ]
         problems.append(f"{len(misshapen)} of another shape ({', '.join(listed)})")
     return problems
-
-
-def refuse_complex(model: nn.Module) -> None:
-    """A cast to real would drop the imaginary parts."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    found = [name for name, tensor in named if tensor.is_complex()]
-    if found:
-        raise ModelError(
-            f"the model has complex tensors: {some(found)}; its curvature is that of real and imaginary parts",
-            "hold them as real tensors (torch.view_as_real) and make them complex in forward (view_as_complex)",
-        )
