@@ -6,15 +6,35 @@ of itself for 2.7 million entries and by 4e-4 for 11 million. Here pieces are su
 Shapes: ``N`` length of a vector, ``K`` vectors.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 # Entries summed in one go: the error of such a sum is a few eps.
 _PIECE = 1 << 14
+# Norms in between have squares that float32 can hold, to rounding.
+_SAFE = (1e-15, 1e18)
 
 
 def euclidean_norm(v_N: Tensor) -> Tensor:
-    """‖v‖, a scalar tensor, of a vector of shape (n,)."""
+    """‖v‖, a scalar tensor, of a vector of shape (n,).
+
+    Squares of float32 underflow below 1e-19 and overflow above 1e19; the norm does not:
+
+    >>> euclidean_norm(torch.tensor([3e-22, 4e-22])).item(), euclidean_norm(torch.tensor([3e22, 4e22])).item()
+    (5.0000e-22, 5.0000e+22)
+    """
+    norm = _norm(v_N)
+    if _SAFE[0] < float(norm) < _SAFE[1] or v_N.dtype == torch.float64 or not len(v_N):
+        return norm
+    largest = v_N.abs().amax()
+    if not 0 < float(largest) < math.inf:
+        return largest
+    return largest * _norm(v_N / largest)
+
+
+def _norm(v_N: Tensor) -> Tensor:
     whole = len(v_N) // _PIECE * _PIECE
     total: Tensor
     if whole <= _PIECE:

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-from msgspec.structs import replace
-
 from curvcli.analyses.compare.between import Between, check_alike, moved, principal_cosines
 from curvcli.analyses.compare.command import CompareOptions
 from curvcli.analyses.compare.result import (
@@ -114,9 +112,7 @@ def _answers(
         answer = get(name).ask(member, values, part, f"[{name}] in the target file")
         if not answer.complete:
             journal.cut_short()
-        for finding in answer.findings:
-            subject, message = (f"{member.name}: {x}" for x in (finding.subject, finding.message))
-            journal.findings.append(replace(finding, subject=subject, message=message))
+        journal.adopt(answer.findings, member.name)
         found[name] = answer
     return found
 

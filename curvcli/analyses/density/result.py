@@ -88,3 +88,7 @@ class DensityResult(Struct, frozen=True):
             description="whole: all eigenvalues by n products; gram: all from the rows' Gram matrix"
         ),
     ]
+    hvp_check: Annotated[
+        Number,
+        Meta(description="relative difference of one product to finite differences"),
+    ] = None

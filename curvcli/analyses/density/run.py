@@ -17,7 +17,7 @@ from curvcli.analyses.density.result import (
     Status,
 )
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import certified_pairs
+from curvcli.analyses.shared.certified import Checked, certified_pairs, check_random_product
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import exact_spectrum, untouched_zeros
 from curvcli.analyses.shared.matrices import Chosen
@@ -68,6 +68,7 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
     else:
         found, named, error, method = known
         status = "converged"
+    check = check_random_product(journal, operator, subject.spec.seed)
     result = _result(
         operator,
         found,
@@ -79,6 +80,7 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
         status,
         method,
         options.outliers,
+        check,
     )
     spread = found.spread()
     if status != "converged":
@@ -172,6 +174,7 @@ def _result(
     status: Status,
     method: Literal["probes", "gram", "whole"],
     asked: int,
+    check: Checked,
 ) -> DensityResult:
 
     nodes = np.concatenate([r.theta_M for r in found.rules] or [np.zeros(0)])
@@ -216,6 +219,7 @@ def _result(
         steps=steps if found.rules else 0,
         status=status,
         method=method,
+        hvp_check=check.difference,
     )
 
 

@@ -4,6 +4,7 @@ import math
 
 from curvcli.analyses.density.result import DensityResult, Share
 from curvcli.analyses.shared.matrix_options import TITLES
+from curvcli.analyses.shared.product_rules import product_check
 from curvcli.report.data import Block, Chart, Column, Facts, Measured, Sentence, Series, Table
 from curvcli.report.numbers import number
 
@@ -56,6 +57,7 @@ def view(result: DensityResult) -> list[Block]:
                 ("mean |λ| of the bulk", result.scale),
                 ("parameters", result.parameters),
                 ("method", how),
+                ("product check", product_check(result.hvp_check)),
             ],
             "Value ± standard error",
         ),

@@ -35,6 +35,7 @@ from curvcli.operators.curvature.layer_spectra import (
     block_ends,
     block_rules,
     sample_norms,
+    widen_by_rounding,
 )
 
 
@@ -78,6 +79,8 @@ def look_at_layers(
         seed=seed, probability=1 - options.probability, stop=journal.stop,
         progress=lambda i: journal.progress(Stage("steps of all layers", i, None)),
     )  # fmt: skip
+    if journal.stop() is None:
+        widen_by_rounding(blocks, spectra)
     square = sample_norms(
         blocks, spectra, known, probes, torch.Generator().manual_seed(seed), journal.stop,
         lambda i: journal.progress(Stage("traces of layers", i, probes)),

@@ -140,12 +140,13 @@ def _result(
         journal.note(
             "ended early: residuals are those of the Lanczos recurrence, not of extra products"
         )
-        shown, rounding = by_recurrence(operator, pairs)
+        shown, rounding = by_recurrence(journal, operator, pairs)
         check = None
     else:
         certified = certified_pairs(journal, operator, pairs, options.tol, options.spread)
         shown, rounding = certified.pairs, certified.rounding
-        check = check_products(journal, operator, certified.vector_N, certified.product_N)
+        vector_N, product_N = certified.vector_N, certified.product_N
+        check = check_products(journal, operator, vector_N, product_N).difference
     sampled = None
     if isinstance(operator, Fisher):
         sampled = [Sampled(*q) for q in operator.quadratic(pairs.vectors_KN)]

@@ -4,6 +4,7 @@ from curvcli.analyses.hessian.layers_view import layer_blocks
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.shared.eigenpairs import Eigenpair
 from curvcli.analyses.shared.matrix_options import TITLES
+from curvcli.analyses.shared.product_rules import product_check
 from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number
 
@@ -29,12 +30,7 @@ def view(result: HessianResult) -> list[Block]:
                 f"[{number(reach.lower)}, {number(reach.upper)}] with probability {reach.probability:g}",
             ),
             ("status", result.status.replace("_", " ")),
-            (
-                "product check",
-                None
-                if result.hvp_check is None
-                else f"{result.hvp_check:.1e} relative to finite differences",
-            ),
+            ("product check", product_check(result.hvp_check)),
         ]
     )
     title = TITLES[result.matrix]

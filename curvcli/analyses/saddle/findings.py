@@ -21,3 +21,9 @@ INCONCLUSIVE = Rule(
     "products until the reach clears the floor, by the rate of the last ones",
     threshold=0.0,
 )
+UNRESOLVED = Rule(
+    "saddle.unresolved",
+    "warning",
+    "gradients at weights whose last digits are moved",
+    remedy="use --dtype float64",
+)

@@ -78,3 +78,14 @@ class SaddleResult(Struct, frozen=True):
         int | None, Meta(description="a guess of how many more products would settle the verdict")
     ]
     index: IndexEstimate | None
+    newton_promise: Annotated[
+        Number,
+        Meta(
+            description="½ gᵀ(H₊ + εI)⁻¹g / (L − L*): share of the loss that a Newton step promises, at most; "
+            "a minimum leaves 0.01. null: no minimum is in question"
+        ),
+    ] = None
+    hvp_check: Annotated[
+        Number,
+        Meta(description="relative difference of one product to finite differences of gradients"),
+    ] = None

@@ -2,12 +2,21 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 from curvcli.analyses.saddle.command import SaddleOptions
-from curvcli.analyses.saddle.findings import DEGENERATE, INCONCLUSIVE, MAXIMUM, STRICT, UNCONFIRMED
+from curvcli.analyses.saddle.findings import (
+    DEGENERATE,
+    INCONCLUSIVE,
+    MAXIMUM,
+    STRICT,
+    UNCONFIRMED,
+    UNRESOLVED,
+)
 from curvcli.analyses.saddle.result import (
     Escape,
     Extreme,
@@ -17,7 +26,12 @@ from curvcli.analyses.saddle.result import (
     WalkPoint,
 )
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import by_recurrence, certified_pairs
+from curvcli.analyses.shared.certified import (
+    Checked,
+    by_recurrence,
+    certified_pairs,
+    check_products,
+)
 from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import untouched_zeros
@@ -25,6 +39,7 @@ from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import (
     Evidence,
+    Gradient,
     Verdict,
     classify,
     products_to_settle,
@@ -35,17 +50,36 @@ from curvcli.errors import LossError
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.operator import ROUNDING
+from curvcli.linalg.operator import ROUNDING, random_unit_vector
 from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rule, integrate
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
-from curvcli.operators.surface.line import GradientNoise, Line, gradient_noise, layer_shares
+from curvcli.operators.surface.line import (
+    GradientNoise,
+    Line,
+    Resolution,
+    gradient_noise,
+    layer_shares,
+    newton_promise,
+    resolution_of,
+)
 
 # Products between two looks at the verdict.
 _CHUNK = 8
 # Radii of the walk, as shares of √(2L/|λ|): the model predicts a fall of their squares times L.
 _WALK = (0.01, 0.03, 0.1, 0.3, 1.0)
+# Ritz values of both ends need so many basis vectors.
+_LEAST = 8
+# ‖g‖ above so many eps ‖H‖ ‖θ‖ is no rounding, and needs no measurement.
+_CLEARLY = 1e3
+# A draw of rounding may be so many times smaller than another.
+_MARGIN = 3
+# Relative length of a short walk, and the share of the loss there that is negligible.
+_SHORT, _NEGLIGIBLE = 1e-2, 1e-3
+# ε of the Newton step, relative to ‖H‖, and the products for it.
+_EPSILON, _STEPS = 1e-5, 40
+_MINIMA = ("local-minimum", "flat-minimum")
 # Parameters named in the escape direction.
 _SHARES = 12
 
@@ -68,26 +102,36 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
         objective,
         memory=subject.spec.memory_bytes,
         wanted=4,
-        preferred_capacity=options.max_matvecs + 2,
+        preferred_capacity=max(options.max_matvecs + 2, _LEAST),
     )
     noise = gradient_noise(operator)
-    resolution = 4 * torch.finfo(operator.dtype).eps * float(euclidean_norm(objective.flat()))
+    scales = Scales(operator, noise.norm, objective.loss - options.loss_floor)
 
     def weigh(found: LanczosResult, floor: float) -> Evidence:
-        return _weighed(objective, noise, resolution, found, floor, options)
+        return _weighed(objective, scales, found, floor, options)
 
     found, state = _search(
         subject, journal, operator, weigh, options.tol, options.max_matvecs, 1 - options.probability
     )
     extremes = _certified(journal, operator, found)
     evidence = weigh(found, extremes.floor)
+    if classify(evidence) in _MINIMA and evidence.gradient != "rounding":
+        evidence = replace(evidence, promise=_promise(journal, scales, evidence))
     escape = _walk(journal, operator, evidence, found, noise)
-    verdict = _verdict(journal, evidence, escape)
+    verdict = "inconclusive" if extremes.check.wrong else _verdict(journal, evidence, escape)
     more = None
     if verdict == "inconclusive":
         more = products_to_settle(evidence, found.matvecs)
+        if evidence.gradient == "unresolved":
+            journal.find(UNRESOLVED, "gradient",
+                         "the gradient is within its rounding, and the loss is not: what is stationary cannot be told",
+                         value=noise.norm, threshold=scales.resolution.gradient)  # fmt: skip
         if not state.first_cycle:
             journal.note("the basis is full, so that the reach cannot improve: raise --memory")
+        if state.matvecs >= options.max_matvecs:
+            journal.cut_short(
+                "the budget of products ended before the verdict: raise --max-matvecs"
+            )
     if journal.stop() is not None:
         journal.cut_short()
     estimate = (
@@ -109,6 +153,8 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
         region=region(evidence),
         loss=objective.loss,
         floor=evidence.floor,
+        newton_promise=evidence.promise,
+        hvp_check=extremes.check.difference,
         parameters=operator.objective.dimension,
         more_products=more,
         index=estimate,
@@ -117,10 +163,52 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     return journal.answer(result)
 
 
+class Scales:
+    """The gradient beside its rounding and beside the loss above its floor; measured when it is asked for."""
+
+    def __init__(self, operator: Hessian, norm: float, height: float) -> None:
+        self.operator, self.norm, self.height = operator, norm, height
+        self.theta = float(euclidean_norm(operator.objective.flat()))
+        self.eps = torch.finfo(operator.dtype).eps
+
+    @cached_property
+    def resolution(self) -> Resolution:
+        """Of gradient and loss."""
+        return resolution_of(self.operator)
+
+    @cached_property
+    def away(self) -> float:
+        """The height of the loss a short walk away."""
+        objective = self.operator.objective
+        direction_N = random_unit_vector(self.operator, torch.Generator().manual_seed(0))
+        there = Line(objective, direction_N, self.operator)(_SHORT * self.theta)
+        return there - objective.loss + self.height
+
+    def gradient(self, norm_of_h: float) -> Gradient:
+        """What the gradient is beside its rounding."""
+        if self.norm > _CLEARLY * self.eps * norm_of_h * self.theta:
+            return "resolved"
+        if self.norm > _MARGIN * self.resolution.gradient:
+            return "resolved"
+        lost = self.height <= _MARGIN * self.resolution.loss
+        return "rounding" if lost and self.height <= _NEGLIGIBLE * self.away else "unresolved"
+
+
+def _promise(journal: Journal, scales: Scales, evidence: Evidence) -> float:
+    """The share of the loss above its floor that a Newton step promises, at most; infinite where it was cut short."""
+    if scales.norm == 0:
+        return 0.0
+    if journal.stop() is not None or scales.height <= 0:
+        return math.inf
+    journal.progress(Stage("Newton step", 0, None))
+    epsilon = max(evidence.floor, _EPSILON * evidence.norm)
+    found = newton_promise(scales.operator, epsilon, _STEPS)
+    return (found.value + found.error) / scales.height
+
+
 def _weighed(
     objective: Objective,
-    noise: GradientNoise,
-    resolution: float,
+    scales: Scales,
     found: LanczosResult,
     floor: float,
     options: SaddleOptions,
@@ -128,10 +216,12 @@ def _weighed(
     """What the verdict rests on, from a run as far as it has come."""
     # Entries that no sample touches have exactly zero curvature.
     zero = untouched_zeros(objective, at_most=1)
+    stationarity = stationarity_of(scales.norm, found.norm, scales.height)
+    vanishes = stationarity <= options.grad_tol
     return Evidence(
-        stationarity=stationarity_of(noise.norm, found.norm, objective.loss - options.loss_floor),
+        stationarity=stationarity,
         grad_tol=options.grad_tol,
-        gradient_resolved=noise.norm > resolution * found.norm,
+        gradient="resolved" if vanishes else scales.gradient(found.norm),
         theta_min=min(float(found.ritz_values_M[0]), *zero, math.inf),
         theta_max=max(float(found.ritz_values_M[-1]), *zero, -math.inf),
         lower=min(found.lower - floor, *zero, math.inf),
@@ -184,19 +274,24 @@ class Extremes(NamedTuple):
     low: Extreme
     high: Extreme
     floor: float
+    check: Checked
 
 
 def _certified(journal: Journal, operator: Hessian, found: LanczosResult) -> Extremes:
 
-    pairs, floor = by_recurrence(operator, found)
+    floor = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     if journal.stop() is None:
         certified = certified_pairs(journal, operator, found, tol=1.0)
         pairs, floor = certified.pairs, max(floor, certified.rounding)
+        check = check_products(journal, operator, certified.vector_N, certified.product_N)
+    else:
+        pairs, floor = by_recurrence(journal, operator, found)
+        check = Checked(None, False)
     ends = [Extreme(pair.value, pair.residual) for pair in pairs]
     if operator.finite_differences:
         # Their truncation error is of the order eps^(2/3) and does not show as an asymmetry.
         floor += 10 * torch.finfo(operator.dtype).eps ** (2 / 3) * found.norm
-    return Extremes(ends[-1], ends[0], floor)
+    return Extremes(ends[-1], ends[0], floor, check)
 
 
 def _walk(

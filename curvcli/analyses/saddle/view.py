@@ -1,6 +1,7 @@
 """How the kind of a point, and the way down from it, are shown."""
 
 from curvcli.analyses.saddle.result import Escape, SaddleResult
+from curvcli.analyses.shared.product_rules import product_check
 from curvcli.analyses.shared.verdict import Verdict
 from curvcli.report.data import Bar, Block, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number
@@ -20,7 +21,11 @@ def view(result: SaddleResult) -> list[Block]:
     text, tone = _MEANING[result.verdict]
     if result.verdict in ("local-minimum", "local-maximum", "flat-minimum"):
         text = f"{text[:-1]} (with probability {result.probability:g})."
-    if result.verdict == "not-stationary":
+    if result.verdict == "not-stationary" and result.newton_promise is not None:
+        text = (
+            f"No minimum yet: a Newton step still promises {result.newton_promise:.0%} of the loss."
+        )
+    elif result.verdict == "not-stationary":
         text += f" Around the weights the surface is {result.region} as far as seen."
     if result.more_products:
         text += f" About {result.more_products} more products would settle it."
@@ -37,6 +42,8 @@ def view(result: SaddleResult) -> list[Block]:
                 ("λ max", Measured(result.lambda_max.value, result.lambda_max.residual)),
                 ("reach", f"[{number(result.reach.lower)}, {number(result.reach.upper)}]"),
                 ("noise floor", result.floor),
+                ("a Newton step promises", _share(result.newton_promise)),
+                ("product check", product_check(result.hvp_check)),
                 (
                     "negative eigenvalues",
                     f"at least {result.index_at_least} of {result.parameters:,}",
@@ -56,6 +63,10 @@ def view(result: SaddleResult) -> list[Block]:
     if result.escape is not None:
         blocks += _escape_blocks(result.escape)
     return blocks
+
+
+def _share(promise: float | None) -> str | None:
+    return None if promise is None else f"{promise:.2g} of the loss"
 
 
 def _escape_blocks(escape: Escape) -> list[Block]:

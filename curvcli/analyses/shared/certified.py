@@ -15,11 +15,19 @@ from curvcli.analyses.shared.product_rules import (
     PRODUCTS,
     SINGLE_PRECISION,
 )
-from curvcli.linalg.lanczos.certify import Certificate, certify, certify_by_recurrence, probe
+from curvcli.linalg.lanczos.certify import (
+    Certificate,
+    certify,
+    certify_by_recurrence,
+    combination,
+    probe,
+    recurred,
+)
 from curvcli.linalg.lanczos.lanczos import LanczosResult
-from curvcli.linalg.operator import ROUNDING, SMALL
+from curvcli.linalg.operator import ROUNDING, SMALL, random_unit_vector
 from curvcli.operators.curvature.curvature import Curvature
-from curvcli.operators.curvature.double import STEPS, error_in_double, rounding_in_double
+from curvcli.operators.curvature.double import STEPS, error_in_double
+from curvcli.operators.curvature.rounding import product_error, saturation, shift
 from curvcli.operators.curvature.spread import spread
 
 # For so few pairs each one's own product is cheap.
@@ -52,7 +60,7 @@ def certified_pairs(
     vectors shows beyond it; a converged pair that this would leave open gets its own product after all.
 
     Args:
-        context: where findings and notes go.
+        journal: where findings and notes go.
         operator: H.
         found: the pairs.
         tol: of `Eigenpair.converged`.
@@ -63,12 +71,11 @@ def certified_pairs(
         operator, vectors_KN, groups, lambda i: journal.progress(Stage("spread", i, None))
     )
     journal.progress(Stage("residuals", 0, None))
-    measured = _rounding(journal, operator, found, rounding_in_double(operator, vectors_KN))
     products_KN = spreads.products_KN
-    largest = int(abs(found.values_K).argmax())
     if products_KN is None and len(vectors_KN) > _FEW:
         probed = probe(operator, found)
         vector_N, product_N = probed.vector_N, probed.product_N
+        measured = _rounding(journal, operator, found, vector_N, product_N)
         certificate = certify_by_recurrence(found, probed, measured)
         for i, (residual, limit) in enumerate(_limits(certificate, found, tol)):
             if found.converged_K[i] and residual > limit:
@@ -79,6 +86,11 @@ def certified_pairs(
     else:
         if products_KN is None:
             products_KN = torch.stack([operator.matvec(v_N) for v_N in vectors_KN])
+        signed_K = combination(vectors_KN)
+        measured = _rounding(
+            journal, operator, found, signed_K @ vectors_KN, signed_K @ products_KN
+        )
+        largest = int(abs(found.values_K).argmax())
         vector_N, product_N = vectors_KN[largest], products_KN[largest]
         certificate = certify(vectors_KN, products_KN, found.norm, measured)
     errors: list[float] | list[None] = spreads.standard_errors_K or [None] * len(vectors_KN)
@@ -91,9 +103,18 @@ def certified_pairs(
     return Certified(pairs, certificate.rounding, vector_N, product_N)
 
 
-def by_recurrence(operator: Curvature[Any], found: LanczosResult) -> tuple[list[Eigenpair], float]:
-    """The pairs of a run that ended early, with the residuals of its recurrence; and the rounding in them."""
+def by_recurrence(
+    journal: Journal, operator: Curvature[Any], found: LanczosResult
+) -> tuple[list[Eigenpair], float]:
+    """The pairs with the residuals of their recurrence, without a product of their own; and the rounding in them.
+
+    Rounding is measured unless the run was stopped.
+    """
     rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
+    if journal.stop() is None:
+        signed_K = combination(found.vectors_KN)
+        vector_N = signed_K @ found.vectors_KN
+        rounding += _rounding(journal, operator, found, vector_N, recurred(found, signed_K))
     pairs = [
         Eigenpair(float(v), float(b) + rounding, c, None)
         for v, b, c in zip(found.values_K, found.bounds_K, found.converged_K, strict=True)
@@ -114,20 +135,32 @@ def _limits(
 
 
 def _rounding(
-    journal: Journal, operator: Curvature[Any], found: LanczosResult, measured: float | None
+    journal: Journal,
+    operator: Curvature[Any],
+    found: LanczosResult,
+    w_N: Tensor,
+    product_N: Tensor,
 ) -> float:
-    """The rounding that all products share, as measured in float64; said where it matters."""
+    """The rounding that all products share, see `product_error`; said where it matters."""
+    measured = product_error(operator, w_N, product_N)
     if measured is None:
-        journal.note("rounding of products is estimated: they could not be repeated in float64")
-    elif measured > PRECISION_LIMIT * found.norm:
-        journal.find(
-            PRECISION,
-            "top",
-            f"{dtype_name(operator)} resolves this curvature only to {measured / found.norm:.1%}, as measured on "
-            "some samples; others may be worse",
-            value=measured / found.norm,
+        journal.note("the rounding of products could not be measured: errors may be larger")
+        return 0.0
+    if measured.by == "rounded weights" and operator.dtype != torch.float64:
+        journal.note(
+            "rounding of products is measured at weights whose last digit was moved: they could not be repeated in "
+            "float64"
         )
-    return measured or 0.0
+    moved = shift(found.vectors_KN, measured.error_N)
+    if measured.by == "rounded weights":
+        moved += saturation(operator.objective) * found.norm
+    if moved > PRECISION_LIMIT * found.norm:
+        journal.find(
+            PRECISION, "top",
+            f"{dtype_name(operator)} resolves this curvature only to {moved / found.norm:.1%}",
+            value=moved / found.norm,
+        )  # fmt: skip
+    return moved
 
 
 def dtype_name(operator: Curvature[Any]) -> str:
@@ -135,9 +168,26 @@ def dtype_name(operator: Curvature[Any]) -> str:
     return str(operator.dtype).removeprefix("torch.")
 
 
+class Checked(NamedTuple):
+    """What finite differences say of a product."""
+
+    difference: float | None
+    """Relative; None: the dtype cannot resolve such a step."""
+    wrong: bool
+    """Whether the second derivative is wrong."""
+
+
+def check_random_product(journal: Journal, operator: Curvature[Any], seed: int) -> Checked:
+    """The product with a random vector against finite differences; see `check_products`."""
+    if journal.stop() is not None:
+        return Checked(None, False)
+    vector_N = random_unit_vector(operator, torch.Generator().manual_seed(seed))
+    return check_products(journal, operator, vector_N, operator.matvec(vector_N))
+
+
 def check_products(
     journal: Journal, operator: Curvature[Any], vector_N: Tensor, product_N: Tensor
-) -> float | None:
+) -> Checked:
     """One product against finite differences; a large difference is attributed and reported."""
     check = operator.check(vector_N, product_N)
     if check is None:
@@ -145,31 +195,35 @@ def check_products(
             f"no check by finite differences: {dtype_name(operator)} cannot move the weights finely enough "
             "in so sharp a direction (--dtype float64 can)"
         )
-    elif check > CHECK_LIMIT:
-        cause = error_in_double(operator, vector_N, CHECK_LIMIT)
-        if cause is not None and cause[0] <= CHECK_LIMIT and cause[1] > STEPS[0]:
-            journal.find(
-                SINGLE_PRECISION,
-                "hvp_check",
-                f"finite differences of the gradient are off by {check:.0%}: parts of the network compute in float32 "
-                f"whatever they are given; over a step of {cause[1]:.0e} the products are right ({cause[0]:.0e})",
-                value=check,
-            )
-        elif cause is not None and cause[0] <= CHECK_LIMIT:
-            journal.find(
-                KINKS,
-                "hvp_check",
-                f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
-                "kinks (ReLU, max) lie near these weights; products themselves are right "
-                f"({cause[0]:.0e} in float64)",
-                value=check,
-            )
-        else:
-            journal.find(
-                PRODUCTS,
-                "hvp_check",
-                f"products differ by {check:.0%} from finite differences of the gradient: the second "
-                "derivative is wrong",
-                value=check,
-            )
-    return check
+    if check is None or check <= CHECK_LIMIT:
+        return Checked(check, False)
+    cause = error_in_double(operator, vector_N, CHECK_LIMIT)
+    if cause is not None and cause.kink:
+        journal.find(
+            KINKS, "hvp_check",
+            f"the weights sit on a kink (ReLU, max): the gradient moves differently to both sides, and by {check:.0%} "
+            "otherwise than the second derivative says; curvature is that of one side",
+            value=check,
+        )  # fmt: skip
+    elif cause is not None and cause.error <= CHECK_LIMIT and cause.step > STEPS[0]:
+        journal.find(
+            SINGLE_PRECISION, "hvp_check",
+            f"finite differences of the gradient are off by {check:.0%}: parts of the network compute in float32 "
+            f"whatever they are given; over a step of {cause.step:.0e} the products are right ({cause.error:.0e})",
+            value=check,
+        )  # fmt: skip
+    elif cause is not None and cause.error <= CHECK_LIMIT:
+        journal.find(
+            KINKS, "hvp_check",
+            f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
+            f"kinks (ReLU, max) lie near these weights; products themselves are right ({cause.error:.0e} in float64)",
+            value=check,
+        )  # fmt: skip
+    else:
+        journal.find(
+            PRODUCTS, "hvp_check",
+            f"products differ by {check:.0%} from finite differences of the gradient: the second derivative is wrong",
+            value=check,
+        )  # fmt: skip
+        return Checked(check, True)
+    return Checked(check, False)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+from msgspec.structs import replace
+
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.rules import Rule
 from curvcli.report.data import Finding
@@ -118,6 +120,12 @@ class Journal:
             interrupted=self.interrupted,
             deadline=min(limits, default=None),
         )
+
+    def adopt(self, findings: list[Finding], name: str) -> None:
+        """Take over the findings of a part of this run, which say the name of what they are about."""
+        for finding in findings:
+            subject, message = (f"{name}: {text}" for text in (finding.subject, finding.message))
+            self.findings.append(replace(finding, subject=subject, message=message))
 
     def answer(
         self, result: R, *, exit_code: int | None = None, vectors_KN: "Tensor | None" = None

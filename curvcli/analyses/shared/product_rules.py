@@ -34,3 +34,8 @@ PRECISION = Rule(
     threshold=PRECISION_LIMIT,
     remedy="use --dtype float64",
 )
+
+
+def product_check(difference: float | None) -> str | None:
+    """How the check of a product is shown."""
+    return None if difference is None else f"{difference:.1e} relative to finite differences"

@@ -16,7 +16,13 @@ Verdict = Literal[
     "flat-minimum",
     "inconclusive",
 ]
+Gradient = Literal["resolved", "rounding", "unresolved"]
+"""resolved: more than rounding; rounding: neither it nor the height of the loss is more; unresolved: only it is not."""
 Region = Literal["convex", "concave", "indefinite", "flat", "unknown"]
+
+
+# A minimum leaves no more than this share of the loss to a Newton step.
+PROMISE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,8 @@ class Evidence:
     """ρ = ‖g‖² / (2 ‖H‖ (L - L*)); infinite where H vanishes and g does not."""
     grad_tol: float
     """Stationary: ρ ≤ grad_tol."""
-    gradient_resolved: bool
-    """Whether the gradient is more than what rounding the weights does to it, eps ‖H‖ ‖θ‖."""
+    gradient: Gradient
+    """What the gradient is beside its own rounding."""
     theta_min: float
     """Smallest Ritz value."""
     theta_max: float
@@ -41,6 +47,8 @@ class Evidence:
     """Curvature below this is rounding of the products."""
     flatness: float
     """Share of ‖H‖ below which negative curvature does not keep a minimum from being called flat."""
+    promise: float | None = None
+    """½ gᵀ(H₊ + εI)⁻¹g / (L − L*): the share of the loss that a Newton step promises to take away; None: not known."""
 
     @property
     def norm(self) -> float:
@@ -50,7 +58,7 @@ class Evidence:
     @property
     def stationary(self) -> bool:
         """Whether the gradient vanishes in proportion to curvature and loss."""
-        return self.stationarity <= self.grad_tol or not self.gradient_resolved
+        return self.stationarity <= self.grad_tol or self.gradient == "rounding"
 
     @property
     def vanishes(self) -> bool:
@@ -82,18 +90,20 @@ def region(e: Evidence) -> Region:
 def classify(e: Evidence) -> Verdict:
     """The verdict that the evidence supports; ``inconclusive`` where it supports none yet."""
     if not e.stationary:
-        return "not-stationary"
+        return "inconclusive" if e.gradient == "unresolved" else "not-stationary"
     if e.vanishes:
         return "inconclusive"  # second order says nothing
     if e.theta_min < -e.floor and e.theta_max > e.floor:
         return "strict-saddle"
     if e.upper <= -e.floor:
         return "local-maximum"
-    if e.lower >= e.floor and e.lower > 0:
-        return "local-minimum"
-    if e.theta_min >= -e.floor and e.lower >= -max(e.flatness * e.norm, e.floor):
-        return "flat-minimum"
-    return "inconclusive"
+    strict = e.lower >= e.floor and e.lower > 0
+    flat = e.theta_min >= -e.floor and e.lower >= -max(e.flatness * e.norm, e.floor)
+    if not strict and not flat:
+        return "inconclusive"
+    if e.promise is not None and e.promise > PROMISE:
+        return "not-stationary"
+    return "local-minimum" if strict else "flat-minimum"
 
 
 def products_to_settle(e: Evidence, done: int) -> int | None:

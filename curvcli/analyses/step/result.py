@@ -40,3 +40,7 @@ class StepResult(Struct, frozen=True):
         str | None, Meta(description="file with the stepped weights of the best method")
     ]
     parameters: int
+    hvp_check: Annotated[
+        Number,
+        Meta(description="relative difference of one product to finite differences"),
+    ] = None

@@ -3,6 +3,7 @@
 import torch
 
 from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.certified import check_random_product
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
@@ -61,6 +62,7 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
             )
         save_step(objective, best[1], options.save, _metadata(subject, best[0]))
     lowest = float(found.ritz_values_M[0])
+    check = check_random_product(journal, hessian, subject.spec.seed)
     result = StepResult(
         methods=[m for m, _ in made],
         loss=objective.loss,
@@ -69,6 +71,7 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
         best=best[0].name if best else None,
         saved=options.save,
         parameters=objective.dimension,
+        hvp_check=check.difference,
     )
     for taken_step in result.methods:
         if taken_step.heads_for_saddle:

@@ -1,5 +1,6 @@
 """How `curvcli step` is shown."""
 
+from curvcli.analyses.shared.product_rules import product_check
 from curvcli.analyses.step.result import StepResult
 from curvcli.report.data import Block, Column, Facts, Sentence, Table
 from curvcli.report.numbers import number
@@ -13,6 +14,7 @@ def view(result: StepResult) -> list[Block]:
             ("gradient norm", result.gradient_norm),
             ("lowest curvature", result.negative_curvature),
             ("saved", result.saved),
+            ("product check", product_check(result.hvp_check)),
         ]
     )
     table = Table(

@@ -76,3 +76,7 @@ class TaylorResult(Struct, frozen=True):
     gradient_norm: float
     trust: float
     parameters: int
+    hvp_check: Annotated[
+        Number,
+        Meta(description="relative difference of one product to finite differences"),
+    ] = None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.certified import Checked, by_recurrence, check_products
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
@@ -16,7 +17,7 @@ from curvcli.analyses.taylor.result import Direction, TaylorResult
 from curvcli.errors import LossError, UsageError, did_you_mean
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.operator import ROUNDING, random_unit_vector
+from curvcli.linalg.operator import random_unit_vector
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.models.model import load_weights
@@ -48,6 +49,7 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
     )  # fmt: skip
     if found.status != "converged":
         journal.note("the extreme eigenvectors have not converged: top and bottom are approximate")
+    pairs, _ = by_recurrence(journal, operator, found)
     eigenvectors = {"top": found.vectors_KN[0], "bottom": found.vectors_KN[-1]}
     names = list(options.direction) or ([] if options.to else list(PLAIN))
     results = []
@@ -63,18 +65,22 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
         if delta_N is None:
             continue
         results.append(_measured(operator, name, delta_N, options))
+    check = Checked(None, False)
+    if journal.stop() is None:
+        top_N = found.vectors_KN[0]
+        check = check_products(journal, operator, top_N, operator.matvec(top_N))
     top = float(found.values_K[0])
     return journal.answer(
         TaylorResult(
             directions=results,
             critical_learning_rate=2 / top if top > 0 else None,
             lambda_max=top,
-            lambda_max_residual=float(found.bounds_K[0])
-            + ROUNDING * torch.finfo(operator.dtype).eps * found.norm,
+            lambda_max_residual=pairs[0].residual,
             loss=objective.loss,
             gradient_norm=float(euclidean_norm(operator.gradient)),
             trust=options.trust,
             parameters=operator.objective.dimension,
+            hvp_check=check.difference,
         )
     )
 

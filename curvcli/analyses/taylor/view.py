@@ -2,6 +2,7 @@
 
 import math
 
+from curvcli.analyses.shared.product_rules import product_check
 from curvcli.analyses.taylor.result import TaylorResult
 from curvcli.report.data import Block, Chart, Column, Facts, Measured, Sentence, Series, Table
 from curvcli.report.numbers import number
@@ -16,6 +17,7 @@ def view(result: TaylorResult) -> list[Block]:
             ("gradient norm", result.gradient_norm),
             ("λ max", Measured(result.lambda_max, result.lambda_max_residual)),
             ("critical learning rate 2/λ", rate),
+            ("product check", product_check(result.hvp_check)),
         ]
     )
     table = Table(

@@ -70,3 +70,7 @@ class TraceResult(Struct, frozen=True):
     ]
     tensors: list[TensorCurvature]
     split: Split | None = None
+    hvp_check: Annotated[
+        Number,
+        Meta(description="relative difference of one product to finite differences"),
+    ] = None

@@ -8,6 +8,7 @@ import msgspec
 import torch
 
 from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.certified import Checked, check_random_product
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.matrices import Chosen
 from curvcli.analyses.shared.matrix_options import Matrix
@@ -46,7 +47,8 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
     sums, damping = spectrum_sums(
         journal, operator, plan, options.damping, options.exact_rows, generator
     )
-    result = _result(operator, sums, damping, options.matrix)
+    check = check_random_product(journal, operator, subject.spec.seed)
+    result = _result(operator, sums, damping, options.matrix, check)
     if options.split:
         result = _with_split(subject, journal, operator, plan, result, generator)
     if result.status != "converged":
@@ -64,7 +66,7 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
 
 
 def _result(
-    operator: Curvature[Any], sums: SpectrumSums, damping: float, matrix: Matrix
+    operator: Curvature[Any], sums: SpectrumSums, damping: float, matrix: Matrix, check: Checked
 ) -> TraceResult:
     objective = operator.objective
     n = objective.dimension
@@ -87,6 +89,7 @@ def _result(
         status=sums.status,
         method=sums.method,
         tensors=tensors,
+        hvp_check=check.difference,
     )
 
 

@@ -1,6 +1,7 @@
 """How the sums over a spectrum are shown."""
 
 from curvcli.analyses.shared.matrix_options import TITLES
+from curvcli.analyses.shared.product_rules import product_check
 from curvcli.analyses.trace.result import Estimate, TraceResult
 from curvcli.report.data import Block, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number
@@ -34,6 +35,7 @@ def view(result: TraceResult) -> list[Block]:
                 ("mean eigenvalue", _cell(result.mean_eigenvalue)),
                 ("parameters", result.parameters),
                 ("method", how),
+                ("product check", product_check(result.hvp_check)),
             ],
             f"{title[0].upper()}{title[1:]}: value ± standard error",
         )

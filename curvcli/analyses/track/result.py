@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.report.data import ErrorInfo, Number
 
-Edge = Literal["below", "at", "above"]
+Edge = Literal["below", "at", "above", "undecided"]
 
 
 class TrackedValue(Struct, frozen=True):
@@ -40,7 +40,8 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     edge: Annotated[
         Edge | None,
         Meta(
-            description="λ_max against 2/lr: at: within 30 %; above and below are certain beyond that"
+            description="λ_max against 2/lr: at: within 30 %, below and above: beyond that, each with the probability of "
+            "the reach; undecided: the interval of λ_max has both"
         ),
     ] = None
     sharpness_ratio: Annotated[Number, Meta(description="λ_max · lr / 2")] = None
@@ -49,6 +50,10 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     ] = False
     matvecs: Annotated[int, Meta(description="products for the eigenvalues")] = 0
     trace_matvecs: int = 0
+    hvp_check: Annotated[
+        Number,
+        Meta(description="relative difference of one product to finite differences"),
+    ] = None
     error: Annotated[
         ErrorInfo | None, Meta(description="why there are no figures for this checkpoint")
     ] = None

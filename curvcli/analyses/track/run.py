@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer, error_info
-from curvcli.analyses.shared.certified import by_recurrence
+from curvcli.analyses.shared.certified import Checked, by_recurrence, check_products
 from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import untouched_zeros
@@ -22,6 +22,7 @@ from curvcli.analyses.track.result import (
     TrackResult,
 )
 from curvcli.errors import CurvError
+from curvcli.linalg.lanczos.certify import recurred
 from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
@@ -97,7 +98,7 @@ def _point(
         operator, wanted, tol=options.tol, max_matvecs=options.max_matvecs,
         probability=1 - options.probability, recheck=0, state=state, stop=journal.stop,
     )  # fmt: skip
-    pairs, rounding = by_recurrence(operator, found)
+    pairs, rounding = by_recurrence(journal, operator, found)
     values = [TrackedValue(p.value, p.residual, p.converged) for p in pairs]
     zeros = untouched_zeros(objective, at_most=1)
     if zeros:
@@ -107,12 +108,20 @@ def _point(
             min(values[-1], zero, key=lambda v: v.value),
         ]
     if found.status != "converged":
+        journal.cut_short()
         journal.find(
             NOT_CONVERGED, member.name,
-            f"{member.name}: the eigenvalues have not converged within {found.matvecs} products "
-            "()",
+            f"{member.name}: the eigenvalues have not converged within {found.matvecs} products",
             value=float(found.matvecs), threshold=float(options.max_matvecs),
         )  # fmt: skip
+    check = Checked(None, False)
+    if journal.stop() is None:
+        part = journal.part(f"{member.name}: ")
+        # Two gradients; the recurrence has the product.
+        one_K = torch.eye(len(found.values_K), dtype=operator.dtype, device=operator.device)[0]
+        check = check_products(part, operator, found.vectors_KN[0], recurred(found, one_K))
+        journal.adopt(part.findings, member.name)
+        journal.notes.extend(f"{member.name}: {note}" for note in part.notes)
     trace, before = None, objective.cost.matvecs
     estimate = deflated_trace(
         operator, found.vectors_KN, [float(v) for v in found.values_K], options.probes,
@@ -135,11 +144,12 @@ def _point(
         lambda_min=values[-1],
         reach=Reach(lower, upper, options.probability),
         trace=trace,
-        edge=_edge(values[0], options.lr),
+        edge=_edge(values[0].value - values[0].residual, upper, options.lr),
         sharpness_ratio=values[0].value * options.lr / 2 if options.lr else None,
         warm=state.share < 1.0,
         matvecs=found.matvecs,
         trace_matvecs=objective.cost.matvecs - before,
+        hvp_check=check.difference,
     )
     return point, _guess(found.vectors_KN)
 
@@ -150,18 +160,25 @@ def _guess(vectors_KN: Tensor) -> Tensor:
     return guess_N
 
 
-def _edge(sharpness: TrackedValue, rate: float | None) -> Edge | None:
+def _edge(low: float, high: float, rate: float | None) -> Edge | None:
+    """Where λ_max, which lies between two numbers, is beside 2/lr."""
     if rate is None:
         return None
-    limit = 2 / rate
-    if sharpness.value - sharpness.residual > (1 + _EDGE) * limit:
+    below, above = ((1 + sign * _EDGE) * 2 / rate for sign in (-1, 1))
+    if low > above:
         return "above"
-    return "below" if sharpness.value + sharpness.residual < (1 - _EDGE) * limit else "at"
+    if high < below:
+        return "below"
+    return "at" if below <= low and high <= above else "undecided"
 
 
 def _findings(journal: Journal, result: TrackResult) -> None:
     for edge, rule, told in (
-        ("above", EDGE_ABOVE, "above the edge of stability 2/lr: gradient descent diverges there"),
+        (
+            "above",
+            EDGE_ABOVE,
+            "above the edge of stability 2/lr: plain gradient descent diverges there",
+        ),
         ("at", EDGE_AT, "at the edge of stability 2/lr"),
     ):
         points = [p for p in result.points if p.edge == edge and p.lambda_max is not None]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, Float64Array, SymmetricOperator
+from curvcli.linalg.stochastic.probes import random_signs
 from curvcli.linalg.vectors import euclidean_norm, euclidean_norms
 
 
@@ -70,18 +71,29 @@ def probe(op: SymmetricOperator, found: LanczosResult, seed: int = 0) -> Probe:
     operator that is not the same linear map in every product, shows in A w - Σ ± (θ_i v_i + r_i) / √K: with random
     signs K times its mean square is the sum of the squares of what the single pairs hide.
     """
-    k = len(found.vectors_KN)
-    generator = torch.Generator().manual_seed(seed)
-    signs_K = (2.0 * torch.randint(0, 2, (k,), generator=generator) - 1) / k**0.5
-    device, dtype = found.vectors_KN.device, found.vectors_KN.dtype
-    signed_K = signs_K.to(device, dtype)
-    vector_N = signed_K @ found.vectors_KN
+    signs_K = combination(found.vectors_KN, seed)
+    vector_N = signs_K @ found.vectors_KN
     product_N = op.matvec(vector_N)
-    values_K = torch.from_numpy(found.values_K).to(device, dtype)
-    excess_N = product_N - (signed_K * values_K) @ found.vectors_KN
-    for direction_N, components_K in found.tails:
-        excess_N.sub_(direction_N, alpha=float(components_K @ signs_K.double().numpy()))
+    excess_N = product_N - recurred(found, signs_K)
     return Probe(vector_N, product_N, excess_N)
+
+
+def combination(vectors_KN: Tensor, seed: int = 0) -> Tensor:
+    """Random signs over √K: the weights of a unit vector that holds all K alike, shape (K,)."""
+    k = len(vectors_KN)
+    generator = torch.Generator().manual_seed(seed)
+    weights_K: Tensor = random_signs(k, generator, vectors_KN) / k**0.5
+    return weights_K
+
+
+def recurred(found: LanczosResult, weights_K: Tensor) -> Tensor:
+    """A times this combination of the Ritz vectors, as the recurrence has it: Σ w_i (θ_i v_i + r_i)."""
+    values_K = torch.from_numpy(found.values_K).to(weights_K)
+    product_N: Tensor = (weights_K * values_K) @ found.vectors_KN
+    for direction_N, components_K in found.tails:
+        share = float(components_K @ weights_K.double().cpu().numpy())
+        product_N = product_N.add(direction_N, alpha=share)
+    return product_N
 
 
 def certify_by_recurrence(

@@ -1,16 +1,17 @@
-"""The same products in float64 on a few samples: how much of a product is rounding, or a wrong derivative."""
+"""The same products in float64: how much of a product is a kink of the surface, or a wrong derivative."""
 
 import copy
-import math
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
+from curvcli.linalg.vectors import euclidean_norm
 from curvcli.machine.containers import move
 from curvcli.objective.batch import Batch
 from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.hessian import Hessian
 
 C = TypeVar("C", bound=Curvature[Any])
 
@@ -19,79 +20,70 @@ C = TypeVar("C", bound=Curvature[Any])
 STEPS = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2)
 # Bytes of the copy for each parameter: weights, vectors and gradients in float64.
 _BYTES = 8 * 8
-# Samples for the rounding of products at least, fewer where each has many loss terms (tokens).
-_SAMPLES, _TERMS = 4, 64
-# Some samples stand for all.
-_SOME_SAMPLES = 3
+
+
+class Cause(NamedTuple):
+    """Why a product differs from a finite difference of the gradient."""
+
+    error: float
+    """The smallest relative difference in float64,"""
+    step: float
+    """and the length of that step."""
+    kink: bool = False
+    """The gradient itself has a kink at these weights: it moves differently on both sides."""
 
 
 def error_in_double(
     operator: Curvature[Any], v_N: Tensor, enough: float, samples: int = 4
-) -> tuple[float, float] | None:
-    """`Curvature.check` of a product in float64, over a tiny step on a few samples, and that step.
+) -> Cause | None:
+    """`Curvature.check` of a product in float64, over tiny steps on a few samples.
 
     Kinks of the surface (ReLU) make a derivative and a difference differ over any finite step that crosses one; a
     step of 1e-7 crosses none, so that what is left is an error of a derivative, or the rounding of a network that
     computes parts in float32 (losses and normalisations of language models). That falls as the step grows: longer
-    ones are tried until the error is at most ``enough``. A wrong derivative differs over all of them.
+    ones are tried until the error is at most ``enough``. Weights may sit on a kink (a minimum often does): then the
+    derivative agrees with the difference to one side, or both sides differ. A wrong derivative differs over all steps,
+    from two sides that agree.
 
     Returns:
-        The smallest error and its step; None where this cannot be tried (the model cannot be copied, or runs only in
-        its own dtype).
+        None where this cannot be tried (the model cannot be copied, or runs only in its own dtype).
     """
-    best: tuple[float, float] | None = None
+    best: Cause | None = None
     try:
-        twin, _ = _twin(operator, samples)
+        twin = twin_in_double(operator, samples)
         exact_N = twin.matvec(v_N.double())
         for step in STEPS:
             found = twin.check(v_N.double(), exact_N, length=step)
-            if found is not None and (best is None or found < best[0]):
-                best = found, step
-            if best is not None and best[0] <= enough:
-                break
-    except _UNABLE:
+            if found is not None and (best is None or found < best.error):
+                best = Cause(found, step)
+            if best is not None and best.error <= enough:
+                return best
+        if isinstance(twin, Hessian):
+            return _on_a_kink(twin, v_N.double(), exact_N, enough) or best
+    except UNABLE:
         return best
     return best
 
 
-def rounding_in_double(operator: Curvature[Any], vectors_KN: Tensor) -> float | None:
-    """How far the Rayleigh quotients may be off because of an error that all products share.
-
-    Such an error E = H̃ − H of the computed matrix (a cancellation in σ(1 − σ), say) is symmetric: it shows in no
-    asymmetry and in no residual, and shifts θ_i by v_iᵀ E v_i. With w = Σ ± v_k one product in float64 gives all
-    v_iᵀ E w = Σ_k ± v_iᵀ E v_k; the largest of them, times three because some samples stand for all, is returned.
-
-    Returns:
-        None where this cannot be tried; 0 for an operator in float64.
-    """
-    if operator.dtype == torch.float64:
-        return 0.0
-    generator = torch.Generator().manual_seed(0)
-    signs_K = torch.randint(0, 2, (len(vectors_KN),), generator=generator).to(vectors_KN) * 2 - 1
-    w_N = signs_K @ vectors_KN
-    objective = operator.objective
-    batch = objective.batches[0]
-    each = objective.weight / max(1, objective.samples)
-    samples = max(batch.size // 16, min(_SAMPLES, math.ceil(_TERMS / max(each, 1))))
-    try:
-        twin, piece = _twin(operator, samples)
-        truth_N = twin.contribution(twin.objective.batches[0], w_N.double()[None])[0]
-        # Both as a mean over the loss terms of the piece.
-        share = operator.objective.weight / twin.objective.weight
-        computed_N = operator.contribution(piece, w_N[None])[0].double() * share
-    except _UNABLE:
+def _on_a_kink(twin: Hessian, v_N: Tensor, exact_N: Tensor, enough: float) -> Cause | None:
+    """The cause, if the gradient has a kink at these weights."""
+    sides = twin.one_sided(v_N, STEPS[0])
+    scale = max(float(euclidean_norm(x_N)) for x_N in (exact_N, *sides))
+    if scale == 0:
         return None
-    shifts_K = vectors_KN.double() @ (computed_N - truth_N)
-    shift = float(shifts_K.abs().max())
-    # Masks with the lowest double are -inf where the network computes in single precision.
-    return _SOME_SAMPLES * shift if math.isfinite(shift) else None
+    errors = [float(euclidean_norm(exact_N - side_N)) / scale for side_N in sides]
+    apart = float(euclidean_norm(sides[0] - sides[1])) / scale
+    if min(errors) <= enough or apart > enough:
+        return Cause(min(errors), STEPS[0], kink=True)
+    return None
 
 
-_UNABLE = (CurvError, RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError)
+# Copying a model, or running it in another dtype, may fail in any of these ways.
+UNABLE = (CurvError, RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError)
 
 
-def _twin(operator: C, samples: int) -> tuple[C, Batch]:
-    """The operator on a float64 copy of the model and samples from all over the first batch, and these.
+def twin_in_double(operator: C, samples: int) -> C:
+    """The operator on a float64 copy of the model and ``samples`` from all over the first batch.
 
     Raises:
         RuntimeError: a copy does not fit.
@@ -109,4 +101,4 @@ def _twin(operator: C, samples: int) -> tuple[C, Batch]:
     twin = objective.twin(
         copy.deepcopy(objective.model).double(), [Batch(data, piece.size, piece.splittable)]
     )
-    return operator.twin(twin), piece
+    return operator.twin(twin)

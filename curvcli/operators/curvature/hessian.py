@@ -51,19 +51,28 @@ class Hessian(Curvature[FirstOrderGraph]):
         """H v by central differences of the gradient over ± ``length`` in the direction of v."""
         return self._central_difference(v_N, length)
 
+    def one_sided(self, v_N: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        """H v by differences of the gradient over ``length``: ahead in the direction of v, and behind."""
+        h = length / float(euclidean_norm(v_N))
+        ahead_N, behind_N = (self._gradient_at(sign * h * v_N) for sign in (1.0, -1.0))
+        here_N = self._gradient_at(torch.zeros_like(v_N))
+        return (ahead_N - here_N) / h, (here_N - behind_N) / h
+
     def _central_difference(
         self, v_N: Tensor, length: float | None = None, objective: Objective | None = None
     ) -> Tensor:
-        objective = self.objective if objective is None else objective
         norm = float(euclidean_norm(v_N))
         if norm == 0.0:
             return torch.zeros_like(v_N)
         h = (length or self._difference_length()) / norm
-        sides = []
-        for sign in (1.0, -1.0):
-            with objective.moved(sign * h * v_N), self.kernels.active():
-                sides.append(objective.gradient(self.plan.micro_batch))
-        return (sides[0] - sides[1]) / (2 * h)
+        ahead_N, behind_N = (self._gradient_at(sign * h * v_N, objective) for sign in (1.0, -1.0))
+        return (ahead_N - behind_N) / (2 * h)
+
+    def _gradient_at(self, step_N: Tensor, objective: Objective | None = None) -> Tensor:
+        """∇L(θ + Δ)."""
+        objective = self.objective if objective is None else objective
+        with objective.moved(step_N), self.kernels.active():
+            return objective.gradient(self.plan.micro_batch)
 
     def check(
         self, v_N: Tensor, exact_N: Tensor | None = None, length: float | None = None

@@ -6,14 +6,14 @@ Shapes: ``N`` parameters of the network or of one block, ``K`` vectors, ``S`` pr
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curvcli.linalg.lanczos.certify import certify
+from curvcli.linalg.lanczos.certify import certify, combination
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import lanczos_by_request
 from curvcli.linalg.lanczos.lockstep import Request, lockstep
@@ -23,6 +23,7 @@ from curvcli.linalg.stochastic.heterogeneity import rule_of, with_zeros
 from curvcli.linalg.stochastic.probes import Sums, random_signs, without
 from curvcli.linalg.stochastic.quadrature import Nodes
 from curvcli.operators.curvature.diagonal_blocks import Block, DiagonalBlocks
+from curvcli.operators.curvature.rounding import product_error, saturation, shift
 
 # Up to so many entries a block is computed whole: no more products than a Lanczos run takes.
 EXACT = 32
@@ -65,6 +66,8 @@ class BlockSpectrum:
     """No eigenvalue lies beyond these, with the probability asked for."""
     vectors_KN: Tensor
     """Orthonormal vectors, of the largest Ritz values by magnitude."""
+    ends_KN: Tensor
+    """Eigenvectors of both ends."""
     trace: Sums
     square: Sums
     """‖H_ll‖_F²."""
@@ -114,6 +117,29 @@ def block_ends(
         return blocks.products(vectors)
 
     return lockstep([of(i, b) for i, b in enumerate(blocks.blocks)], products)
+
+
+def widen_by_rounding(blocks: DiagonalBlocks, spectra: Sequence[BlockSpectrum]) -> None:
+    """Residuals and bounds of all blocks, by what the rounding of products moves them.
+
+    One product with the whole matrix tells it for all, a little too large: errors of other blocks are in it.
+    """
+    operator = blocks.operator
+    w_N = torch.zeros(operator.n, dtype=operator.dtype, device=operator.device)
+    for i, s in enumerate(spectra):
+        w_N += blocks.embed(i, combination(s.ends_KN) @ s.ends_KN)
+    found = product_error(operator, w_N, operator.matvec(w_N))
+    if found is None:
+        return
+    for s, part_N in zip(spectra, blocks.cut(found.error_N), strict=True):
+        moved = shift(s.ends_KN, part_N)
+        if found.by == "rounded weights":
+            moved += saturation(operator.objective) * max(
+                abs(s.largest.value), abs(s.smallest.value)
+            )
+        s.largest = replace(s.largest, residual=s.largest.residual + moved)
+        s.smallest = replace(s.smallest, residual=s.smallest.residual + moved)
+        s.lower, s.upper = s.lower - moved, s.upper + moved
 
 
 def sample_norms(
@@ -201,7 +227,7 @@ def _whole(block: Block) -> Request[BlockSpectrum]:
     for unit_N in eye_NN:
         rows.append((yield unit_N).double().cpu().numpy())
     h_NN = np.array(rows)
-    theta_N, _ = eigh((h_NN + h_NN.T) / 2)
+    theta_N, s_NN = eigh((h_NN + h_NN.T) / 2)
     eps = torch.finfo(block.dtype).eps
     rounding = ROUNDING * eps * float(np.abs(theta_N).max()) + float(np.linalg.norm(h_NN - h_NN.T))
     low, high = float(theta_N[0]), float(theta_N[-1])
@@ -214,6 +240,7 @@ def _whole(block: Block) -> Request[BlockSpectrum]:
         low - rounding,
         high + rounding,
         eye_NN[:0],
+        torch.from_numpy(s_NN.T[[-1, 0]].copy()).to(eye_NN),
         Sums(float(np.trace(h_NN)), []),
         Sums(float((h_NN**2).sum()), []),
         Nodes(theta_N, np.full(block.n, 1 / block.n)),
@@ -254,7 +281,9 @@ def _ends(
         lower, upper = min(lower, 0.0), max(upper, 0.0)
     known = leading(state)
     trace, square = Sums(known.trace, []), Sums(known.square, [])
-    return BlockSpectrum(block, ends[0], ends[-1], lower, upper, known.vectors_KN, trace, square)
+    return BlockSpectrum(
+        block, ends[0], ends[-1], lower, upper, known.vectors_KN, found.vectors_KN, trace, square
+    )
 
 
 def _value(end: End) -> float:

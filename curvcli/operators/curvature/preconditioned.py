@@ -50,6 +50,11 @@ class PreconditionedHessian(Hessian):
         """A v by central differences of the gradient over ± ``length`` in the direction of D^(-1/2) v."""
         return self._scale_N * self._central_difference(self._scale_N * v_N, length)
 
+    def one_sided(self, v_N: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        """See `Hessian.one_sided`; over ``length`` in the direction of D^(-1/2) v."""
+        ahead_N, behind_N = super().one_sided(self._scale_N * v_N, length)
+        return self._scale_N * ahead_N, self._scale_N * behind_N
+
     def decay_product(self, v_N: Tensor) -> Tensor:
         """What the weight decay adds to a product, a new tensor."""
         return super().decay_product(v_N) * self._scale_N.square()

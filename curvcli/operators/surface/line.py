@@ -2,9 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from curvcli.linalg.stochastic.probes import random_signs
+from curvcli.linalg.stochastic.quadrature import gauss_rules
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
@@ -53,7 +56,7 @@ def gradient_noise(operator: Curvature[Any]) -> GradientNoise:
     squares, parts = 0.0, 0
     for weight, part_N in operator.part_gradients():
         share = weight / objective.weight
-        squares += float((part_N - share * mean_N).square().sum())
+        squares += float(euclidean_norm(part_N - share * mean_N)) ** 2
         parts += 1
     norm = float(euclidean_norm(operator.gradient))
     if parts < 2:
@@ -61,11 +64,64 @@ def gradient_noise(operator: Curvature[Any]) -> GradientNoise:
     return GradientNoise(norm, (squares * parts / (parts - 1)) ** 0.5)
 
 
+class Resolution(NamedTuple):
+    """How far gradient and loss move when every weight moves by a unit in the last place."""
+
+    gradient: float
+    """‖∇L(θ′) − ∇L(θ)‖, the largest of some draws."""
+    loss: float
+    """|L(θ′) − L(θ)|"""
+
+
+def resolution_of(operator: Curvature[Any], draws: int = 2) -> Resolution:
+    """What is rounding in ∇L and L, from gradients at weights whose last digits are moved at random."""
+    objective = operator.objective
+    theta_N, eps = objective.flat(), torch.finfo(objective.dtype).eps
+    found = []
+    for seed in range(draws):
+        signs_N = random_signs(len(theta_N), torch.Generator().manual_seed(seed), theta_N)
+        with objective.moved(eps * signs_N * theta_N), operator.kernels.active():
+            moved_N = objective.gradient(operator.micro_batch)
+            loss = objective.value(operator.micro_batch)
+        found.append(
+            Resolution(
+                float(euclidean_norm(moved_N - operator.gradient)), abs(loss - objective.loss)
+            )
+        )
+    return Resolution(max(f.gradient for f in found), max(f.loss for f in found))
+
+
+class Promise(NamedTuple):
+    """What a Newton step promises to take from the loss."""
+
+    value: float
+    """½ gᵀ(H₊ + εI)⁻¹g."""
+    error: float
+    """Of the quadrature: more than the distance from the rule of half the steps."""
+
+
+def newton_promise(operator: Curvature[Any], epsilon: float, steps: int) -> Promise:
+    """½ gᵀ(H₊ + εI)⁻¹g by a Gauss rule of Lanczos from g, with H₊ the positive part of H.
+
+    Half the square of the Newton decrement (Boyd & Vandenberghe, Convex Optimization, section 9.5.1), which does not
+    change when parameters are scaled.
+    """
+    norm = float(euclidean_norm(operator.gradient))
+    if norm == 0:
+        return Promise(0.0, 0.0)
+    rules = gauss_rules(operator, operator.gradient / norm, steps)
+    whole, half = (
+        0.5 * norm**2 * float(rule.weights_M @ (1 / (np.maximum(rule.theta_M, 0) + epsilon)))
+        for rule in (rules.nodes, rules.half)
+    )
+    return Promise(whole, abs(whole - half) if rules.matvecs < operator.n else 0.0)
+
+
 def layer_shares(
     objective: Objective, v_N: Tensor, count: int | None = None
 ) -> list[tuple[str, float]]:
     """(parameter name, share of ‖v‖² in it), largest first."""
-    squares = [float(part.square().sum()) for part in objective.views(v_N)]
+    squares = [float(euclidean_norm(part.reshape(-1))) ** 2 for part in objective.views(v_N)]
     total = sum(squares) or 1.0
     shares = sorted(
         ((name, s / total) for name, s in zip(objective.names, squares, strict=True)),

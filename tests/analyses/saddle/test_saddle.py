@@ -190,15 +190,23 @@ def test_300_random_networks_have_no_wrong_verdict() -> None:
         )
         result = verdict_of(objective)
         counts[result.verdict] = counts.get(result.verdict, 0) + 1
-        eigenvalues = torch.linalg.eigvalsh(torch.func.hessian(value)(theta)).numpy()
+        spectrum = torch.linalg.eigh(torch.func.hessian(value)(theta))
+        eigenvalues, vectors = (part.numpy() for part in spectrum)
         norm = np.abs(eigenvalues).max()
-        gradient = float(torch.func.grad(value)(theta).norm())
-        rho = gradient**2 / (2 * norm * float(value(theta)))
+        slopes = vectors.T @ torch.func.grad(value)(theta).numpy()
+        rho = (slopes**2).sum() / (2 * norm * float(value(theta)))
+        decrement = (slopes**2 / (eigenvalues.clip(0) + 1e-5 * norm)).sum()
+        promise = 0.5 * decrement / float(value(theta))
         # Between 0.9 and 1.1 of a threshold either side is right.
+        if result.newton_promise is not None:
+            # The rule's distance from that of half the steps is in it.
+            assert 0.99 * promise <= result.newton_promise
         if result.verdict == "not-stationary":
-            assert rho > 0.9e-3
+            assert rho > 0.9e-3 or promise > 0.9e-2 or result.newton_promise > 1e-2
         else:
             assert rho < 1.1e-3
+        if result.verdict in ("local-minimum", "flat-minimum"):
+            assert promise < 1.1e-2
         if result.verdict == "strict-saddle":
             assert eigenvalues[0] < 0 < eigenvalues[-1]
             assert (eigenvalues < 0).sum() >= result.index_at_least

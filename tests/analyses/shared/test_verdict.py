@@ -6,7 +6,7 @@ from curvcli.analyses.shared.verdict import Evidence, classify
 def test_classify_holds_the_table() -> None:
     def evidence(stationarity: float, ends: tuple[float, float, float, float]) -> Evidence:
         low, high, lower, upper = ends
-        return Evidence(stationarity, 1e-3, True, low, high, lower, upper, 1e-6, 1e-3)
+        return Evidence(stationarity, 1e-3, "resolved", low, high, lower, upper, 1e-6, 1e-3)
 
     cases = [
         ((-1.0, 2.0, -1.1, 2.1), "strict-saddle"),

@@ -1,0 +1,122 @@
+"""How far an eigenvalue is off because products are computed in floating point.
+
+Such an error E = H̃ − H of the computed matrix (a cancellation in σ(1 − σ), say) is symmetric: it shows in no asymmetry
+and in no residual. It moves the eigenvalues of VᵀHV by at most ‖M‖₂ with M = VᵀEV (Weyl), and for random signs s the
+mean square of M s = VᵀE Σ s_k v_k is ‖M‖_F²: one more product tells it.
+
+Shapes: ``N`` parameters, ``K`` vectors.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvcli.linalg.stochastic.probes import random_signs
+from curvcli.linalg.vectors import euclidean_norm
+from curvcli.machine.containers import move
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.double import UNABLE, twin_in_double
+
+# ‖M s‖ of one draw of signs is rarely less than a third of ‖M‖_F.
+_ONE_DRAW = 3
+# By so many units in the last place weights are moved in double precision: fewer leave saturated units as they are, and
+# so many move no eigenvalue by more than a millionth of a millionth.
+_UNITS = 1024
+# Losses whose curvature in the outputs is p (1 − p).
+_PROBABILITIES = ("cross_entropy", "token_cross_entropy", "nll", "bce_with_logits")
+# Samples at a time in float64, relative to those that fit in the operator's own precision: twice the bytes, and on a
+# CPU as much again, since its float64 convolutions unfold their input.
+_SHARE = 4
+
+
+class ProductError(NamedTuple):
+    """What the rounding of one product is."""
+
+    error_N: Tensor
+    """E w."""
+    by: Literal["float64", "rounded weights"]
+    """The product was repeated in float64, or at weights whose last digit was moved at random."""
+
+
+def shift(vectors_KN: Tensor, error_N: Tensor) -> float:
+    """How far E moves eigenvalues of VᵀHV, from E Σ ± v_k / √K."""
+    found_K = vectors_KN.to(error_N.dtype) @ error_N
+    return _ONE_DRAW * math.sqrt(len(vectors_KN)) * float(euclidean_norm(found_K))
+
+
+def product_error(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> ProductError | None:
+    """The rounding E w of a product, from one more product over all data.
+
+    In single precision it is repeated in double. In double precision, or where the network cannot be copied or runs in
+    its own dtype only, it is repeated at weights whose last digits are moved: there every intermediate result is
+    rounded otherwise.
+
+    Args:
+        operator: H.
+        w_N: the vector.
+        product_N: H w as computed.
+
+    Returns:
+        None where neither gives finite numbers.
+    """
+    computed_N = product_N
+    if operator.objective.weight_decay:
+        computed_N = product_N - operator.decay_product(w_N)
+    if operator.dtype != torch.float64:
+        try:
+            error_N = computed_N.double() - _in_double(operator, w_N.double())
+        except UNABLE:
+            error_N = torch.full_like(w_N, math.nan)
+        # Masks with the lowest double are -inf where the network computes in single precision.
+        if bool(torch.isfinite(error_N).all()):
+            return ProductError(error_N, "float64")
+    error_N = computed_N - _at_rounded_weights(operator, w_N)
+    return ProductError(error_N, "rounded weights") if bool(torch.isfinite(error_N).all()) else None
+
+
+def saturation(objective: Objective) -> float:
+    """Relative error of the curvature where a loss of probabilities has almost vanished.
+
+    ∂²ℓ/∂z² is p (1 − p), and 1 − p is off by eps / 2 however small it is, always in the same way. Since 1 − p ≤ −log p,
+    this is at most eps / L of the whole. Another precision would show it; other digits of the weights do not.
+    """
+    name = getattr(objective.terms, "name", "")
+    if name not in _PROBABILITIES or objective.loss <= 0:
+        return 0.0
+    return float(torch.finfo(objective.dtype).eps) / objective.loss
+
+
+def _in_double(operator: Curvature[Any], w_N: Tensor) -> Tensor:
+    """H w in float64, without weight decay."""
+    twin = twin_in_double(operator, 1)
+    twin.objective = replace(twin.objective, weight=operator.objective.weight)
+    out_N = torch.zeros_like(w_N)
+    for piece in _pieces(operator):
+        data = move(piece.data, operator.device, torch.float64)
+        out_N += twin.contribution(Batch(data, piece.size, piece.splittable), w_N[None])[0]
+    return out_N
+
+
+def _at_rounded_weights(operator: Curvature[Any], w_N: Tensor) -> Tensor:
+    """H at weights whose last digits are moved at random, times w, without weight decay."""
+    theta_N = operator.objective.flat()
+    signs_N = random_signs(len(theta_N), torch.Generator().manual_seed(0), theta_N)
+    units = _UNITS if operator.dtype == torch.float64 else 1
+    out_N = torch.zeros_like(w_N)
+    with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):
+        for piece in _pieces(operator):
+            out_N += operator.contribution(piece, w_N[None])[0]
+    return out_N
+
+
+def _pieces(operator: Curvature[Any]) -> Iterator[Batch]:
+    """The data in pieces that take no more memory in float64 than those of the operator."""
+    largest = max(batch.size for batch in operator.objective.batches)
+    for batch in operator.objective.batches:
+        yield from batch.pieces(max(1, (operator.micro_batch or largest) // _SHARE))
