@@ -32,7 +32,8 @@ from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
 from curvcli.machine.containers import move
-from curvcli.machine.device import give_back_freed_memory, resolve_device, set_precision, supports
+from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
+from curvcli.machine.precision import set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
 from curvcli.objective.objective import Objective
@@ -133,7 +134,9 @@ class Target:
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
         elif checkpoint is not None and checkpoint.program is not None:
-            model = checkpoint.program
+            program: Any = checkpoint.program
+            # Only programs know how to be moved with what they make inside; pickled modules need no more than `to`.
+            model = program.placed(self.device) if hasattr(program, "placed") else program
         else:
             raise ModelError(
                 "a checkpoint holds weights, not the network they belong to"
