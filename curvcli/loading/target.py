@@ -33,7 +33,7 @@ from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
 from curvcli.machine.containers import move
 from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
-from curvcli.machine.precision import set_precision
+from curvcli.machine.precision import precision_note, set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
 from curvcli.objective.objective import Objective
@@ -116,10 +116,12 @@ class Target:
     @cached_property
     def device(self) -> torch.device:
         """Where everything is computed."""
-        set_precision(self.spec.tf32)
         if self.spec.memory is not None:
             give_back_freed_memory()
-        return resolve_device(self.spec.device)
+        device = resolve_device(self.spec.device)
+        if device.type != "cpu":
+            self.notes.append(precision_note(self.spec.tf32))
+        return device
 
     @cached_property
     def model(self) -> nn.Module:
@@ -154,6 +156,7 @@ class Target:
             raise UsageError(
                 f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
             )
+        set_precision(self.spec.tf32)  # what was imported may have set its own
         return model.to(device=self.device, dtype=dtype)
 
     @property
@@ -176,13 +179,15 @@ class Target:
                 "no data is given",
                 "name it by --data: a file, a folder of images, or module:attribute",
             )
-        return read_batches(
+        read = read_batches(
             self.spec.data,
             batch_size=self.spec.batch_size,
             max_batches=self.spec.max_batches,
             unsafe_pickle=self.spec.unsafe_pickle,
             readers=self._readers(),
         )
+        set_precision(self.spec.tf32)  # what was imported may have set its own
+        return read
 
     def _readers(self) -> Readers:
         """How data is read that the model has a say in."""
@@ -297,6 +302,7 @@ class Target:
             train_mode=self.spec.train_mode,
             accept_nonfinite=accept_nonfinite,
             plain=self.spec.plain,
+            tf32=self.spec.tf32,
             memory=self.spec.memory_bytes,
             notes=self.notes,
         )

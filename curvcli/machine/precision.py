@@ -30,6 +30,13 @@ def set_precision(tf32: bool) -> None:
         operator.fp32_precision = "ieee"
 
 
+def precision_note(tf32: bool) -> str:
+    """What an answer that was computed on an accelerator says."""
+    if tf32:
+        return "float32 products may be in TF32 (10 bits of mantissa)"
+    return "float32 products are in full precision (TF32 is off)"
+
+
 @contextmanager
 def restored_precision() -> Iterator[None]:
     """What is set inside holds no longer than that."""
