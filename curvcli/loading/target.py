@@ -33,7 +33,8 @@ from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
 from curvcli.machine.containers import move
-from curvcli.machine.device import give_back_freed_memory, resolve_device, set_precision, supports
+from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
+from curvcli.machine.precision import precision_note, set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
 from curvcli.objective.objective import Objective
@@ -116,10 +117,12 @@ class Target:
     @cached_property
     def device(self) -> torch.device:
         """Where everything is computed."""
-        set_precision(self.spec.tf32)
         if self.spec.memory is not None:
             give_back_freed_memory()
-        return resolve_device(self.spec.device)
+        device = resolve_device(self.spec.device)
+        if device.type != "cpu":
+            self.notes.append(precision_note(self.spec.tf32))
+        return device
 
     @cached_property
     def model(self) -> nn.Module:
@@ -134,7 +137,9 @@ class Target:
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
         elif checkpoint is not None and checkpoint.program is not None:
-            model = checkpoint.program
+            program: Any = checkpoint.program
+            # Only programs know how to be moved with what they make inside; pickled modules need no more than `to`.
+            model = program.placed(self.device) if hasattr(program, "placed") else program
         else:
             raise ModelError(
                 "a checkpoint holds weights, not the network they belong to"
@@ -152,6 +157,7 @@ class Target:
             raise UsageError(
                 f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
             )
+        set_precision(self.spec.tf32)  # what was imported may have set its own
         return cast_model(model, self.device, dtype)
 
     @property
@@ -174,13 +180,15 @@ class Target:
                 "no data is given",
                 "name it by --data: a file, a folder of images, or module:attribute",
             )
-        return read_batches(
+        read = read_batches(
             self.spec.data,
             batch_size=self.spec.batch_size,
             max_batches=self.spec.max_batches,
             unsafe_pickle=self.spec.unsafe_pickle,
             readers=self._readers(),
         )
+        set_precision(self.spec.tf32)  # what was imported may have set its own
+        return read
 
     def _readers(self) -> Readers:
         """How data is read that the model has a say in."""
@@ -295,6 +303,7 @@ class Target:
             train_mode=self.spec.train_mode,
             accept_nonfinite=accept_nonfinite,
             plain=self.spec.plain,
+            tf32=self.spec.tf32,
             memory=self.spec.memory_bytes,
             notes=self.notes,
         )

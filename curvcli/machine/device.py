@@ -1,4 +1,4 @@
-"""The one place that knows devices: choosing one, its memory, free, peak and of single tensors, its precision."""
+"""The one place that knows devices: choosing one, its memory, free, used and peak."""
 
 import ctypes
 import resource
@@ -50,12 +50,6 @@ def resolve_device(text: str) -> torch.device:
             f"--device {text!r} is not supported", "use auto, cpu, cuda, cuda:0 or mps"
         )
     return device
-
-
-def set_precision(tf32: bool) -> None:
-    """Products in full float32 unless TF32 is asked for (10 bits of mantissa instead of 23)."""
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:

@@ -13,6 +13,7 @@ from curvcli.errors import DataError, LossError, NonFiniteError, some
 from curvcli.machine.containers import joined
 from curvcli.machine.memory import room
 from curvcli.machine.meter import MemoryMeter
+from curvcli.machine.precision import set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.faults import random_modules, why_not_finite
 from curvcli.objective.layout import Layout
@@ -43,6 +44,7 @@ def make_objective(
     train_mode: bool = False,
     accept_nonfinite: bool = False,
     plain: bool = False,
+    tf32: bool = False,
     memory: int | None = None,
     notes: list[str] | None = None,
 ) -> Objective:
@@ -57,6 +59,7 @@ def make_objective(
         train_mode: batch statistics instead of running ones. Dropout stays off, so that L is a function.
         accept_nonfinite: NaN and Inf in weights, data and loss are no error, for those who look for them.
         plain: products use torch's own operations only.
+        tf32: allow TF32 products on CUDA. Set here, since a module that was imported may have set otherwise.
         memory: bytes that the process may use in all; None: as many as there are.
         notes: receives what was switched, skipped or assumed.
 
@@ -70,6 +73,7 @@ def make_objective(
         raise DataError(
             "there are no batches: the data is empty", "pass data with at least one sample"
         )
+    set_precision(tf32)
     notes = [] if notes is None else notes
     notes.extend(set_mode(model, train_mode))
     names, parameters, left_out = choose_parameters(model, select)
@@ -119,6 +123,7 @@ def make_objective(
         weight=first.weight,
         weight_decay=weight_decay,
         plain=plain,
+        tf32=tf32,
         memory=memory,
         evaluated_bytes=first.bytes,
         notes=notes,

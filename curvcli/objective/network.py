@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,9 +10,13 @@ from torch import nn
 from torch.utils import checkpoint
 
 from curvcli.errors import ModelError, NonFiniteError, did_you_mean, some
+from curvcli.machine.precision import without_cudnn
 
 # Torch's private name of what wraps a function whose activations are not kept; absent in some releases.
 _GENERATOR = "_checkpoint_without_reentrant_generator"
+
+# An attribute of modules that call recurrent layers as functions: programs, whose layers are no modules of torch's.
+CALLS_RECURRENT = "calls_recurrent_layers"
 
 
 @contextmanager
@@ -42,15 +46,25 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     """How the network is run, whoever asks: from one kind of kernels, and without leaving a trace in it.
 
     Encoders have a fast path for inference that drops padded places and has no derivative; it is off, so that the loss
-    is the one whose gradient is taken. Activations are not checkpointed. Buffers are copies.
+    is the one whose gradient is taken. So are cuDNN's recurrent layers, which have no derivative in evaluation mode.
+    Activations are not checkpointed. Buffers are copies.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with untouched_buffers(model), _without_checkpointing():
+        with untouched_buffers(model), _without_checkpointing(), _native_recurrence(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _native_recurrence(model: nn.Module) -> AbstractContextManager[None]:
+    """cuDNN is off where a layer is recurrent."""
+    if any(
+        isinstance(m, nn.RNNBase) or getattr(m, CALLS_RECURRENT, False) for m in model.modules()
+    ):
+        return without_cudnn()
+    return nullcontext()
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class Objective:
         weight: W, the loss terms of all batches.
         weight_decay: wd of the quadratic term.
         plain: products use torch's own operations only, see `operators.autodiff.rewrites`.
+        tf32: whether products on CUDA may be in TF32.
         memory: bytes that the process may use in all; None: as many as there are.
         evaluated_bytes: of all tensors that the loss of the largest batch made on its way, not counted again
             after they were freed.
@@ -56,6 +57,7 @@ class Objective:
     weight: float
     weight_decay: float = 0.0
     plain: bool = False
+    tf32: bool = False
     memory: int | None = None
     evaluated_bytes: int = 0
     notes: list[str] = field(default_factory=list)
@@ -176,6 +178,7 @@ class Objective:
             loss=sum(float(total) for total, _ in found) / weight,
             weight=weight,
             plain=self.plain,
+            tf32=self.tf32,
             memory=self.memory,
             evaluated_bytes=self.evaluated_bytes,
         )

@@ -16,6 +16,7 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.machine.device import free_memory
+from curvcli.machine.precision import set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
 from curvcli.operators.curvature.hessian import Hessian
@@ -27,8 +28,9 @@ def run(subject: Subject, options: DoctorOptions, journal: Journal) -> Answer[Do
     """Answer `curvcli doctor`; see `DoctorOptions`."""
     device = subject.target.device
     tests: list[SelfTest] = []
-    for name, run in _tests().items():
-        journal.progress(Stage("self-tests", len(tests), len(_tests()), name))
+    known = _tests()
+    for name, run in known.items():
+        journal.progress(Stage("self-tests", len(tests), len(known), name))
         error, tolerance = run(device)
         tests.append(SelfTest(name, error, tolerance, error <= tolerance))
         if error > tolerance:
@@ -61,6 +63,16 @@ def run(subject: Subject, options: DoctorOptions, journal: Journal) -> Answer[Do
 
 def _tests() -> dict[str, Callable[[torch.device], tuple[float, float]]]:
     """Name -> function of the device that returns (relative error, tolerance)."""
+
+    def products(device: torch.device) -> tuple[float, float]:
+        # Between two numbers of TF32: a product of full precision keeps the last bits.
+        odd = 1 + 2.0**-13
+        a, image = torch.full((64, 64), odd), torch.full((1, 1, 8, 8), odd)
+        set_precision(tf32=False)
+        matrix = a.to(device) @ torch.eye(64, device=device)
+        weight = torch.ones(1, 1, 1, 1, device=device)
+        convolved = nn.functional.conv2d(image.to(device), weight)
+        return max(float((x - odd).abs().max()) for x in (matrix, convolved)), 1e-6
 
     def regression(device: torch.device) -> tuple[float, float]:
         # L = mean (wx - y)² has the Hessian (2/N) XᵀX; X = 4 Q with orthonormal columns scaled by 1…8.
@@ -112,6 +124,7 @@ def _tests() -> dict[str, Callable[[torch.device], tuple[float, float]]]:
         return float("inf") if error is None else error, 1e-2
 
     return {
+        "products in full float32, without TF32": products,
         "eigenvalues of a linear regression": regression,
         "second derivative of fused attention": attention,
         "second derivative of an LSTM": recurrent,

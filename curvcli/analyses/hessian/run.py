@@ -10,7 +10,12 @@ from curvcli.analyses.hessian.findings import NOT_CONVERGED, ROUNDING
 from curvcli.analyses.hessian.layers import look_at_layers
 from curvcli.analyses.hessian.result import HessianResult, Sampled
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import by_recurrence, certified_pairs, check_products
+from curvcli.analyses.shared.certified import (
+    by_recurrence,
+    certified_gram,
+    certified_pairs,
+    check_products,
+)
 from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import exact_spectrum
@@ -26,6 +31,7 @@ from curvcli.linalg.lanczos.state import load_state, save_state
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.fisher import Fisher
+from curvcli.operators.curvature.gram import GramSpectrum
 from curvcli.operators.curvature.layer_spectra import leading
 
 CAPACITY = 200
@@ -54,7 +60,7 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
     if not (options.state or layers):
         gram = exact_spectrum(journal, operator, options.exact_rows)
         if gram is not None:
-            found = _Found(gram.extremes(wanted.top, wanted.bottom), gram.others, gram.rest, True)
+            found = _Found(gram.extremes(wanted.top, wanted.bottom), gram.others, gram.rest, gram)
             pairs, result = _result(journal, operator, found, options, preconditioner)
             return journal.answer(result, vectors_KN=found.pairs.vectors_KN)
     key = f"{subject.fingerprint()} {chosen}" if options.state else ""
@@ -79,8 +85,8 @@ class _Found(NamedTuple):
     pairs: LanczosResult
     others: int = 0
     rest: float = 0.0
-    exact: bool = False
-    """Whether these are all eigenvalues."""
+    exact: GramSpectrum | None = None
+    """All eigenvalues, where they were computed."""
 
 
 def _resumed(
@@ -143,7 +149,11 @@ def _result(
         shown, rounding = by_recurrence(journal, operator, pairs)
         check = None
     else:
-        certified = certified_pairs(journal, operator, pairs, options.tol, options.spread)
+        certified = (
+            certified_pairs(journal, operator, pairs, options.tol, options.spread)
+            if found.exact is None
+            else certified_gram(journal, operator, found.exact, pairs, options.spread)
+        )
         shown, rounding = certified.pairs, certified.rounding
         vector_N, product_N = certified.vector_N, certified.product_N
         check = check_products(journal, operator, vector_N, product_N).difference

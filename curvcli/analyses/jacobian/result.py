@@ -47,7 +47,7 @@ class SampleJacobian(Struct, frozen=True):
     index: Annotated[int, Meta(description="of the sample over all batches; of its first sample")]
     samples: Annotated[int, Meta(description="that the matrix belongs to: 1 unless coupled")]
     frobenius: Number
-    frobenius_standard_error: Annotated[Number, Meta(description="0: exact")]
+    frobenius_standard_error: Annotated[Number, Meta(description="of sampling, and rounding")]
     spectral: Annotated[Number, Meta(description="σ₁ = ‖J‖₂")]
     singular_values: Annotated[list[SingularValue], Meta(description="leading ones, largest first")]
     smallest: Annotated[

@@ -1,5 +1,6 @@
 """Eigenpairs that a run has found, made fit to be shown: residuals, spread, rounding, check of a product."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, SMALL, random_unit_vector
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.double import STEPS, error_in_double
+from curvcli.operators.curvature.gram import GramSpectrum
 from curvcli.operators.curvature.rounding import product_error, saturation, shift
 from curvcli.operators.curvature.spread import spread
 
@@ -101,6 +103,41 @@ def certified_pairs(
         )
     ]
     return Certified(pairs, certificate.rounding, vector_N, product_N)
+
+
+def certified_gram(
+    journal: Journal,
+    operator: Curvature[Any],
+    gram: GramSpectrum,
+    found: LanczosResult,
+    groups: int,
+) -> Certified:
+    """Pairs of an exact spectrum: its values with their error, the rounding of the rows, and the spread.
+
+    Args:
+        journal: where findings and notes go.
+        operator: the matrix.
+        gram: its spectrum.
+        found: the pairs of it that are shown.
+        groups: of a single batch for the spread; 0: no spread.
+    """
+    floor = gram.rest + gram.error
+    clear = [i for i, value in enumerate(found.values_K) if value > floor and gram.rank] or [0]
+    vectors_KN = found.vectors_KN[clear]
+    signed_K = combination(vectors_KN)
+    vector_N = signed_K @ vectors_KN
+    product_N = operator.matvec(vector_N)
+    known = replace(found, vectors_KN=vectors_KN)
+    rounding = gram.error + _rounding(journal, operator, known, vector_N, product_N)
+    errors = spread(
+        operator, vectors_KN, groups, lambda i: journal.progress(Stage("spread", i, None))
+    )
+    by_pair = dict(zip(clear, errors.standard_errors_K or [], strict=False))
+    pairs = [
+        Eigenpair(float(value), rounding, True, by_pair.get(i))
+        for i, value in enumerate(found.values_K)
+    ]
+    return Certified(pairs, rounding, vector_N, product_N)
 
 
 def by_recurrence(

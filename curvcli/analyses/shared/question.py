@@ -121,5 +121,9 @@ class Question:
         """
         options = self.options(**self.validate(values, where))
         run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run
-        answer: Answer[Any] = run(subject, options, journal)
+        from curvcli.machine.precision import restored_precision
+
+        with restored_precision():
+            subject.set_precision()
+            answer: Answer[Any] = run(subject, options, journal)
         return replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))

@@ -70,6 +70,13 @@ class Subject:
             _ = self.target.checkpoint_sha256, self.target.data_sha256
         return self._objective
 
+    def set_precision(self) -> None:
+        """Compute in the precision that was asked for, also with what was loaded before."""
+        from curvcli.machine.precision import set_precision
+
+        made = self._objective
+        set_precision(self.spec.tf32 if made is None else made.tf32)
+
     def count(self, device: "torch.device") -> "Cost":
         """Where a question that needs no objective counts its work."""
         from curvcli.objective.objective import Cost

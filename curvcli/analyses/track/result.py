@@ -40,8 +40,8 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     edge: Annotated[
         Edge | None,
         Meta(
-            description="λ_max against 2/lr: at: within 30 %, below and above: beyond that, each with the probability of "
-            "the reach; undecided: the interval of λ_max has both"
+            description="λ_max against 2/lr: at: within 30 %, below and above: beyond that, each with the probability "
+            "of the reach; undecided: the interval of λ_max has both"
         ),
     ] = None
     sharpness_ratio: Annotated[Number, Meta(description="λ_max · lr / 2")] = None

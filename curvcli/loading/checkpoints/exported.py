@@ -21,6 +21,7 @@ from torch import nn
 
 from curvcli.errors import CheckpointError
 from curvcli.loading.checkpoints.archive import JSON_BYTES
+from curvcli.objective.network import CALLS_RECURRENT
 
 _HINT = "if you trust its origin, pass --unsafe-pickle"
 
@@ -50,6 +51,7 @@ _EXPRESSION = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Load, ast.Constant, ast.operator,
     ast.unaryop, ast.cmpop,
 )  # fmt: skip
+_RECURRENT = ("aten.lstm.", "aten.gru.", "aten.rnn_tanh.", "aten.rnn_relu.")
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
 
 
@@ -64,7 +66,6 @@ def load_program(path: Path, unsafe_pickle: bool) -> nn.Module:
         CheckpointError: damaged, written by a PyTorch too old or too new, or it contains what could run code.
     """
     try:
-        from torch.export import unflatten
         from torch.export.pt2_archive._package import PT2ArchiveReader, load_pt2
     except ImportError:
         raise CheckpointError(
@@ -81,12 +82,7 @@ def load_program(path: Path, unsafe_pickle: bool) -> nn.Module:
                 f"{path.name} holds {len(programs)} programs, not one",
                 "export it by torch.export.save",
             )
-        with _own_warnings_off():
-            module = unflatten(programs["model"])
-        samples = _fixed_samples(programs["model"])
-        for part in module.modules():
-            for node in getattr(getattr(part, "graph", None), "nodes", ()):
-                node.meta.pop("val", None)  # symbolic examples, which cannot be copied
+        return Program.of(programs["model"])
     except CheckpointError:
         raise
     except Exception as error:  # the deserialiser raises anything on what it does not know
@@ -95,7 +91,6 @@ def load_program(path: Path, unsafe_pickle: bool) -> nn.Module:
             f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",
             "export it again with this version of torch",
         ) from None
-    return Program(module, samples)
 
 
 def _fixed_samples(program: Any) -> int | None:
@@ -121,21 +116,48 @@ class Program(nn.Module):
     Args:
         module: as `torch.export.unflatten` returns it.
         fixed_samples: samples of a batch, where the program takes no other number of them.
+        exported: what was unflattened.
     """
 
     _program: Any
+    _exported: Any
     _keywords: list[str]
     """Inputs that the program takes by name."""
 
-    def __init__(self, module: nn.Module, fixed_samples: int | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, fixed_samples: int | None = None, exported: Any = None
+    ) -> None:
         super().__init__()
         self.fixed_samples = fixed_samples
         # The layers keep their names: this module stands in the place of the program's root.
         for kind in ("_parameters", "_buffers", "_modules"):
             self.__dict__[kind] = module.__dict__[kind]
         self.__dict__["_program"] = module
+        self.__dict__["_exported"] = exported
         spec: Any = module.module_call_graph[0].signature.in_spec  # type: ignore[union-attr,index]
         self.__dict__["_keywords"] = list(spec.children()[1].context or ())
+        graphs: list[Any] = [p.graph for p in module.modules() if hasattr(p, "graph")]
+        targets = {str(node.target) for graph in graphs for node in graph.nodes}
+        setattr(self, CALLS_RECURRENT, any(t.startswith(_RECURRENT) for t in targets))
+
+    @classmethod
+    def of(cls, exported: Any) -> "Program":
+        """A program as torch loads it."""
+        from torch.export import unflatten
+
+        with _own_warnings_off():
+            module = unflatten(exported)
+        for part in module.modules():
+            graph: Any = getattr(part, "graph", None)
+            for node in getattr(graph, "nodes", ()):
+                node.meta.pop("val", None)  # symbolic examples, which cannot be copied
+        return cls(module, _fixed_samples(exported), exported)
+
+    def placed(self, device: torch.device) -> "Program":
+        """The program on a device, with what it makes inside."""
+        from torch.export.passes import move_to_device_pass
+
+        return Program.of(move_to_device_pass(self._exported, str(device)))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the program."""
@@ -152,7 +174,8 @@ class Program(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         with _own_warnings_off():
-            return Program(copy.deepcopy(self._program, memo), self.fixed_samples)
+            copied = copy.deepcopy(self._program, memo)
+        return Program(copied, self.fixed_samples, self._exported)
 
     def train(self, mode: bool = True) -> "Program":
         """An exported program computes in the mode it was exported in."""

@@ -10,6 +10,7 @@ import copy
 import sys
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from curvcli.errors import CheckpointError, ModelError
 from curvcli.loading.checkpoints.archive import JSON_BYTES
+from curvcli.objective.network import CALLS_RECURRENT
 
 _OUTSIDE = {
     "save",
@@ -121,6 +123,7 @@ class ScriptProgram(nn.Module):
         for kind in ("_parameters", "_buffers", "_modules"):
             self.__dict__[kind] = getattr(script, kind)
         self.__dict__["_state"] = _assigned(script)
+        setattr(self, CALLS_RECURRENT, _calls_recurrent_layers(script))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the program; a tensor with one entry is passed as a number where one is expected."""
@@ -146,6 +149,14 @@ class ScriptProgram(nn.Module):
             for module, name, value in before:
                 module._c.setattr(name, value)
 
+    def placed(self, device: torch.device) -> "ScriptProgram":
+        """The program on a device: devices that tracing wrote into it are changed."""
+        for graph in _graphs(self.script):
+            for node in graph.findAllNodes("prim::Constant", True):
+                if node.output().type().kind() == "DeviceObjType" and node.hasAttribute("value"):
+                    node.s_("value", str(device))
+        return self.to(device)
+
     def _is_double(self) -> bool:
         return any(p.dtype == torch.float64 for p in self.parameters())
 
@@ -169,9 +180,8 @@ def _assigned(script: Any) -> list[tuple[Any, str]]:
     modules = list(script.modules())
     names = {
         node.s("name")
-        for module in modules
-        for method in module._c._method_names()
-        for node in module._c._get_method(method).graph.findAllNodes("prim::SetAttr", True)
+        for graph in _graphs(script)
+        for node in graph.findAllNodes("prim::SetAttr", True)
     }
     return [
         (module, name)
@@ -179,6 +189,22 @@ def _assigned(script: Any) -> list[tuple[Any, str]]:
         for name in sorted(names)
         if module._c.hasattr(name) and name not in module._modules
     ]
+
+
+def _calls_recurrent_layers(script: Any) -> bool:
+    """Whether any method calls a recurrent layer of torch's."""
+    return any(
+        graph.findAllNodes(f"aten::{kind}", True)
+        for graph in _graphs(script)
+        for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    )
+
+
+def _graphs(script: Any) -> Iterator[Any]:
+    """Of every method."""
+    for module in script.modules():
+        for method in module._c._method_names():
+            yield module._c._get_method(method).graph
 
 
 def _copied(value: Any) -> Any:

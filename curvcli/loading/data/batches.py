@@ -77,13 +77,13 @@ def read_batches(
 
 
 def freeze(data: Any) -> Any:
-    """A copy of the tensors and arrays in nested containers of any type; other objects as they are."""
+    """A copy on the host of the tensors and arrays in nested containers of any type; other objects as they are."""
     return mapped(data, _frozen)
 
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, np.ndarray) and value.dtype != object:
         return torch.from_numpy(np.ascontiguousarray(value).copy())
     return value

@@ -1,17 +1,19 @@
-"""Kernels without a second derivative, and what is used in their place."""
+"""Kernels without a derivative, and what is used in their place."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from curvcli.machine.memory import out_of_memory
+from curvcli.machine.precision import without_cudnn, without_onednn
 from curvcli.operators.autodiff.rewrites.registry import Rewritten
 
-# What torch says when it cannot differentiate a second time.
+# What torch says when it cannot differentiate, or not a second time.
 _SIGNS = (
+    "can only be called in training mode",
     "is not implemented",
     "not implemented for",
     "once_differentiable",
@@ -23,8 +25,10 @@ _SIGNS = (
 )
 
 
-def lacks_second_derivative(error: RuntimeError) -> bool:
-    """Whether ``error`` says that an operation cannot be differentiated a second time."""
+def lacks_derivative(error: RuntimeError) -> bool:
+    """Whether ``error`` says that an operation cannot be differentiated, or not as often as was asked for."""
+    if out_of_memory(error):
+        return False
     text = str(error)
     return isinstance(error, NotImplementedError) or any(sign in text for sign in _SIGNS)
 
@@ -90,8 +94,8 @@ class Kernels:
             if "attention" in self._on:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if "recurrent" in self._on:
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.enter_context(without_onednn())
+                stack.enter_context(without_cudnn())
             yield
 
 

@@ -18,6 +18,8 @@ from curvcli.linalg.vectors import euclidean_norms
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 
+# Rows are off by eps ‖B‖, so that a vector Bᵀu / √λ with λ above so many eps λ₁ is off by √eps / 10.
+_NOISE = 100
 # Columns of B multiplied at a time in float64.
 _CHUNK = 1 << 18
 
@@ -34,6 +36,8 @@ class GramSpectrum:
     """Further eigenvalues of the n × n matrix,"""
     rest: float
     """all of this value: the weight decay."""
+    rank: int
+    """Eigenvalues whose vectors are known: of those at the rounding of the rows they are noise."""
     _rows_RN: Tensor
     _left_RR: Tensor
 
@@ -130,12 +134,14 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
     values_R, left_RR = torch.linalg.eigh(gram_RR)
     values_R = values_R.flip(0).clamp(min=0)[: operator.n]
     eps = torch.finfo(operator.dtype).eps
+    rank = int((values_R > _NOISE * eps * values_R[0]).sum())
     decay = objective.weight_decay
     return GramSpectrum(
         values_R=(values_R + decay).cpu().numpy(),
         error=float(ROUNDING * eps * values_R[0]),
         others=operator.n - len(values_R),
         rest=decay,
+        rank=rank,
         _rows_RN=rows_RN,
         _left_RR=left_RR.flip(1),
     )

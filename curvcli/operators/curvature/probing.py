@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from curvcli.machine.memory import out_of_memory
 from curvcli.objective.batch import Batch
-from curvcli.operators.autodiff.kernels import Kernels, lacks_second_derivative
+from curvcli.operators.autodiff.kernels import Kernels, lacks_derivative
 
 # Samples of the smallest piece on which a derivative is tried.
 PROBE = 2
@@ -58,7 +57,7 @@ def _obstacle(piece: Batch, attempt: Callable[[Batch], str | None]) -> str | Non
     try:
         return attempt(piece)
     except RuntimeError as error:
-        if out_of_memory(error) or not lacks_second_derivative(error):
+        if not lacks_derivative(error):
             raise
         return str(error)
 

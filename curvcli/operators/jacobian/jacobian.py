@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import ModelError
-from curvcli.machine.memory import out_of_memory
 from curvcli.objective.batch import Batch
-from curvcli.operators.autodiff.kernels import Kernels, lacks_second_derivative, missing_derivatives
+from curvcli.operators.autodiff.kernels import Kernels, lacks_derivative, missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.jacobian.taps import Passage
 
@@ -160,7 +159,7 @@ class Jacobian:
                 self.vjp(ones[:, : self.rows])
                 self.jvp(ones[:, : self.columns])
         except RuntimeError as error:
-            if not _understood(error):
+            if not lacks_derivative(error):
                 raise
             return str(error)
         return missing
@@ -287,15 +286,9 @@ def _try(passage: Passage, piece: Batch) -> str | None:
     try:
         return Jacobian.of(passage, piece, Structure(True, None)).missing()
     except RuntimeError as error:
-        if not _understood(error):
+        if not lacks_derivative(error):
             raise
         return str(error)
-
-
-def _understood(error: RuntimeError) -> bool:
-    # cuDNN's recurrent layers have no backward pass in evaluation mode.
-    known = lacks_second_derivative(error) or "can only be called in training mode" in str(error)
-    return known and not out_of_memory(error)
 
 
 def _check_repeatable(op: Jacobian, again: Tensor) -> None:

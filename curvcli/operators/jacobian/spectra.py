@@ -50,7 +50,7 @@ class Spectra:
     columns: int
     frobenius_S: Tensor
     frobenius_error_S: Tensor
-    """Standard error; 0 where the norm is exact."""
+    """Standard error, and rounding."""
     values_SK: Tensor
     """Leading singular values."""
     residuals_SK: Tensor
@@ -144,7 +144,7 @@ def spectra(op: Jacobian, settings: Settings, seeds: Sequence[int]) -> Spectra:
         rows=op.rows,
         columns=op.columns,
         frobenius_S=norm_S,
-        frobenius_error_S=error_S,
+        frobenius_error_S=error_S.hypot(_rounding(op) * norm_S),
         values_SK=values_SK,
         residuals_SK=residuals_SK,
         converged_SK=residuals_SK <= settings.tol * floor_SK,
@@ -192,7 +192,7 @@ def _dense(op: Jacobian, settings: Settings) -> Spectra:
         rows=op.rows,
         columns=op.columns,
         frobenius_S=norm_S,
-        frobenius_error_S=torch.zeros_like(norm_S),
+        frobenius_error_S=_rounding(op) * norm_S,
         values_SK=values_SK,
         residuals_SK=rounding_S1.expand_as(values_SK).clone(),
         converged_SK=torch.ones_like(values_SK, dtype=torch.bool),

@@ -186,7 +186,9 @@ class Recorder(TorchFunctionMode):
             copies = {id(t): t.clone() for t in outputs if t.requires_grad and t._is_view()}
             outputs = [copies.get(id(t), t) for t in outputs]
             output = replaced(output, copies)
-        self._watch(signal, outputs, frame.outcome)
+        # Of recurrent layers only what they hand on: final states repeat it, and ∂L/∂c differs between kernels.
+        recurrent = isinstance(module, nn.RNNBase) or is_recurrent_cell(module)
+        self._watch(signal, outputs[:1] if recurrent else outputs, frame.outcome)
         if self._details and isinstance(module, nn.RNNBase) and inputs:
             self._keep_recurrent(module, inputs, keywords, output)
         if self._details and is_recurrent_cell(module) and inputs:
@@ -218,8 +220,10 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         samples, sequence, bad = self._samples, not self._channels_first, self._count_nonfinite
 
-        def backward(gradient: Tensor) -> None:
-            signal.gradient.see(gradient, samples, sequence, bad)
+        def backward(gradient: Tensor | None) -> None:
+            # None: the operation has several outputs, and the loss does not depend on this one.
+            if gradient is not None:
+                signal.gradient.see(gradient, samples, sequence, bad)
 
         for tensor in outputs:
             node = tensor.grad_fn
@@ -247,8 +251,8 @@ class Recorder(TorchFunctionMode):
         call = RecurrentCall(name, module, _detached(inputs[0]), hx, _detached(values))
         self.recurrent.append(call)
 
-        def keep_output(gradient: Tensor) -> None:
-            call.output_gradient = gradient.detach()
+        def keep_output(gradient: Tensor | None) -> None:
+            call.output_gradient = None if gradient is None else gradient.detach()
 
         data = values.data if _packed(values) else values
         if data.requires_grad:
@@ -346,7 +350,8 @@ def _detached(values: Any) -> Any:
 
 
 def _keeper(kept: dict[int, Tensor], index: int) -> Any:
-    def keep(gradient: Tensor) -> None:
-        kept[index] = gradient.detach()
+    def keep(gradient: Tensor | None) -> None:
+        if gradient is not None:
+            kept[index] = gradient.detach()
 
     return keep

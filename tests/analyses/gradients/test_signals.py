@@ -338,3 +338,29 @@ def test_batch_statistics_are_those_of_the_given_batches(make_objective: MakeObj
     rms = 24 * float(gradient.square().mean().sqrt())
     assert rows(result)["0"].activation_gradient_rms == pytest.approx(rms, rel=RTOL)
     assert result.noise is None
+
+
+def test_an_output_that_nothing_uses_has_no_gradient(make_objective: MakeObjective) -> None:
+    """The hook of one half of an operation with two outputs is given no tensor."""
+
+    class Spread(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return torch.var_mean(x, 1)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.spread = nn.Linear(6, 5), Spread()
+
+        def forward(self, x: Tensor) -> Tensor:
+            variance, _ = self.spread(self.layer(x))
+            return torch.stack([variance, -variance], 1)
+
+    x, y = torch.randn(8, 6), torch.arange(8) % 2
+    model = Net()
+    seen = rows(run(make_objective(model, x, y)))["spread"]
+    half = torch.var(model.layer(x), 1).detach().requires_grad_()
+    F.cross_entropy(torch.stack([half, -half], 1), y, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    assert half.grad is not None
+    expected = half.grad.square().mean().sqrt()
+    assert seen.activation_gradient_rms == pytest.approx(float(expected), rel=RTOL)

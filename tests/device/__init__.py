@@ -1,0 +1,1 @@
+"""What holds on every device, run on a second one: see `conftest`."""
