@@ -80,6 +80,9 @@ class Envelope(Struct, Generic[R], frozen=True, kw_only=True):
     version: str
     target: TargetInfo | None
     result: R | None
+    complete: Annotated[
+        bool, Meta(description="false: a part of what was asked for; time or products ran out")
+    ] = True
     findings: list[Finding]
     notes: Annotated[list[str], Meta(description="what was switched or skipped")]
     cost: CostInfo

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "hessian-gram": ("hessian", *_SMALL, "--matrix", "ggn"),
     "hessian-fisher": ("hessian", *_SMALL, "--matrix", "fisher"),
     "hessian-empirical": ("hessian", *_SMALL, "--matrix", "empirical-fisher"),
-    "trace": ("trace", "--max-matvecs", "40"),
+    "trace": ("trace", "--max-matvecs", "40", "--steps", "8"),
     "density": ("density", "--steps", "10", "--probes", "2", "--max-probes", "2", "--outliers", "0"),
     "saddle": ("saddle", "--max-matvecs", "30"),
     "taylor": ("taylor", "--max-matvecs", "20", "--points", "5"),

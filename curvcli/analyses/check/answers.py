@@ -76,10 +76,10 @@ def run_analyses(
             budget.done(rules)
             continue
         part = journal.part(f"{name}: ", budget.share(rules))
-        found, complete = _ask(member, question, part)
+        found = _ask(member, question, part)
         budget.done(rules)
         seconds = round(time.monotonic() - began, 3)
-        answers.runs.append(AnalysisRun(name, seconds, False, complete, found.error))
+        answers.runs.append(AnalysisRun(name, seconds, False, found.complete, found.error))
         if found.error is None:
             answers.envelopes[name] = found
             # What was hashed must be what was read: a file that changed meanwhile is not kept.
@@ -100,8 +100,8 @@ def _key(keys: TargetKey, name: str, options: dict[str, Any], notes: list[str]) 
     return None
 
 
-def _ask(member: Subject, question: Question, journal: Journal) -> tuple[Envelope[Any], bool]:
-    """The answer, and whether it is complete."""
+def _ask(member: Subject, question: Question, journal: Journal) -> Envelope[Any]:
+    """The answer, or the error."""
     subject = Subject(member.spec, name=member.name)
     answer: Answer[Any] | None = None
     error: ErrorInfo | None = None
@@ -116,5 +116,4 @@ def _ask(member: Subject, question: Question, journal: Journal) -> tuple[Envelop
         raise
     except Exception as problem:  # one question that fails must not hide what the others say
         error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", None, EXIT_INTERNAL)
-    whole = journal.complete if answer is None else answer.complete
-    return envelope(question.name, subject, journal, answer, error), whole
+    return envelope(question.name, subject, journal, answer, error)

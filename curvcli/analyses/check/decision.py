@@ -14,7 +14,8 @@ from curvcli.analyses.check.expression import (
     Value,
 )
 from curvcli.analyses.check.rules import FindingCounts, Rule
-from curvcli.analyses.shared.figures import Figure, Leaf, Precision, figures
+from curvcli.analyses.shared.figures import Figure, Precision, figures
+from curvcli.analyses.shared.paths import Leaf
 from curvcli.report.data import Envelope
 
 Decision = Literal["pass", "violation", "undecided", "error", "skipped"]
@@ -59,6 +60,11 @@ def decide(
         except LookupError as error:
             decision: Decision = "skipped" if rule.entry.optional else "error"
             return [Outcome(decision, None, None, str(error.args[0]))]
+    open_ = next(
+        (reason for path in values if (reason := _open(rule, path, values[path], answers))), None
+    )
+    if open_ is not None:
+        return [Outcome("undecided", figure, None, open_) for figure in values[rule.subject]]
     subject = values[rule.subject]
     if not subject:
         return [Outcome("skipped", None, None, f"{rule.subject} has no entries")]
@@ -69,6 +75,34 @@ def decide(
         }
         outcomes.append(_decide(rule, chosen, figure, baseline))
     return outcomes
+
+
+# Answers that say that nothing is known yet.
+_OPEN = ("inconclusive", "undecided", "unknown")
+
+
+def _open(
+    rule: Rule, path: Path, found: list[Figure], answers: dict[str, Envelope[Any]]
+) -> str | None:
+    """Why a verdict or a count of findings is not known yet, if it is not: nothing may be said to hold then."""
+    counts = rule.leaves[path].steps[0] == "findings"
+    texts = [f.value for f in found if isinstance(f.value, str)]
+    if not counts and not texts:
+        return None
+    named = {o.value for o in _values(rule.tree) if isinstance(o.value, str)}
+    unknown = next((t for t in texts if t in _OPEN and t not in named), None)
+    if unknown is not None:
+        return f"{path} is {unknown}"
+    if answers[path.analysis].complete:
+        return None
+    if counts and any(isinstance(f.value, int) and f.value > 0 for f in found):
+        return None  # those that were found are found
+    return f"{path.analysis} ended before its answer was complete"
+
+
+def _values(tree: Comparing) -> list[Value]:
+    sides = [tree.left, *(tree.right if isinstance(tree.right, tuple) else [tree.right])]
+    return [s if isinstance(s, Value) else Value(s) for s in sides if isinstance(s, Value | str)]
 
 
 def _root(envelope: Envelope[Any], found: Leaf) -> Any:

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from curvcli.analyses.shared.figures import Step, written
+from curvcli.analyses.shared.paths import Step, written
 from curvcli.errors import UsageError
 
 Comparison = Literal["<", "<=", ">", ">=", "==", "!=", "in", "not in"]

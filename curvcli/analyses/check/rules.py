@@ -19,7 +19,7 @@ from curvcli.analyses.check.expression import (
     uses_baseline,
 )
 from curvcli.analyses.registry import NAMES, get
-from curvcli.analyses.shared.figures import Leaf, leaf
+from curvcli.analyses.shared.paths import Leaf, leaf
 from curvcli.errors import UsageError, did_you_mean, nearest
 from curvcli.report.data import Severity
 

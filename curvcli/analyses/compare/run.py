@@ -15,8 +15,9 @@ from curvcli.analyses.compare.result import (
 )
 from curvcli.analyses.registry import NAMES, get
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.figures import Figure, Precision, all_paths, figures, leaf
+from curvcli.analyses.shared.figures import Figure, Precision, figures
 from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.paths import all_paths, leaf
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean

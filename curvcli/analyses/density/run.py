@@ -50,10 +50,15 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
     """
     journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
+    # A matrix of fewer rows than the products that probes take is cheaper known as a whole.
+    planned = options.probes * options.steps
     operator, _ = Chosen(options.matrix, options.draws, options.optimizer).operator(
-        subject, journal, wanted=options.outliers, preferred_capacity=max(200, 2 * options.steps)
+        subject,
+        journal,
+        wanted=options.outliers,
+        preferred_capacity=max(200, 2 * options.steps, planned),
     )
-    known = _all_known(subject, journal, operator, options.exact_rows, options.steps)
+    known = _all_known(subject, journal, operator, options.exact_rows, planned)
     if known is None:
         found, named, status, error = _sampled(
             subject,
@@ -68,7 +73,7 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
     else:
         found, named, error, method = known
         status = "converged"
-    check = check_random_product(journal, operator, subject.spec.seed)
+    check, rounding = check_random_product(journal, operator, subject.spec.seed)
     result = _result(
         operator,
         found,
@@ -81,6 +86,7 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
         method,
         options.outliers,
         check,
+        rounding.frobenius,
     )
     spread = found.spread()
     if status != "converged":
@@ -98,7 +104,7 @@ _Named = list[Outlier]
 
 
 def _all_known(
-    subject: Subject, journal: Journal, operator: Curvature[Any], rows: int, steps: int
+    subject: Subject, journal: Journal, operator: Curvature[Any], rows: int, planned: int
 ) -> tuple[Density, _Named, float, Literal["gram", "whole"]] | None:
     """The density where all eigenvalues can be had."""
     n = operator.objective.dimension
@@ -107,7 +113,7 @@ def _all_known(
     if gram is not None:
         values = np.concatenate([gram.all_values(), zeros])
         return Density(n, values, []), [], gram.error, "gram"
-    if operator.n > min(2 * steps, operator.plan.capacity):
+    if operator.n > min(planned, operator.plan.capacity):
         return None
     generator = torch.Generator().manual_seed(subject.spec.seed)
     whole = krylov(operator, operator.n, generator, stop=journal.stop)
@@ -175,6 +181,7 @@ def _result(
     method: Literal["probes", "gram", "whole"],
     asked: int,
     check: Checked,
+    rounding: float,
 ) -> DensityResult:
 
     nodes = np.concatenate([r.theta_M for r in found.rules] or [np.zeros(0)])
@@ -206,7 +213,7 @@ def _result(
         standard_error=linear.standard_error_G.tolist(),
         kernel_width=bulk.kernel_width(),
         log_axis=LogAxis(plus.grid_G.tolist(), *_lists(plus), *_lists(minus)),
-        moments=[Moment(k, *found.moment(k), degrees) for k in (1, 2, 3, 4)],
+        moments=[_moment(found, k, rounding) for k in (1, 2, 3, 4)],
         mass_at_zero=_share(found.within(zero), degrees),
         mass_below_zero=_share(found.below(-zero), degrees),
         zero=zero,
@@ -221,6 +228,14 @@ def _result(
         method=method,
         hvp_check=check.difference,
     )
+
+
+def _moment(found: Density, order: int, rounding: float) -> Moment:
+    """Mean of λ^order; an error E of the matrix moves it by order/n ‖H^(order − 1)‖_F ‖E‖_F at most."""
+    value, error = found.moment(order)
+    below = found.moment(2 * order - 2)[0] if order > 1 else 1.0
+    moved = order * math.sqrt(max(0.0, below) / found.n) * rounding
+    return Moment(order, value, math.hypot(error, moved), found.degrees)
 
 
 def _lists(curve: Curve) -> tuple[list[float], list[float]]:

@@ -74,8 +74,8 @@ def view(result: DensityResult) -> list[Block]:
         )
     blocks.append(
         Sentence(
-            f"About {at.value:.0%} of the eigenvalues are zero to within {number(result.zero, 3)} and "
-            f"{below.value:.0%} are negative"
+            f"{_percent(at)} of the eigenvalues are zero to within {number(result.zero, 3)}, and "
+            f"{_percent(below).lower()} are negative"
             + (f"; {len(result.outliers)} stand apart." if result.outliers else ".")
         )
     )
@@ -87,6 +87,14 @@ def _about(share: Share) -> str:
     low, high = (number(v, 3) for v in share.interval)
     exact = share.interval[0] == share.interval[1]
     return number(share.value, 3) + ("" if exact else f"   (the moments allow {low} to {high})")
+
+
+def _percent(share: Share) -> str:
+    """The share as far as it is certain."""
+    low, high = share.interval
+    if f"{low:.0%}" == f"{high:.0%}":
+        return f"{share.value:.0%}"
+    return f"Between {low:.0%} and {high:.0%}"
 
 
 _POWERS = {1: "", 2: "²", 3: "³", 4: "⁴"}

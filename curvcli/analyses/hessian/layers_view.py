@@ -159,12 +159,26 @@ def _densities(found: PerLayer) -> Chart:
 
 
 def _meaning(found: PerLayer) -> list[Block]:
-    sharpest = max(found.layers, key=lambda layer: layer.lambda_max.value)
-    flattest = min(found.layers, key=lambda layer: layer.lambda_max.value)
-    high, low = sharpest.lambda_max, flattest.lambda_max
-    if len(found.layers) < 2 or high.value <= 0:
+    """The sharpest layer, and how much sharper it is, where both are certain."""
+    if len(found.layers) < 2:
         return []
-    text = f"The sharpest {found.by} is {sharpest.name} (λ_max {number(high.value)})"
-    if low.value - low.residual > 0:
-        text += f", {number(high.value / low.value, 3)} times as sharp as {flattest.name}"
+    ranked = sorted(found.layers, key=lambda layer: -layer.lambda_max.value)
+    sharpest, flattest = ranked[0], ranked[-1]
+    low = sharpest.lambda_max.value - sharpest.lambda_max.residual
+    rivals = [layer.name for layer in ranked[1:] if layer.reach.upper >= low]
+    if low <= 0 or len(rivals) == len(ranked) - 1:
+        return []
+    if rivals:
+        said = ", ".join([sharpest.name, *rivals])
+        return [Sentence(f"The sharpest {found.by} is one of {said}: their intervals overlap.")]
+    text = f"The sharpest {found.by} is {sharpest.name} (λ_max at least {number(low)})"
+    least = flattest.lambda_max.value - flattest.lambda_max.residual
+    if sharpest.lambda_max.converged and flattest.lambda_max.converged and least > 0:
+        ratios = low / flattest.reach.upper, sharpest.reach.upper / least
+        text += f", {_between(*ratios)} times as sharp as {flattest.name}"
     return [Sentence(text + ".")]
+
+
+def _between(low: float, high: float) -> str:
+    first, last = number(low, 3), number(high, 3)
+    return first if first == last else f"{first} to {last}"

@@ -5,6 +5,7 @@ from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.shared.eigenpairs import Eigenpair
 from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.analyses.shared.product_rules import product_check
+from curvcli.analyses.shared.rates import rate_sentence
 from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number
 
@@ -85,22 +86,20 @@ def _meaning(result: HessianResult) -> list[Block]:
 
 def _stability(result: HessianResult, sharpest: Eigenpair) -> list[Block]:
     """What the largest eigenvalue means for the optimizer's steps."""
+    low, high = sharpest.value - sharpest.residual, result.reach.upper
     if result.matrix == "hessian":
-        return [
-            Sentence(
-                f"Sharpest direction: λ = {number(sharpest.value)}; gradient descent is stable there for "
-                f"learning rates below 2/λ = {number(2 / sharpest.value, 3)}."
-            )
-        ]
+        said = rate_sentence(low, high, result.reach.probability)
+        return [said] if said else []
     made = result.preconditioner
     if made is None or made.stability_threshold is None:
         return []
-    share = sharpest.value / made.stability_threshold
-    return [
-        Sentence(
-            f"{made.algorithm} with learning rate {number(made.learning_rate)} is stable below "
-            f"λ = {number(made.stability_threshold)}; the sharpest direction has {number(sharpest.value)}, "
-            f"{share:.0%} of that.",
-            "bad" if share > 1 else "plain",
-        )
-    ]
+    limit = made.stability_threshold
+    text = (
+        f"{made.algorithm} with learning rate {number(made.learning_rate)} is stable below λ = {number(limit)}; the "
+        f"sharpest direction has {number(sharpest.value)}"
+    )
+    if low > limit:
+        return [Sentence(f"{text}, at least {low / limit:.0%} of that: it is unstable.", "bad")]
+    if high < limit:
+        return [Sentence(f"{text}, at most {high / limit:.0%} of that.", "plain")]
+    return [Sentence(f"{text}: on which side of it cannot be told yet.", "plain")]

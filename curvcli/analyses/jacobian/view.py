@@ -7,6 +7,9 @@ from curvcli.report.numbers import number
 # Rows of a table of singular values or eigenvalues.
 _ROWS = 20
 
+# Relative errors up to this are rounding, in single precision.
+_ROUNDING = 1e-5
+
 
 def view(result: JacobianResult) -> list[Block]:
     """Size and norms, the samples that stand out, then layers, time and kernel where asked for."""
@@ -96,7 +99,7 @@ def _worst(result: JacobianResult) -> Table:
         [
             (
                 s.index,
-                Measured(s.frobenius, s.frobenius_standard_error),
+                _norm(s.frobenius, s.frobenius_standard_error),
                 *(Measured(v.value, v.residual) for v in s.singular_values[:count]),
                 f"> {number(s.condition_at_least, 2)}" if s.condition_at_least else s.condition,
             )
@@ -203,3 +206,9 @@ def _kernel(ntk: TangentKernel) -> list[Block]:
         caption + (f" {more} smaller ones are in the JSON." if more > 0 else ""),
     )
     return [table, facts]
+
+
+def _norm(value: float | None, error: float | None) -> Measured | float | None:
+    """A norm, with its error where that is more than rounding."""
+    rounding = value is None or error is None or error <= _ROUNDING * value
+    return value if rounding else Measured(value, error)

@@ -89,3 +89,9 @@ class SaddleResult(Struct, frozen=True):
         Number,
         Meta(description="relative difference of one product to finite differences of gradients"),
     ] = None
+    stationarity_interval: Annotated[
+        tuple[float, float] | None,
+        Meta(
+            description="where ρ lies, as far as ‖H‖ is known: between what was seen and the reach"
+        ),
+    ] = None

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from curvcli.analyses.saddle.result import (
     Share,
     WalkPoint,
 )
+from curvcli.analyses.saddle.stationarity import Scales
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.certified import (
     Checked,
@@ -39,30 +39,26 @@ from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import (
     Evidence,
-    Gradient,
     Verdict,
     classify,
     products_to_settle,
     region,
+    stationarity_interval,
     stationarity_of,
 )
 from curvcli.errors import LossError
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.operator import ROUNDING, random_unit_vector
+from curvcli.linalg.operator import ROUNDING
 from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rule, integrate
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import (
     GradientNoise,
     Line,
-    Resolution,
     gradient_noise,
     layer_shares,
-    newton_promise,
-    resolution_of,
 )
 
 # Products between two looks at the verdict.
@@ -71,14 +67,6 @@ _CHUNK = 8
 _WALK = (0.01, 0.03, 0.1, 0.3, 1.0)
 # Ritz values of both ends need so many basis vectors.
 _LEAST = 8
-# ‖g‖ above so many eps ‖H‖ ‖θ‖ is no rounding, and needs no measurement.
-_CLEARLY = 1e3
-# A draw of rounding may be so many times smaller than another.
-_MARGIN = 3
-# Relative length of a short walk, and the share of the loss there that is negligible.
-_SHORT, _NEGLIGIBLE = 1e-2, 1e-3
-# ε of the Newton step, relative to ‖H‖, and the products for it.
-_EPSILON, _STEPS = 1e-5, 40
 _MINIMA = ("local-minimum", "flat-minimum")
 # Parameters named in the escape direction.
 _SHARES = 12
@@ -116,7 +104,7 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     extremes = _certified(journal, operator, found)
     evidence = weigh(found, extremes.floor)
     if classify(evidence) in _MINIMA and evidence.gradient != "rounding":
-        evidence = replace(evidence, promise=_promise(journal, scales, evidence))
+        evidence = replace(evidence, promise=scales.promise(journal, evidence))
     escape = _walk(journal, operator, evidence, found, noise)
     verdict = "inconclusive" if extremes.check.wrong else _verdict(journal, evidence, escape)
     more = None
@@ -155,55 +143,20 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
         floor=evidence.floor,
         newton_promise=evidence.promise,
         hvp_check=extremes.check.difference,
+        stationarity_interval=stationarity_interval(
+            noise.norm,
+            (
+                max(0.0, evidence.norm - max(extremes.low.residual, extremes.high.residual)),
+                max(abs(evidence.lower), abs(evidence.upper)),
+            ),
+            objective.loss - options.loss_floor,
+        ),
         parameters=operator.objective.dimension,
         more_products=more,
         index=estimate,
     )
     _findings(journal, result)
     return journal.answer(result)
-
-
-class Scales:
-    """The gradient beside its rounding and beside the loss above its floor; measured when it is asked for."""
-
-    def __init__(self, operator: Hessian, norm: float, height: float) -> None:
-        self.operator, self.norm, self.height = operator, norm, height
-        self.theta = float(euclidean_norm(operator.objective.flat()))
-        self.eps = torch.finfo(operator.dtype).eps
-
-    @cached_property
-    def resolution(self) -> Resolution:
-        """Of gradient and loss."""
-        return resolution_of(self.operator)
-
-    @cached_property
-    def away(self) -> float:
-        """The height of the loss a short walk away."""
-        objective = self.operator.objective
-        direction_N = random_unit_vector(self.operator, torch.Generator().manual_seed(0))
-        there = Line(objective, direction_N, self.operator)(_SHORT * self.theta)
-        return there - objective.loss + self.height
-
-    def gradient(self, norm_of_h: float) -> Gradient:
-        """What the gradient is beside its rounding."""
-        if self.norm > _CLEARLY * self.eps * norm_of_h * self.theta:
-            return "resolved"
-        if self.norm > _MARGIN * self.resolution.gradient:
-            return "resolved"
-        lost = self.height <= _MARGIN * self.resolution.loss
-        return "rounding" if lost and self.height <= _NEGLIGIBLE * self.away else "unresolved"
-
-
-def _promise(journal: Journal, scales: Scales, evidence: Evidence) -> float:
-    """The share of the loss above its floor that a Newton step promises, at most; infinite where it was cut short."""
-    if scales.norm == 0:
-        return 0.0
-    if journal.stop() is not None or scales.height <= 0:
-        return math.inf
-    journal.progress(Stage("Newton step", 0, None))
-    epsilon = max(evidence.floor, _EPSILON * evidence.norm)
-    found = newton_promise(scales.operator, epsilon, _STEPS)
-    return (found.value + found.error) / scales.height
 
 
 def _weighed(
@@ -322,7 +275,7 @@ def _walk(
             predicted = slope * radius + 0.5 * evidence.theta_min * radius**2
             points.append(WalkPoint(radius, change if math.isfinite(change) else None, predicted))
             # A slope that is left over, and curvature within the floor, are no proof of a way down.
-            spare = line.resolution() + abs(slope * radius) + 0.5 * evidence.floor * radius**2
+            spare = line.resolution + abs(slope * radius) + 0.5 * evidence.floor * radius**2
             falls = falls or change < -spare
     shares = [Share(name, share) for name, share in layer_shares(objective, v_N, _SHARES)]
     return Escape(evidence.theta_min, shares, points, falls)

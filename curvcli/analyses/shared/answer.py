@@ -46,6 +46,7 @@ def envelope(
         version=__version__,
         target=subject.info(),
         result=answer.result if answer else None,
+        complete=answer.complete if answer else False,
         findings=answer.findings if answer else journal.findings,
         notes=notes,
         cost=subject.cost_info(journal.seconds),

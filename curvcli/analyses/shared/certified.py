@@ -26,6 +26,7 @@ from curvcli.linalg.lanczos.certify import (
 )
 from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, SMALL, random_unit_vector
+from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.double import STEPS, error_in_double
 from curvcli.operators.curvature.gram import GramSpectrum
@@ -214,12 +215,34 @@ class Checked(NamedTuple):
     """Whether the second derivative is wrong."""
 
 
-def check_random_product(journal: Journal, operator: Curvature[Any], seed: int) -> Checked:
-    """The product with a random vector against finite differences; see `check_products`."""
+class MatrixError(NamedTuple):
+    """The rounding E of a whole matrix, from one product with a random vector."""
+
+    frobenius: float
+    """‖E‖_F: √n ‖E v‖ for a random unit vector v."""
+    trace: float
+    """|tr E|: n |vᵀEv|, and what one v may miss, √2 ‖E‖_F."""
+
+
+def check_random_product(
+    journal: Journal, operator: Curvature[Any], seed: int
+) -> tuple[Checked, MatrixError]:
+    """The product with a random vector against finite differences, and against itself in a more exact arithmetic."""
     if journal.stop() is not None:
-        return Checked(None, False)
+        return Checked(None, False), MatrixError(0.0, 0.0)
     vector_N = random_unit_vector(operator, torch.Generator().manual_seed(seed))
-    return check_products(journal, operator, vector_N, operator.matvec(vector_N))
+    product_N = operator.matvec(vector_N)
+    checked = check_products(journal, operator, vector_N, product_N)
+    found = product_error(operator, vector_N, product_N)
+    if found is None:
+        journal.note("the rounding of products could not be measured: errors may be larger")
+        return checked, MatrixError(0.0, 0.0)
+    n = operator.n
+    norm = n**0.5 * float(euclidean_norm(found.error_N))
+    if found.by == "rounded weights":
+        norm += saturation(operator.objective) * n**0.5 * float(euclidean_norm(product_N))
+    aligned = abs(float(torch.dot(found.error_N, vector_N.to(found.error_N.dtype))))
+    return checked, MatrixError(norm, n * aligned + 2**0.5 * norm)
 
 
 def check_products(

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -121,9 +122,13 @@ class Question:
         """
         options = self.options(**self.validate(values, where))
         run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run
-        from curvcli.machine.precision import restored_precision
+        answer: Answer[Any]
+        if "torch" in sys.modules:
+            from curvcli.machine.precision import restored_precision
 
-        with restored_precision():
-            subject.set_precision()
-            answer: Answer[Any] = run(subject, options, journal)
+            with restored_precision():
+                subject.set_precision()
+                answer = run(subject, options, journal)
+        else:  # a question that computes nothing itself
+            answer = run(subject, options, journal)
         return replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))

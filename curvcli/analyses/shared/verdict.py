@@ -74,6 +74,18 @@ def stationarity_of(gradient: float, norm: float, height: float) -> float:
     return gradient**2 / below if below > 0 else math.inf
 
 
+def stationarity_interval(
+    gradient: float, norms: tuple[float, float], height: float
+) -> tuple[float, float] | None:
+    """Where ρ lies, for a ‖H‖ between two numbers; None where it may be infinite.
+
+    >>> stationarity_interval(1.0, (1.0, 2.0), 1.0)
+    (0.250000, 0.500000)
+    """
+    low, high = (stationarity_of(gradient, norm, height) for norm in (norms[1], norms[0]))
+    return (low, high) if math.isfinite(high) else None
+
+
 def region(e: Evidence) -> Region:
     """How the surface bends around θ, as far as seen and proven."""
     if e.theta_min < -e.floor and e.theta_max > e.floor:

@@ -14,6 +14,7 @@ class MethodStep(Struct, frozen=True):
     norm: Annotated[Number, Meta(description="‖Δθ‖")]
     predicted_change: Annotated[Number, Meta(description="gᵀΔ + ½ ΔᵀHΔ")]
     true_change: Annotated[Number, Meta(description="L(θ + Δ) − L(θ)")]
+    true_change_residual: Annotated[Number, Meta(description="of that, by rounding")]
     matvecs: Annotated[int, Meta(description="products spent on finding the step")]
     gradients: Annotated[int, Meta(description="gradients spent on finding the step")]
     status: Annotated[str, Meta(description="how it was found")]
@@ -36,6 +37,9 @@ class StepResult(Struct, frozen=True):
         Number, Meta(description="lowest Ritz value, where it is below zero")
     ]
     best: Annotated[str | None, Meta(description="the method whose step lowers the loss most")]
+    as_good: Annotated[
+        list[str], Meta(description="other methods whose change is the same to rounding")
+    ]
     saved: Annotated[
         str | None, Meta(description="file with the stepped weights of the best method")
     ]

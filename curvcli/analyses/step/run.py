@@ -13,7 +13,7 @@ from curvcli.analyses.step.result import MethodStep, StepResult
 from curvcli.errors import LossError, UsageError, did_you_mean
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.hessian import Hessian
-from curvcli.operators.surface.line import Line
+from curvcli.operators.surface.line import Line, loss_resolution
 from curvcli.operators.surface.steps import StepMaker, ascent_in_negative_curvature, save_step
 
 
@@ -41,6 +41,7 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
     journal.progress(Stage("eigenpairs", 0, None))
     found = maker.found
     gradient_N = maker.gradient_N
+    resolution = loss_resolution(hessian)
     made: list[tuple[MethodStep, torch.Tensor]] = []
     for name in options.method or METHODS:
         if journal.stop() is not None:
@@ -48,7 +49,7 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
             break
         journal.progress(Stage(name, 0, None))
         try:
-            made.append(_taken(name, maker, hessian))
+            made.append(_taken(name, maker, hessian, resolution))
         except LossError as error:
             if options.method:
                 raise
@@ -62,13 +63,14 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
             )
         save_step(objective, best[1], options.save, _metadata(subject, best[0]))
     lowest = float(found.ritz_values_M[0])
-    check = check_random_product(journal, hessian, subject.spec.seed)
+    check, _ = check_random_product(journal, hessian, subject.spec.seed)
     result = StepResult(
         methods=[m for m, _ in made],
         loss=objective.loss,
         gradient_norm=float(euclidean_norm(gradient_N)),
         negative_curvature=lowest if lowest < -1e-6 * found.norm else None,
         best=best[0].name if best else None,
+        as_good=_as_good(best[0], [m for m, _ in finite]) if best else [],
         saved=options.save,
         parameters=objective.dimension,
         hvp_check=check.difference,
@@ -83,7 +85,15 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
     return journal.answer(result)
 
 
-def _taken(name: str, maker: StepMaker, hessian: Hessian) -> tuple[MethodStep, torch.Tensor]:
+def _as_good(best: MethodStep, others: list[MethodStep]) -> list[str]:
+    """The methods whose change of the loss cannot be told from that of the best."""
+    reach = (best.true_change or 0.0) + 2 * (best.true_change_residual or 0.0)
+    return [m.name for m in others if m is not best and (m.true_change or 0.0) <= reach]
+
+
+def _taken(
+    name: str, maker: StepMaker, hessian: Hessian, resolution: float
+) -> tuple[MethodStep, torch.Tensor]:
     """One step, its figures, and Δθ."""
     objective, gradient_N = hessian.objective, maker.gradient_N
     before = objective.cost.matvecs, objective.cost.gradients
@@ -99,6 +109,7 @@ def _taken(name: str, maker: StepMaker, hessian: Hessian) -> tuple[MethodStep, t
         norm=norm,
         predicted_change=float(torch.dot(gradient_N, delta_N)) + 0.5 * curved,
         true_change=Line(objective, delta_N, hessian)(1.0) - objective.loss,
+        true_change_residual=resolution,
         matvecs=spent[0],
         gradients=spent[1],
         status=taken.status,

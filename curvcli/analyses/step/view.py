@@ -45,8 +45,7 @@ def view(result: StepResult) -> list[Block]:
     if result.best is None:
         return [facts, table, Sentence("No step lowers the loss.", "plain")]
     change = next(m.true_change for m in result.methods if m.name == result.best)
-    return [
-        facts,
-        table,
-        Sentence(f"The {result.best} step lowers the loss most, by {number(-(change or 0.0))}."),
-    ]
+    text = f"The {result.best} step lowers the loss most, by {number(-(change or 0.0))}"
+    if result.as_good:
+        text += f"; {', '.join(result.as_good)} as much, to rounding"
+    return [facts, table, Sentence(f"{text}.")]

@@ -48,7 +48,7 @@ def measure(
     if whole:  # a step is looked at up to a little beyond its end
         grid = sorted({*(1.25 * (k + 1) / (points - 1) for k in range(points - 1)), 1e-3, 1e-2})
     truth = {t: line(t) for t in grid}
-    resolution = line.resolution()
+    resolution = line.resolution
 
     def error(t: float) -> float:
         if t not in truth:

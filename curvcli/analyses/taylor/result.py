@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.report.data import Number
 
 
@@ -70,8 +71,16 @@ class TaylorResult(Struct, frozen=True):
             description="2/λ_max: gradient descent is unstable above; null without positive curvature"
         ),
     ]
+    critical_learning_rate_interval: Annotated[
+        tuple[float, float] | None,
+        Meta(
+            description="stable below the first, with the probability of the reach; unstable above the second. null: "
+            "λ_max may be zero or less"
+        ),
+    ]
     lambda_max: float
     lambda_max_residual: float
+    reach: Reach
     loss: float
     gradient_norm: float
     trust: float

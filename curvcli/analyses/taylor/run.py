@@ -8,7 +8,10 @@ from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.certified import Checked, by_recurrence, check_products
+from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.known import untouched_zeros
+from curvcli.analyses.shared.rates import critical_rates
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.taylor.command import PLAIN, STEPS, TaylorOptions
@@ -24,6 +27,9 @@ from curvcli.loading.models.model import load_weights
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import Line
 from curvcli.operators.surface.steps import StepMaker
+
+# With which the reach holds.
+_PROBABILITY = 0.999
 
 
 def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[TaylorResult]:
@@ -46,10 +52,15 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
     found = lanczos(
         operator, Wanted(1, 1 if operator.n > 1 else 0), tol=options.tol, max_matvecs=options.max_matvecs,
         capacity=operator.plan.capacity, seed=subject.spec.seed, recheck=0, stop=journal.stop,
+        probability=1 - _PROBABILITY,
     )  # fmt: skip
     if found.status != "converged":
-        journal.note("the extreme eigenvectors have not converged: top and bottom are approximate")
-    pairs, _ = by_recurrence(journal, operator, found)
+        journal.cut_short(
+            "the extreme eigenvectors have not converged (raise --max-matvecs): top and bottom are approximate"
+        )
+    pairs, rounding = by_recurrence(journal, operator, found)
+    zeros = untouched_zeros(objective, at_most=1)
+    lower, upper = min([found.lower - rounding, *zeros]), max([found.upper + rounding, *zeros])
     eigenvectors = {"top": found.vectors_KN[0], "bottom": found.vectors_KN[-1]}
     names = list(options.direction) or ([] if options.to else list(PLAIN))
     results = []
@@ -74,8 +85,10 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
         TaylorResult(
             directions=results,
             critical_learning_rate=2 / top if top > 0 else None,
+            critical_learning_rate_interval=critical_rates(top - pairs[0].residual, upper),
             lambda_max=top,
             lambda_max_residual=pairs[0].residual,
+            reach=Reach(lower, upper, _PROBABILITY),
             loss=objective.loss,
             gradient_norm=float(euclidean_norm(operator.gradient)),
             trust=options.trust,

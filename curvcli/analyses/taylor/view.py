@@ -3,20 +3,20 @@
 import math
 
 from curvcli.analyses.shared.product_rules import product_check
+from curvcli.analyses.shared.rates import rate_sentence
 from curvcli.analyses.taylor.result import TaylorResult
-from curvcli.report.data import Block, Chart, Column, Facts, Measured, Sentence, Series, Table
+from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
 from curvcli.report.numbers import number
 
 
 def view(result: TaylorResult) -> list[Block]:
     """One row for each direction, and a chart of each line."""
-    rate = result.critical_learning_rate
     facts = Facts(
         [
             ("loss", result.loss),
             ("gradient norm", result.gradient_norm),
             ("λ max", Measured(result.lambda_max, result.lambda_max_residual)),
-            ("critical learning rate 2/λ", rate),
+            ("critical learning rate 2/λ", _rate(result)),
             ("product check", product_check(result.hvp_check)),
         ]
     )
@@ -62,11 +62,16 @@ def view(result: TaylorResult) -> list[Block]:
                 [true, Series("second order", radii, [p.second for p in shown])],
             )
         )
-    sentences: list[Block] = []
-    if rate is not None:
-        sentences.append(
-            Sentence(
-                f"Gradient descent is unstable here for learning rates above {number(rate, 3)}."
-            )
-        )
+    low = result.lambda_max - result.lambda_max_residual
+    said = rate_sentence(low, result.reach.upper, result.reach.probability)
+    sentences: list[Block] = [said] if said else []
     return [facts, table, *charts, *sentences]
+
+
+def _rate(result: TaylorResult) -> str | None:
+    """2/λ, and where it lies."""
+    if result.critical_learning_rate is None or result.critical_learning_rate_interval is None:
+        return None
+    low, high = (number(end, 3) for end in result.critical_learning_rate_interval)
+    rate = number(result.critical_learning_rate, 3)
+    return rate if low == high else f"{rate} (from {low} to {high})"

@@ -14,10 +14,13 @@ class Estimate(Struct, frozen=True):
     """A sum over the spectrum."""
 
     value: float
-    standard_error: Annotated[Number, Meta(description="0 where the sum is exact up to rounding")]
+    standard_error: Annotated[Number, Meta(description="of sampling, and rounding")]
     degrees_of_freedom: Annotated[
         int,
-        Meta(description="of Student's t, for intervals: value ± t · standard_error"),
+        Meta(
+            description="of Student's t, for intervals: value ± t · standard_error; 0: nothing is sampled, and the "
+            "error is rounding"
+        ),
     ]
 
 

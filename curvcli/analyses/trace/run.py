@@ -36,19 +36,19 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
     journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
+    plan = SumPlan(options.tol, options.deflate, options.steps, options.probes, options.max_matvecs)
     operator, _ = Chosen(options.matrix, options.draws, options.optimizer).operator(
         subject,
         journal,
         wanted=options.deflate,
-        preferred_capacity=2 * (options.deflate + options.steps),
+        preferred_capacity=max(2 * (options.deflate + options.steps), plan.expected),
     )
-    plan = SumPlan(options.tol, options.deflate, options.steps, options.probes, options.max_matvecs)
     generator = torch.Generator().manual_seed(subject.spec.seed)
     sums, damping = spectrum_sums(
         journal, operator, plan, options.damping, options.exact_rows, generator
     )
-    check = check_random_product(journal, operator, subject.spec.seed)
-    result = _result(operator, sums, damping, options.matrix, check)
+    check, error = check_random_product(journal, operator, subject.spec.seed)
+    result = _result(operator, sums.rounded(error), damping, options.matrix, check)
     if options.split:
         result = _with_split(subject, journal, operator, plan, result, generator)
     if result.status != "converged":

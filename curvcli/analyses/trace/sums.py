@@ -1,18 +1,21 @@
 """Sums over the spectrum of a curvature matrix: from its whole spectrum where that is cheap, else by random vectors."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from curvcli.analyses.shared.certified import MatrixError
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import exact_spectrum
 from curvcli.analyses.trace.result import Status
 from curvcli.linalg.operator import Float64Array
 from curvcli.linalg.stochastic.quadrature import gauss_rule
-from curvcli.linalg.stochastic.spectral_sums import Goal, SpectralSum, estimate
+from curvcli.linalg.stochastic.spectral_sums import RULES, Goal, SpectralSum, estimate
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.hessian import Hessian
 
@@ -36,6 +39,13 @@ class SumPlan(NamedTuple):
     max_matvecs: int
     """Products at most."""
 
+    @property
+    def expected(self) -> int:
+        """Products that the first probes take: a matrix of fewer rows is cheaper known as a whole."""
+        rules = min(RULES, self.probes)
+        made = self.deflate + (rules + 1) * self.steps + self.probes - rules
+        return min(made, self.max_matvecs)
+
 
 class SpectrumSums(NamedTuple):
     """What is known of the spectrum."""
@@ -50,6 +60,25 @@ class SpectrumSums(NamedTuple):
     deflated: int
     status: Status
     method: Literal["probes", "gram", "whole"]
+    slope: float
+    """√Σ f′(λ)² of the effective dimension: how an error of the matrix moves it."""
+
+    def rounded(self, error: MatrixError) -> "SpectrumSums":
+        """The same, with what the rounding of the matrix adds to each error, to first order in it."""
+        total, squares = abs(self.trace.value), max(self.squares.value, 0.0)
+        of_squares = 2 * squares**0.5 * error.frobenius
+        relative = sum(e / x for e, x in ((2 * error.trace, total), (of_squares, squares)) if x)
+        return self._replace(
+            trace=_widened(self.trace, error.trace),
+            squares=_widened(self.squares, of_squares),
+            effective=_widened(self.effective, self.slope * error.frobenius),
+            participation=_widened(self.participation, relative * self.participation.value),
+            blocks=[_widened(block, error.trace) for block in self.blocks],
+        )
+
+
+def _widened(found: SpectralSum, rounding: float) -> SpectralSum:
+    return replace(found, standard_error=math.hypot(found.standard_error, rounding))
 
 
 def spectrum_sums(
@@ -104,17 +133,19 @@ def _estimated(
     )
     steps = max((len(r.nodes.theta_M) for r in found.rules), default=0)
     whole = found.exact.kept == operator.n
+    steep = partial(_slope_square, damping=damping, indefinite=_indefinite(operator))
+    slope = math.sqrt(max(0.0, found.sum_of(steep).value)) if found.rules or whole else 0.0
     return SpectrumSums(
         found.trace(), found.square_sum(), found.sum_of(effective),
         found.participation_ratio(), found.block_traces(), len(found.forms), steps,
-        found.exact.kept, status, "whole" if whole else "probes",
+        found.exact.kept, status, "whole" if whole else "probes", slope,
     ), damping  # fmt: skip
 
 
 def deflated(operator: Curvature[Any], plan: SumPlan) -> int:
     """Krylov vectors to be exact on: all, where they are so few that probes would cost more."""
     capacity = operator.plan.capacity
-    if operator.n <= min(capacity, plan.deflate + plan.steps):
+    if operator.n <= min(capacity, plan.expected):
         return operator.n
     return min(plan.deflate, capacity // 4)
 
@@ -131,6 +162,13 @@ def _effective(x: Float64Array, damping: float, indefinite: bool) -> Float64Arra
         return np.square(x) / (np.square(x) + damping**2)
     positive = np.maximum(x, 0.0)  # below zero is rounding
     return positive / (positive + damping)
+
+
+def _slope_square(x: Float64Array, damping: float, indefinite: bool) -> Float64Array:
+    """The square of the derivative of `_effective`."""
+    if indefinite:
+        return np.square(2 * x * damping**2 / np.square(np.square(x) + damping**2))
+    return np.square(damping / np.square(np.maximum(x, 0.0) + damping))
 
 
 def _indefinite(operator: Curvature[Any]) -> bool:
@@ -172,4 +210,5 @@ def _all_known(
         len(values),
         "converged",
         method,
+        float(np.sqrt(_slope_square(values, damping, indefinite=False).sum())),
     )

@@ -16,6 +16,14 @@ def _cell(estimate: Estimate) -> Measured | str:
     return Measured(estimate.value, estimate.standard_error)
 
 
+def _within(estimate: Estimate) -> str:
+    """The estimate with its standard error, where it has one."""
+    error = estimate.standard_error
+    if error is None:
+        return f"{number(estimate.value, 3)} (error unknown)"
+    return number(estimate.value, 3) + (f" ± {number(error, 1)}" if error else "")
+
+
 def view(result: TraceResult) -> list[Block]:
     """The sums, the diagonal by tensor, the split."""
     title = TITLES[result.matrix]
@@ -80,9 +88,8 @@ def view(result: TraceResult) -> list[Block]:
     )
     blocks.append(
         Sentence(
-            f"About {number(result.participation_ratio.value, 3)} of {result.parameters:,} directions share the "
-            f"curvature; {number(result.effective_dimension.value, 3)} are sharper than the damping "
-            f"{number(result.damping, 3)}."
+            f"About {_within(result.participation_ratio)} of {result.parameters:,} directions share the curvature; "
+            f"{_within(result.effective_dimension)} are sharper than the damping {number(result.damping, 3)}."
         )
     )
     return blocks

@@ -33,6 +33,12 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     loss: Number = None
     gradient_norm: Number = None
     stationarity: Annotated[Number, Meta(description="ρ = ‖g‖² / (2 ‖H‖ (L − L*))")] = None
+    stationarity_interval: Annotated[
+        tuple[float, float] | None,
+        Meta(
+            description="where ρ lies, as far as ‖H‖ is known: between what was seen and the reach"
+        ),
+    ] = None
     lambda_max: TrackedValue | None = None
     lambda_min: TrackedValue | None = None
     reach: Reach | None = None

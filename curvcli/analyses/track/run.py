@@ -11,7 +11,7 @@ from curvcli.analyses.shared.known import untouched_zeros
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.targets import step_of
-from curvcli.analyses.shared.verdict import stationarity_of
+from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
 from curvcli.analyses.track.command import TrackOptions
 from curvcli.analyses.track.findings import BAD_CHECKPOINT, EDGE_ABOVE, EDGE_AT, NOT_CONVERGED
 from curvcli.analyses.track.result import (
@@ -150,6 +150,9 @@ def _point(
         matvecs=found.matvecs,
         trace_matvecs=objective.cost.matvecs - before,
         hvp_check=check.difference,
+        stationarity_interval=stationarity_interval(
+            norm, (max(0.0, found.norm - values[0].residual), max(abs(lower), abs(upper))), height
+        ),
     )
     return point, _guess(found.vectors_KN)
 

@@ -127,7 +127,7 @@ _LOOSER = 5
 # Further probes before the next look, relative to those there are.
 _MORE = 0.5
 # Probes with more than one product, at least.
-_RULES = 6
+RULES = 6
 # Fewer steps do not tell how a Gauss rule converges.
 _MIN_STEPS = 8
 
@@ -256,7 +256,7 @@ class Goal:
     max_steps: int = 100
     """Products of a probe that functions of the spectrum are taken from, at most."""
     probes: int = 10
-    """At least: fewer do not tell their own spread. Of these, so many as `_RULES` tells take more than one product."""
+    """At least: fewer do not tell their own spread. Of these, so many as `RULES` tells take more than one product."""
     max_matvecs: int = 500
 
 
@@ -321,7 +321,7 @@ def _next_probes(probes: Probes, goal: Goal, most: int) -> list[int]:
     probes again.
     """
     if not probes.forms:
-        rules = min(_RULES, goal.probes) if goal.functions else 0
+        rules = min(RULES, goal.probes) if goal.functions else 0
         return [most] * rules + [1] * (goal.probes - rules)
     more = math.ceil(_MORE * len(probes.forms))
     for function in goal.functions:

@@ -186,9 +186,8 @@ class Recorder(TorchFunctionMode):
             copies = {id(t): t.clone() for t in outputs if t.requires_grad and t._is_view()}
             outputs = [copies.get(id(t), t) for t in outputs]
             output = replaced(output, copies)
-        # Of recurrent layers only what they hand on: final states repeat it, and ∂L/∂c differs between kernels.
-        recurrent = isinstance(module, nn.RNNBase) or is_recurrent_cell(module)
-        self._watch(signal, outputs[:1] if recurrent else outputs, frame.outcome)
+        # Whether h is computed from the very tensor that is returned as c differs between kernels, and with it ∂L/∂c.
+        self._watch(signal, outputs[:1] if is_recurrent_cell(module) else outputs, frame.outcome)
         if self._details and isinstance(module, nn.RNNBase) and inputs:
             self._keep_recurrent(module, inputs, keywords, output)
         if self._details and is_recurrent_cell(module) and inputs:
@@ -232,7 +231,9 @@ class Recorder(TorchFunctionMode):
             if known is not None and len(outputs) == 1:
                 signal.same_as = known
                 return
-            signal.activation.see(tensor, samples, sequence, bad)
+            # The final states of a recurrent layer repeat its output, or are no output (c).
+            if tensor is outputs[0] or not isinstance(signal.module, nn.RNNBase):
+                signal.activation.see(tensor, samples, sequence, bad)
             if counts is not None:
                 counts.after(tensor)
             if node is not None:
@@ -254,7 +255,7 @@ class Recorder(TorchFunctionMode):
         def keep_output(gradient: Tensor | None) -> None:
             call.output_gradient = None if gradient is None else gradient.detach()
 
-        data = values.data if _packed(values) else values
+        data = values.data if isinstance(values, PackedSequence) else values
         if data.requires_grad:
             data.register_hook(keep_output)
         for index, state in enumerate(tensors_in(final)):
@@ -341,12 +342,12 @@ class Recorder(TorchFunctionMode):
             call.entropies.append(entropy())
 
 
-def _packed(values: Any) -> bool:
-    return isinstance(values, PackedSequence)
-
-
 def _detached(values: Any) -> Any:
-    return values._replace(data=values.data.detach()) if _packed(values) else values.detach()
+    return (
+        values._replace(data=values.data.detach())
+        if isinstance(values, PackedSequence)
+        else values.detach()
+    )
 
 
 def _keeper(kept: dict[int, Tensor], index: int) -> Any:

@@ -1,5 +1,7 @@
 """The loss along a line through θ, and how far the gradient can be trusted."""
 
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,9 @@ from curvcli.linalg.stochastic.quadrature import gauss_rules
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
+
+# A draw of rounding may be so many times smaller than another.
+_ONE_DRAW = 3
 
 
 class Line:
@@ -34,9 +39,32 @@ class Line:
         with self.objective.moved(t * self.direction_N), self.operator.kernels.active():
             return self.objective.value(self.operator.micro_batch)
 
+    @cached_property
     def resolution(self) -> float:
-        """Below this a difference of two losses is rounding: 8 eps |L|."""
-        return 8 * torch.finfo(self.objective.dtype).eps * abs(self.objective.loss)
+        """Below this a difference of two losses is rounding: 8 eps |L|, or more as measured by `loss_resolution`."""
+        least = 8 * torch.finfo(self.objective.dtype).eps * abs(self.objective.loss)
+        return max(least, loss_resolution(self.operator))
+
+
+def loss_resolution(operator: Curvature[Any], draws: int = 2) -> float:
+    """How far L moves, at most, when the last digits of all weights are moved at random.
+
+    So much is added to L(θ + tΔ) by the rounding of θ + tΔ alone; each draw is one of many.
+    """
+    objective = operator.objective
+    moved = []
+    for step_N in _last_digits(objective, draws):
+        with objective.moved(step_N), operator.kernels.active():
+            moved.append(abs(objective.value(operator.micro_batch) - objective.loss))
+    return _ONE_DRAW * max(moved)
+
+
+def _last_digits(objective: Objective, draws: int) -> Iterator[Tensor]:
+    """Steps of a unit in the last place of each weight, up or down at random."""
+    theta_N, eps = objective.flat(), torch.finfo(objective.dtype).eps
+    for seed in range(draws):
+        generator = torch.Generator().manual_seed(seed)
+        yield eps * random_signs(len(theta_N), generator, theta_N) * theta_N
 
 
 class GradientNoise(NamedTuple):
@@ -76,18 +104,13 @@ class Resolution(NamedTuple):
 def resolution_of(operator: Curvature[Any], draws: int = 2) -> Resolution:
     """What is rounding in ∇L and L, from gradients at weights whose last digits are moved at random."""
     objective = operator.objective
-    theta_N, eps = objective.flat(), torch.finfo(objective.dtype).eps
     found = []
-    for seed in range(draws):
-        signs_N = random_signs(len(theta_N), torch.Generator().manual_seed(seed), theta_N)
-        with objective.moved(eps * signs_N * theta_N), operator.kernels.active():
+    for step_N in _last_digits(objective, draws):
+        with objective.moved(step_N), operator.kernels.active():
             moved_N = objective.gradient(operator.micro_batch)
             loss = objective.value(operator.micro_batch)
-        found.append(
-            Resolution(
-                float(euclidean_norm(moved_N - operator.gradient)), abs(loss - objective.loss)
-            )
-        )
+        difference_N = moved_N - operator.gradient
+        found.append(Resolution(float(euclidean_norm(difference_N)), abs(loss - objective.loss)))
     return Resolution(max(f.gradient for f in found), max(f.loss for f in found))
 
 

@@ -15,7 +15,8 @@ from curvcli.analyses.check.run import DEFAULT_RULES
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.saddle.result import Extreme
 from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
-from curvcli.analyses.shared.figures import Figure, Precision, figures, leaf
+from curvcli.analyses.shared.figures import Figure, Precision, figures
+from curvcli.analyses.shared.paths import leaf
 from curvcli.errors import UsageError
 from curvcli.report.data import CostInfo, Envelope, Finding
 

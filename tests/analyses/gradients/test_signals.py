@@ -364,3 +364,27 @@ def test_an_output_that_nothing_uses_has_no_gradient(make_objective: MakeObjecti
     assert half.grad is not None
     expected = half.grad.square().mean().sqrt()
     assert seen.activation_gradient_rms == pytest.approx(float(expected), rel=RTOL)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_activations_of_a_recurrent_layer_are_its_output(
+    kind: Any, make_objective: MakeObjective
+) -> None:
+    """Not its final states: h_n repeats the last output, and c_n is none."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = kind(4, 6, batch_first=True)
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            _, final = self.cells(x.view(-1, 4, 4))
+            return self.head((final[0] if isinstance(final, tuple) else final)[-1])
+
+    torch.manual_seed(2)
+    model, x, y = Net(), torch.randn(9, 16), torch.randint(4, (9,))
+    found = rows(run(make_objective(model, x, y), parts=1))["cells"]
+    output = model.cells(x.view(-1, 4, 4))[0].detach().double()
+    assert found.activation_rms == pytest.approx(float(output.square().mean().sqrt()), rel=RTOL)
+    assert found.activation_gradient_rms
