@@ -115,3 +115,11 @@ def some(names: Iterable[str], count: int = 5) -> str:
     shown = ", ".join(repr(n) for n in listed[:count])
     rest = len(listed) - count
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def printable(raw: str) -> str:
+    """Text from a file without what could drive a terminal (control characters) or a CI system (its commands)."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in raw).replace(
+        "##[", "##\\x5b"
+    )
+    return f"\\x3a{text[1:]}" if text.startswith("::") else text

@@ -27,9 +27,9 @@ from curvcli.errors import (
     EXIT_VIOLATION,
     CurvError,
     OutputError,
+    printable,
 )
 from curvcli.report.data import Envelope, ErrorInfo
-from curvcli.report.numbers import printable
 
 _ISSUE = "this is a defect of curvcli: please report it with the output of the same command with --verbose"
 

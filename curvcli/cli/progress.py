@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 
 from curvcli.analyses.shared.journal import Stage
-from curvcli.report.numbers import printable
+from curvcli.errors import printable
 
 
 class ProgressLine:

@@ -5,6 +5,7 @@ let loose, sizes and names in the table of contents are held against what an hon
 """
 
 import json
+import re
 import stat
 import zipfile
 from collections.abc import Iterable
@@ -94,6 +95,30 @@ def _check_names(path: Path, entries: Iterable[zipfile.ZipInfo], error: type[Cur
         if name in seen:
             raise error(f"{path.name} has two entries {name!r}", "save it again")
         seen.add(name)
+
+
+def check_entries(names: Iterable[str], honest: re.Pattern[str], name: str, hint: str) -> None:
+    """Hold the entries of an archive that holds a program against those that its writer makes.
+
+    PyTorch finds entries whatever their case, so two that differ by nothing else are one to it.
+
+    Args:
+        names: of the entries, without the folder that they all lie in.
+        honest: what a writer calls them, in ASCII.
+        name: of the file, for messages.
+        hint: what to do.
+
+    Raises:
+        CheckpointError: another entry, or two that differ by case only.
+    """
+    seen: dict[str, str] = {}
+    for entry in names:
+        if honest.fullmatch(entry) is None:
+            raise CheckpointError(f"{name} has the entry {entry!r}, which no exporter writes", hint)
+        if (other := seen.setdefault(entry.lower(), entry)) != entry:
+            raise CheckpointError(
+                f"{name} has the entries {other!r} and {entry!r}, which differ by case only", hint
+            )
 
 
 def read_json(path: Path, error: type[CurvError]) -> dict[str, Any]:
