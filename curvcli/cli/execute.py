@@ -91,11 +91,11 @@ def inspected(
         chosen = chosen_options(question, named.tables, options)
         return Subject(named.spec, tables={**named.tables, question.name: chosen}, name=named.name)
 
-    argument = given.get("target")
+    argument, project = given.get("target"), given.get("project")
     if question.targets == "one":
-        spec, tables = resolve_target(argument, settings, NAMES)
+        spec, tables = resolve_target(argument, settings, NAMES, project)
         return make(Named(argument or "target", spec, tables, argument))
-    named = resolve_targets(argument or [], settings, NAMES, question.targets)
+    named = resolve_targets(argument or [], settings, NAMES, question.targets, project)
     return Subject(members=[make(n) for n in named])
 
 

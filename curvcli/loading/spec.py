@@ -6,6 +6,7 @@ description is the option's help. No torch here, so that ``--help`` stays fast.
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -125,6 +126,12 @@ class TargetFile(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
+# Settings that let code in a file run, or let a file be overwritten: only the command line has them.
+_PROTECTION = {"unsafe-pickle", "trust-remote-code", "force"}
+# Options that make a command write a file besides its answer.
+_WRITING = {"state", "to", "update_baseline"}
+_CODE = ("model", "data", "loss", "objective")
+_LIBRARIES = ("timm", "torchvision")
 _PATHS = ("checkpoint", "model", "data", "loss", "objective")
 _FIELDS = {f.encode_name: f.name for f in msgspec.structs.fields(TargetSpec)}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
@@ -148,13 +155,49 @@ def read_target_file(path: Path, commands: tuple[str, ...]) -> TargetFile:
     return _split(_toml(path), path.parent, str(path), commands)
 
 
-def read_pyproject(directory: Path, commands: tuple[str, ...]) -> TargetFile:
-    """The same settings from ``[tool.curvcli]`` of the pyproject in ``directory``, if there is one."""
-    path = directory / "pyproject.toml"
+def is_reference(text: str) -> bool:
+    """Whether ``text`` names an attribute of a module rather than a file."""
+    module, colon, attribute = text.rpartition(":")
+    return bool(colon) and len(module) > 1 and attribute.isidentifier()
+
+
+def read_pyproject(commands: tuple[str, ...]) -> TargetFile:
+    """The same settings from ``[tool.curvcli]`` of the pyproject in the working directory, if there is one.
+
+    Raises:
+        UsageError: it is not TOML, has an unknown key, or no table where one belongs.
+    """
+    try:
+        path = Path.cwd() / "pyproject.toml"
+    except OSError:
+        return TargetFile({}, {})  # the working directory was deleted
     if not path.is_file():
         return TargetFile({}, {})
-    table = _toml(path).get("tool", {}).get("curvcli", {})
-    return _split(table, directory, f"[tool.curvcli] in {path}", commands)
+    table: Any = _toml(path)
+    for name in ("tool", "curvcli"):
+        table = table.get(name, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{name!r} in {path} is {table!r:.40}, not a table", "mend it")
+    return _split(table, path.parent, f"[tool.curvcli] in {path}", commands)
+
+
+def reaching(file: TargetFile, overridden: Iterable[str]) -> list[str]:
+    """Settings of a file that make code of its folder run, or files be written, unless they are overridden."""
+    code = [
+        key
+        for key, value in file.settings.items()
+        if key in _CODE
+        and key not in overridden
+        and isinstance(value, str)
+        and is_reference(value)
+        and value.partition(":")[0] not in _LIBRARIES
+    ]
+    return code + [
+        f"{command}.{name}"
+        for command, values in file.options.items()
+        for name in values
+        if name in _WRITING
+    ]
 
 
 def make_spec(*layers: dict[str, Any]) -> TargetSpec:
@@ -240,6 +283,13 @@ def _split(
     settings: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
     for key, value in table.items():
+        nested = list(value) if key in commands and isinstance(value, dict) else []
+        unsafe = next((name for name in (key, *nested) if name in _PROTECTION), None)
+        if unsafe is not None:
+            raise UsageError(
+                f"{where} sets {unsafe}, which only the command line may",
+                f"take it out; if you trust what is inspected, pass --{unsafe}",
+            )
         if key in commands and isinstance(value, dict):
             options[key] = {name.replace("-", "_"): v for name, v in value.items()}
         elif key in _FIELDS:

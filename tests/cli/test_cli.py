@@ -239,7 +239,7 @@ def test_settings_come_from_pyproject_then_target_file_then_flags(
         f'[tool.curvcli]\nmodel = "{samples}/models.py:DigitsMLP"\ndata = "{samples}/digits.npz"\n'
         'loss = "cross_entropy"\nseed = 5\n[tool.curvcli.hessian]\ntop = 1\nbottom = 0\n'
     )
-    _, envelope = answer("hessian", str(samples / "digits_mlp.safetensors"))
+    _, envelope = answer("hessian", str(samples / "digits_mlp.safetensors"), "--project")
     assert envelope["target"]["seed"] == 5
     assert len(envelope["result"]["top"]) == 1
     (tmp_path / "t.toml").write_text(

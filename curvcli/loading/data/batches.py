@@ -18,7 +18,8 @@ from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.checkpoints.pickled import load_torch
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
-from curvcli.loading.references import is_reference, resolve
+from curvcli.loading.references import resolve
+from curvcli.loading.spec import is_reference
 from curvcli.machine.containers import mapped, tensors_in
 from curvcli.objective.batch import Batch
 
