@@ -1,6 +1,5 @@
 """One command, from flags to exit code."""
 
-import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from curvcli.cli.lines import Lines, append_summary
 from curvcli.cli.options import split
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
+from curvcli.cli.streams import say
 from curvcli.cli.write import SUFFIXES, check_output, emit
 from curvcli.errors import (
     EXIT_INTERNAL,
@@ -61,19 +61,21 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
         report_error(problem, output["verbose"])
     except KeyboardInterrupt:
         error = ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
-        sys.stderr.write("interrupted\n")
+        say("interrupted\n")
     except MemoryError:
         error = ErrorInfo("memory", "out of memory", "set --memory", EXIT_NO_ANSWER)
-        sys.stderr.write(
-            "error: out of memory\n  set --memory to a limit that the machine can hold\n"
-        )
+        say("error: out of memory\n  set --memory to a limit that the machine can hold\n")
     except Exception as problem:
         error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", _ISSUE, EXIT_INTERNAL)
-        sys.stderr.write(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
+        say(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
         if output["verbose"]:
-            traceback.print_exc()
+            say(traceback.format_exc())
     if lines is not None:
-        lines.close(complete=error is None)
+        try:
+            lines.close(complete=error is None)
+        except OutputError as problem:
+            error = error_info(problem)
+            report_error(problem, output["verbose"])
     whole = envelope(question.name, subject, journal, answer, error)
     raise typer.Exit(finish(question, whole, output, answer))
 
@@ -139,10 +141,10 @@ def finish(
         return whole.error.exit_code if whole.error else EXIT_INTERNAL
     if not output["quiet"] and kind != "json":
         for note in whole.notes:
-            sys.stderr.write(f"note: {printable(note)}\n")
+            say(f"note: {printable(note)}\n")
     if kind == "ndjson" and not output["quiet"]:
         for finding in whole.findings:
-            sys.stderr.write(f"{finding.severity}: {printable(finding.message)}\n")
+            say(f"{finding.severity}: {printable(finding.message)}\n")
     if answer.exit_code is not None:
         return answer.exit_code
     if not answer.complete:
@@ -154,8 +156,7 @@ def finish(
 def report_error(problem: CurvError, verbose: bool) -> None:
     """What was expected, what was found, what to do; on stderr."""
     if verbose:
-        traceback.print_exc()
-    sys.stderr.write(f"error: {printable(problem.message)}\n")
+        say(traceback.format_exc())
+    say(f"error: {printable(problem.message)}\n")
     if problem.hint:
-        sys.stderr.write(f"  {printable(problem.hint)}\n")
-    sys.stderr.flush()
+        say(f"  {printable(problem.hint)}\n")

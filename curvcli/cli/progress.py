@@ -16,7 +16,7 @@ class ProgressLine:
     """
 
     def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled and sys.stderr.isatty()
+        self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
         self._stage = ""
         self._began = 0.0
         self._drawn = 0.0

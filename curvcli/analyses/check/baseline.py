@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.figures import Figure
 from curvcli.errors import OutputError, UsageError
+from curvcli.files import write_whole
 
 
 class BaselineTarget(Struct, frozen=True):
@@ -57,10 +58,8 @@ def write_baseline(path: Path, before: BaselineFile, updated: dict[str, Baseline
     """
     targets = dict(sorted({**before.targets, **updated}.items()))
     text = msgspec.json.format(msgspec.json.encode(BaselineFile(targets=targets)), indent=2)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(text + b"\n")
-        temporary.replace(path)
+        write_whole(path, text + b"\n")
     except OSError as error:
         raise OutputError(
             f"the baseline {str(path)!r} cannot be written: {error.strerror}",

@@ -5,6 +5,7 @@ the user's. A model, loss or objective in ``file.py`` is hashed with all Python 
 """
 
 import hashlib
+import json
 import os
 import platform
 import sys
@@ -17,6 +18,7 @@ import msgspec
 
 from curvcli import __version__
 from curvcli.analyses.shared.question import Question
+from curvcli.files import write_whole
 from curvcli.loading.spec import TargetSpec
 from curvcli.report.data import Envelope
 
@@ -57,7 +59,7 @@ class TargetKey:
         if self._digest is None:
             self._digest = self._of_target()
         digest = hashlib.sha256(self._digest.encode())
-        digest.update(msgspec.json.encode([name, options], order="sorted"))
+        digest.update(_plain([name, options]))
         for text in _texts(options):
             if Path(text).exists():
                 digest.update(self._content(Path(text)).encode())
@@ -69,7 +71,7 @@ class TargetKey:
             repr((__version__, sys.version, _own_source(), _machine(), _versions())).encode()
         )
         settings = msgspec.to_builtins(self.spec)
-        digest.update(msgspec.json.encode(settings, order="sorted"))
+        digest.update(_plain(settings))
         if self.spec.model is None and (Path(self.spec.checkpoint or "") / _ADAPTER).exists():
             raise NotKept("the adapter's base lies where the adapter says, which is not hashed")
         if self.spec.data is not None and not Path(self.spec.data).exists():
@@ -91,7 +93,7 @@ class TargetKey:
         if path not in self._seen:
             digest = hashlib.sha256()
             for file in _files(path):
-                digest.update(f"{file.relative_to(path.parent)}\0".encode())
+                digest.update(os.fsencode(file.relative_to(path.parent)) + b"\0")
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
             self._seen[path] = digest.hexdigest()
@@ -106,6 +108,11 @@ class TargetKey:
         if len(sources) > _SOURCES:
             raise NotKept(f"there are more than {_SOURCES} Python files beside {file.name}")
         return " ".join(self._content(source) for source in sources)
+
+
+def _plain(value: Any) -> bytes:
+    """Settings as bytes that depend on nothing else; paths in them need not be Unicode."""
+    return json.dumps(msgspec.to_builtins(value), sort_keys=True).encode()
 
 
 def _own_source() -> str:
@@ -168,10 +175,8 @@ def lookup(key: str, question: Question) -> Envelope[Any] | None:
 def store(key: str, envelope: Envelope[Any]) -> None:
     """Keep an answer; a cache that cannot be written is no error."""
     path = folder() / f"{key}.json"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(msgspec.json.encode(envelope))
-        temporary.replace(path)
-    except OSError:
+        write_whole(path, msgspec.json.encode(envelope))
+    except (OSError, UnicodeEncodeError):
         return

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
+from curvcli.files import write_whole
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.factorization import LanczosState, Tail
 from curvcli.linalg.operator import SymmetricOperator
@@ -54,10 +55,8 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         },
     }
     metadata = {"format": _FORMAT, "fingerprint": fingerprint, "scalars": json.dumps(scalars)}
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(save(tensors, metadata))
-        temporary.replace(path)
+        write_whole(path, save(tensors, metadata))
     except OSError as error:
         raise OutputError(
             f"{str(path)!r} cannot be written: {error.strerror}", "check --state"

@@ -54,7 +54,8 @@ class _Printed(io.TextIOBase):
 
     def write(self, text: str) -> int:
         for line in text.splitlines():
-            sys.stderr.write(f"the program prints: {printable(line)}\n")
+            with contextlib.suppress(OSError, AttributeError):  # stderr may be full, or closed
+                sys.stderr.write(f"the program prints: {printable(line)}\n")
         return len(text)
 
 

@@ -1,0 +1,83 @@
+"""Files written as a whole, under a name of their own until they are, and files that are read: regular ones only."""
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+
+class Replacement:
+    """A file in the making, which takes the place of another one once it is whole.
+
+    A link is followed, and the mode of what is there is kept. A device or a pipe is no file that could be replaced: it
+    is written into.
+
+    Args:
+        path: where the file will be.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        before = _status(path)
+        self._temporary: Path | None = None
+        if before is not None and not stat.S_ISREG(before.st_mode):
+            self.file = path.open("wb")
+            return
+        self._place = Path(os.path.realpath(path))
+        name = f".{self._place.name[:200]}.{secrets.token_hex(4)}.tmp"
+        self._temporary = self._place.with_name(name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self.file = os.fdopen(os.open(self._temporary, flags, 0o666), "wb")
+        if before is not None:
+            with contextlib.suppress(OSError):  # another user's file becomes ours
+                os.chown(self._temporary, before.st_uid, before.st_gid)
+            self._temporary.chmod(stat.S_IMODE(before.st_mode))
+
+    def commit(self) -> None:
+        """Put it in its place; what could not be written to the disk is removed.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        try:
+            self.file.flush()
+            if self._temporary is not None:
+                os.fsync(self.file.fileno())
+            self.file.close()
+            if self._temporary is not None:
+                self._temporary.replace(self._place)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, it is there as a whole or as it was before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    made = Replacement(path)
+    try:
+        made.file.write(content)
+    except BaseException:
+        made.discard()
+        raise
+    made.commit()
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
