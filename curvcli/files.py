@@ -4,7 +4,46 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
+
+from curvcli.errors import CurvError
+
+_KINDS: list[tuple[Callable[[int], bool], str]] = [
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+]
+
+
+def check_regular(path: Path, error: type[CurvError], what: str = "file") -> None:
+    """A file that is read to its end is a regular one: the end of a pipe or a device may never come.
+
+    Args:
+        path: the file; a link is followed.
+        error: the kind of error to raise.
+        what: it is called in messages.
+
+    Raises:
+        CurvError: it is missing, out of reach, or something else.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise error(f"there is no {what} {str(path)!r}", "check the path") from None
+    except (OSError, ValueError) as problem:  # ValueError: a path with a zero byte
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(
+            f"the {what} {str(path)!r} cannot be read: {reason}", "check the path"
+        ) from None
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in _KINDS if test(mode)), "something else")
+        raise error(
+            f"the {what} {str(path)!r} is {kind}, not a regular file",
+            "write its content into a file, and name that one",
+        )
 
 
 class Replacement:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from curvcli.errors import UsageError, did_you_mean
+from curvcli.files import check_regular
 
 Scalar = str | int | float | bool
 
@@ -263,10 +264,9 @@ def option_fields() -> list[tuple[str, Any, Any, str]]:
 
 
 def _toml(path: Path) -> dict[str, Any]:
+    check_regular(path, UsageError, "target file")
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {str(path)!r}", "check the path") from None
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read: {error.strerror}", "check the path"

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.figures import Figure
 from curvcli.errors import OutputError, UsageError
-from curvcli.files import write_whole
+from curvcli.files import check_regular, write_whole
 
 
 class BaselineTarget(Struct, frozen=True):
@@ -37,6 +37,7 @@ def read_baseline(path: Path, may_be_missing: bool) -> BaselineFile:
     """
     if may_be_missing and not path.exists():
         return BaselineFile()
+    check_regular(path, UsageError, "baseline")
     try:
         return msgspec.json.decode(path.read_bytes(), type=BaselineFile)
     except OSError as error:

@@ -158,7 +158,8 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from sorted(f for f in path.rglob("*") if f.is_file())
         return
-    yield path
+    if path.is_file():
+        yield path
     if path.name.endswith(".index.json"):
         yield from sorted(path.parent.glob("*.safetensors"))
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
-from curvcli.files import write_whole
+from curvcli.files import check_regular, write_whole
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.factorization import LanczosState, Tail
 from curvcli.linalg.operator import SymmetricOperator
@@ -69,6 +69,7 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     Raises:
         CurvError: not a saved state, or one of another operator.
     """
+    check_regular(path, CurvError, "state")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}

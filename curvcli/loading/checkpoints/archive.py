@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curvcli.errors import CheckpointError, CurvError
+from curvcli.files import check_regular
 
 EXPANSION_BYTES = 1 << 30
 """What a compressed archive may always expand to."""
@@ -127,6 +128,7 @@ def read_json(path: Path, error: type[CurvError]) -> dict[str, Any]:
     Raises:
         CurvError: missing, too large, not JSON, or not an object.
     """
+    check_regular(path, error)
     try:
         if path.stat().st_size > JSON_BYTES:
             raise error(f"{path.name} is larger than {JSON_BYTES} bytes", "check what the file is")

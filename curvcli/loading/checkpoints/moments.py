@@ -50,8 +50,6 @@ def read_preconditioner(
     Raises:
         CheckpointError: there is no such state in it, or it belongs to another model.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist", "pass the file with the optimizer's state")
     content = load_torch(path, unsafe_pickle, "optimizer checkpoint")
     state_dict = next(_found(content), None)
     if state_dict is None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CheckpointError, some
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import EXPANSION_BYTES
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, tensor_infos
 
@@ -31,6 +32,7 @@ def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
     Raises:
         CheckpointError: the file is damaged, or needs code to be run.
     """
+    check_regular(path, CheckpointError, what)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch comments on protocols; damage is reported below

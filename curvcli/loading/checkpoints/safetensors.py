@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from curvcli.errors import CheckpointError
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import read_json
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, TensorInfo, open_safetensors
 
@@ -126,10 +127,7 @@ def read_sharded(path: Path) -> Checkpoint:
                 "shards lie beside their index",
             )
         shard = path.parent / name
-        if not shard.is_file():
-            raise CheckpointError(
-                f"{path.name} names the shard {name!r}, which is not there", "copy all shards"
-            )
+        check_regular(shard, CheckpointError, "shard")
         _stays(path, shard)
         shards[name] = read_safetensors(shard)
     tensors: list[TensorInfo] = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import DataError, did_you_mean, some
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import check_archive
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.checkpoints.pickled import load_torch
@@ -177,11 +178,7 @@ def _arrange_mapping(
 
 
 def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, ...]:
-    if not path.is_file():
-        raise DataError(
-            f"there is no data file {str(path)!r}",
-            "check the path; for a function write module:attribute",
-        )
+    check_regular(path, DataError, "data file")
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return _read_npz(path)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curvcli.errors import CurvError, DataError, UsageError
+from curvcli.files import check_regular
 from curvcli.loading.models.huggingface import Directory
 from curvcli.loading.models.library import (
     RAW,
@@ -186,6 +187,7 @@ def _deep(image: Any, how: Preprocessing, path: Path) -> Tensor:
 def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
     """An image as (C, H, W): prepared by the library, or from 0 to 1, resized and cut."""
     Image = _pillow()
+    check_regular(path, DataError, "image")
     try:
         with Image.open(path) as image:
             width, height = image.size

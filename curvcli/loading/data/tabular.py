@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from curvcli.errors import DataError, did_you_mean, some
+from curvcli.files import check_regular
 
 SUFFIXES = (".csv", ".parquet")
 CELLS = 200_000_000
@@ -38,8 +39,7 @@ def read_table(
     Raises:
         DataError: missing, damaged, empty; a column is not there, not numeric, or has gaps.
     """
-    if not path.is_file():
-        raise DataError(f"there is no data file {str(path)!r}", "check the path")
+    check_regular(path, DataError, "data file")
     columns = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
     chosen = target or next((n for n in columns if n.lower() in _USUAL), None)
     for name in (*inputs, *([chosen] if chosen else [])):

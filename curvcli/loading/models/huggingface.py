@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import CheckpointError, CurvError, ModelError, UsageError, some
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import JSON_BYTES, read_json
 
 Task = Literal["causal", "masked", "classification", "images", "sentences", "other"]
@@ -54,6 +55,9 @@ class Directory:
         self.adapter = path if (path / "adapter_config.json").is_file() else None
         if self.adapter is not None:
             self.path = _base(self.adapter, base)
+        for file in self.path.rglob("*"):
+            if file.exists() and not file.is_dir():
+                check_regular(file, CheckpointError)
         self.sentences = (self.path / "modules.json").is_file()
         if self.sentences:
             _check_modules(self.path / "modules.json", trust_remote_code)
