@@ -9,6 +9,7 @@
     ├── DataError             2   the batches cannot be read or do not fit the network
     ├── LossError             2   the loss cannot be evaluated
     │   └── NonFiniteError    2   NaN or Inf in weights, data, loss or products
+    ├── UserCodeError         2   a model, loss or loader of the user's raised an exception
     ├── OutputError           2   the answer cannot be written where it was asked for
     └── NoAnswerError         3   the run ended without an answer
         └── MemoryLimitError  3   it does not fit, even in the smallest pieces
@@ -77,6 +78,12 @@ class NonFiniteError(LossError):
     """NaN or Inf in weights, data, loss or products."""
 
     code = "non-finite"
+
+
+class UserCodeError(CurvError):
+    """An exception that code of the user's raised."""
+
+    code = "user-code"
 
 
 class OutputError(CurvError):

@@ -8,12 +8,13 @@ from typing import Any, NoReturn
 import typer
 
 from curvcli.analyses.registry import NAMES
-from curvcli.analyses.shared.answer import Answer, envelope, error_info
+from curvcli.analyses.shared.answer import Answer, envelope, error_info, internal
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.question import Question
 from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.targets import Named, resolve_targets
+from curvcli.analyses.shared.trouble import explained
 from curvcli.cli.lines import Lines, append_summary
 from curvcli.cli.options import split
 from curvcli.cli.progress import ProgressLine
@@ -30,8 +31,6 @@ from curvcli.errors import (
     printable,
 )
 from curvcli.report.data import Envelope, ErrorInfo
-
-_ISSUE = "this is a defect of curvcli: please report it with the output of the same command with --verbose"
 
 
 def execute(question: Question, given: dict[str, Any]) -> NoReturn:
@@ -56,20 +55,17 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
             first = subject.members[0] if subject.members else subject
             chosen = first.tables[question.name]
             answer = question.ask(subject, chosen, journal, f"curvcli {question.name}")
-    except CurvError as problem:
-        error = error_info(problem)
-        report_error(problem, output["verbose"])
     except KeyboardInterrupt:
         error = ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
         say("interrupted\n")
-    except MemoryError:
-        error = ErrorInfo("memory", "out of memory", "set --memory", EXIT_NO_ANSWER)
-        say("error: out of memory\n  set --memory to a limit that the machine can hold\n")
-    except Exception as problem:
-        error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", _ISSUE, EXIT_INTERNAL)
-        say(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
-        if output["verbose"]:
-            say(traceback.format_exc())
+    except (Exception, SystemExit) as problem:  # SystemExit: the user's code ends the program
+        known = explained(problem)
+        error = error_info(known) if known else internal(problem)
+        if known is not None:
+            report_error(known, output["verbose"])
+        else:
+            say(f"internal error: {printable(error.message)}\n  {error.hint}\n")
+            say(traceback.format_exc() if output["verbose"] else "")
     if lines is not None:
         try:
             lines.close(complete=error is None)

@@ -1,6 +1,7 @@
 """The program: one Typer command for each analysis, and `schema`."""
 
 import functools
+import os
 import sys
 from typing import Annotated, Any
 
@@ -74,6 +75,13 @@ def schema(
 def main() -> None:
     """Entry point of the console script."""
     prepare()
+    try:
+        os.getcwd()
+    except OSError as problem:  # libraries below torch would end the program without a word
+        say(
+            f"error: there is no working directory: {problem.strerror}\n  change to one that exists\n"
+        )
+        sys.exit(EXIT_BAD_INPUT)
     code: Any = EXIT_OK
     try:
         with writing():

@@ -17,6 +17,7 @@ from curvcli.errors import UsageError, did_you_mean
 from curvcli.files import check_regular
 
 Scalar = str | int | float | bool
+_LARGEST = 2**63 - 1
 
 
 class TargetSpec(
@@ -78,7 +79,8 @@ class TargetSpec(
         Meta(description="Samples per batch; default: the data's own."),
     ] = None
     max_batches: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Read only so many batches.")
+        Annotated[int, Meta(ge=1, le=_LARGEST)] | None,
+        Meta(description="Read only so many batches."),
     ] = None
     params: Annotated[
         list[str], Meta(description="Only parameters whose name matches this glob; repeatable.")
@@ -88,7 +90,7 @@ class TargetSpec(
         Literal["auto", "float32", "float64", "float16", "bfloat16"],
         Meta(description="Type to compute in; auto: the checkpoint's, at least float32."),
     ] = "auto"
-    seed: Annotated[int, Meta(description="Of every random vector.", ge=0)] = 0
+    seed: Annotated[int, Meta(description="Of every random vector.", ge=0, le=_LARGEST)] = 0
     train_mode: Annotated[
         bool, Meta(description="Use batch statistics (BatchNorm); dropout stays off.")
     ] = False
@@ -168,10 +170,7 @@ def read_pyproject(commands: tuple[str, ...]) -> TargetFile:
     Raises:
         UsageError: it is not TOML, has an unknown key, or no table where one belongs.
     """
-    try:
-        path = Path.cwd() / "pyproject.toml"
-    except OSError:
-        return TargetFile({}, {})  # the working directory was deleted
+    path = Path.cwd() / "pyproject.toml"
     if not path.is_file():
         return TargetFile({}, {})
     table: Any = _toml(path)
@@ -244,6 +243,10 @@ def parse_assignments(pairs: list[str], flag: str) -> dict[str, Any]:
             result[name] = tomllib.loads(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:
             result[name] = text
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{flag} {pair[:40]}…: {str(error)[:100]}", "give it a smaller value"
+            ) from None
     return result
 
 
@@ -271,9 +274,9 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{str(path)!r} cannot be read: {error.strerror}", "check the path"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{str(path)!r} is not a TOML file: {error}", "mend it at that place"
+            f"{str(path)!r} is not a TOML file: {str(error)[:200]}", "mend it at that place"
         ) from None
 
 

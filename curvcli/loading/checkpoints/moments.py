@@ -51,7 +51,10 @@ def read_preconditioner(
         CheckpointError: there is no such state in it, or it belongs to another model.
     """
     content = load_torch(path, unsafe_pickle, "optimizer checkpoint")
-    state_dict = next(_found(content), None)
+    try:
+        state_dict = next(_found(content), None)
+    except RecursionError:
+        state_dict = None  # a container that holds itself
     if state_dict is None:
         raise CheckpointError(
             f"no optimizer state was found in {path.name}",

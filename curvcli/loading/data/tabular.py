@@ -1,6 +1,7 @@
 """Tables (``.csv``, ``.parquet``) -> a matrix of inputs and a vector of targets."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any]]:
 def _named(names: list[str], columns: list[list[Any]], path: Path) -> Mapping[str, Sequence[Any]]:
     if not columns or not columns[0]:
         raise DataError(f"{path.name} has no rows", "pass data with at least one sample")
-    twice = {n for n in names if names.count(n) > 1}
+    twice = {n for n, count in Counter(names).items() if count > 1}
     if twice:
         raise DataError(f"{path.name} has several columns {some(sorted(twice))}", "rename them")
     return dict(zip(names, columns, strict=True))
