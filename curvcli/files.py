@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from curvcli.errors import CurvError
@@ -113,6 +113,26 @@ def write_whole(path: Path, content: bytes) -> None:
         made.discard()
         raise
     made.commit()
+
+
+@contextlib.contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Alone among the processes that lock this folder; where the system knows no locks, not alone.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -28,6 +29,8 @@ _VERSIONS = (
 )  # fmt: skip
 # Of an adapter of the peft library: names the model that it changes.
 _ADAPTER = "adapter_config.json"
+BYTES = 100_000_000
+"""Size of all answers that are kept."""
 # Python files that are read for a key at most.
 _SOURCES = 200
 
@@ -165,19 +168,54 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def lookup(key: str, question: Question) -> Envelope[Any] | None:
-    """The answer that is kept under a key; one that cannot be read is as good as none."""
+    """The answer that is kept under a key; one that cannot be read, or is another's, is as good as none."""
+    path = folder() / f"{key}.json"
     try:
-        content = (folder() / f"{key}.json").read_bytes()
+        if not (_ours(path.parent) and _ours(path)):
+            return None
+        head, _, content = path.read_bytes().partition(b"\n")
+        if head.decode("ascii") != _head(key, content):
+            return None
+        os.utime(path)
         return msgspec.json.decode(content, type=Envelope[question.result])  # type: ignore[name-defined]
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
 
 
 def store(key: str, envelope: Envelope[Any]) -> None:
-    """Keep an answer; a cache that cannot be written is no error."""
+    """Keep an answer, and no more of them than `BYTES`; a cache that cannot be written is no error."""
     path = folder() / f"{key}.json"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, msgspec.json.encode(envelope))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _ours(path.parent):
+            return
+        content = msgspec.json.encode(envelope)
+        write_whole(path, f"{_head(key, content)}\n".encode() + content)
+        _evict(path.parent)
     except (OSError, UnicodeEncodeError):
         return
+
+
+def _head(key: str, content: bytes) -> str:
+    """What binds an answer to its key."""
+    return f"curvcli-cache/2 {hashlib.sha256(key.encode() + content).hexdigest()}"
+
+
+def _ours(path: Path) -> bool:
+    """Whether it belongs to who runs this, and nobody else may write there."""
+    status = path.lstat()
+    owned = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    plain = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
+    if owned and stat.S_ISDIR(status.st_mode) and status.st_mode & 0o022:
+        path.chmod(0o700)
+    return owned and plain
+
+
+def _evict(place: Path) -> None:
+    """Forget the answers that were asked for the longest ago, beyond `BYTES`."""
+    kept = sorted(((p.stat(), p) for p in place.glob("*.json")), key=lambda e: -e[0].st_mtime_ns)
+    size = 0
+    for status, path in kept:
+        size += status.st_size
+        if size > BYTES:
+            path.unlink(missing_ok=True)

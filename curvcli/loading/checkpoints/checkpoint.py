@@ -83,8 +83,11 @@ class Checkpoint:
         if self.loaded:
             yield from self.loaded.items()
             return
-        for info in self.tensors:
-            yield info.name, self[info.name]
+        paths = {
+            path: i for i, path in enumerate(dict.fromkeys(p.path for p in self.places.values()))
+        }
+        for name in sorted(self.places, key=lambda n: (paths[self.places[n].path], n)):
+            yield name, self[name]
 
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
         """The entries of one tensor, flat, in pieces of at most ``size`` bytes."""
