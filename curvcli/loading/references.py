@@ -8,6 +8,7 @@ from typing import Any
 
 from curvcli.errors import CurvError, did_you_mean
 from curvcli.loading.spec import is_reference
+from curvcli.machine.memory import not_of_memory
 
 
 def resolve(text: str, what: str, error: type[CurvError]) -> Any:
@@ -62,6 +63,7 @@ def _from_file(path: Path, what: str, error: type[CurvError]) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as problem:
+        not_of_memory(problem)
         del sys.modules[name]
         raise error(
             f"{what}: importing {path.name} failed: {type(problem).__name__}: {problem}",
@@ -76,6 +78,7 @@ def _from_name(name: str, what: str, error: type[CurvError]) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as problem:
+        not_of_memory(problem)
         raise error(
             f"{what}: importing {name!r} failed: {type(problem).__name__}: {problem}",
             "install it in this environment, or name the file: path/file.py:attribute",

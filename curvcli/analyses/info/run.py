@@ -13,7 +13,7 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, TensorInfo
 
-_BLOCK = 1 << 24
+_BLOCK = 1 << 22
 """Bytes that are measured at a time."""
 _MEASURED = ("float", "bfloat16", "int", "uint", "bool")
 

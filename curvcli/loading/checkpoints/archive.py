@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from curvcli.errors import CheckpointError, CurvError
 from curvcli.files import check_regular
+from curvcli.machine.memory import not_of_memory
 
 EXPANSION_BYTES = 1 << 30
 """What a compressed archive may always expand to."""
@@ -58,6 +59,7 @@ def check_archive(path: Path, error: type[CurvError]) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception as problem:  # a damaged table of contents makes zipfile raise anything
+        not_of_memory(problem)
         raise error(
             f"{path.name} is a truncated or damaged zip archive: {' '.join(str(problem).split())[:160]}",
             "copy it again",

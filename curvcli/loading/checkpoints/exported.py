@@ -13,6 +13,7 @@ from torch import nn
 
 from curvcli.errors import CheckpointError
 from curvcli.loading.checkpoints.program_check import check_program
+from curvcli.machine.memory import not_of_memory
 
 
 def load_program(path: Path, unsafe_pickle: bool) -> nn.Module:
@@ -52,6 +53,7 @@ def load_program(path: Path, unsafe_pickle: bool) -> nn.Module:
     except CheckpointError:
         raise
     except Exception as error:  # the deserialiser raises anything on what it does not know
+        not_of_memory(error)
         raise CheckpointError(
             f"{path.name} is not a program that torch {torch.__version__} can load: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",

@@ -12,6 +12,7 @@ from curvcli.errors import CheckpointError, some
 from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import EXPANSION_BYTES
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, check_plain, tensor_infos
+from curvcli.machine.memory import not_of_memory
 
 NESTED = (
     "state_dict",
@@ -52,6 +53,7 @@ def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
             f"the {what} {path.name} is damaged: {_shorten(str(error))}", "copy it again"
         ) from None
     except Exception as error:  # a damaged pickle makes its parser raise anything
+        not_of_memory(error)
         raise CheckpointError(
             f"the {what} {path.name} is truncated or damaged: {_shorten(str(error)) or type(error).__name__}",
             "copy it again",

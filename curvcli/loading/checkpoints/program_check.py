@@ -17,6 +17,7 @@ import torch
 
 from curvcli.errors import CheckpointError
 from curvcli.loading.checkpoints.archive import JSON_BYTES, check_entries
+from curvcli.machine.memory import not_of_memory
 
 _HINT = "if you trust its origin, pass --unsafe-pickle"
 
@@ -112,6 +113,7 @@ def _check_pickle(content: bytes, where: str) -> None:
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
+        not_of_memory(error)
         raise CheckpointError(
             f"{where} needs to run code, or is damaged: {' '.join(str(error).split())[:120]}", _HINT
         ) from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from curvcli.errors import CheckpointError, ModelError, printable
 from curvcli.loading.checkpoints.script_check import check_script
+from curvcli.machine.memory import not_of_memory
 
 
 def load_torchscript(path: Path, unsafe_pickle: bool) -> nn.Module:
@@ -33,6 +34,7 @@ def load_torchscript(path: Path, unsafe_pickle: bool) -> nn.Module:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged archive makes its readers raise anything
+        not_of_memory(error)
         raise CheckpointError(
             f"{path.name} is not a TorchScript program that torch {torch.__version__} can load: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",

@@ -23,6 +23,7 @@ from curvcli.loading.data.text import is_text
 from curvcli.loading.references import resolve
 from curvcli.loading.spec import is_reference
 from curvcli.machine.containers import mapped, tensors_in
+from curvcli.machine.memory import check_fits, not_of_memory
 from curvcli.objective.batch import Batch
 
 TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
@@ -46,6 +47,7 @@ def read_batches(
     max_batches: int | None = None,
     unsafe_pickle: bool = False,
     readers: "Readers | None" = None,
+    memory: int | None = None,
 ) -> list[Any]:
     """The raw batches: containers of tensors on the CPU, or whatever objects an iterable yields.
 
@@ -56,13 +58,17 @@ def read_batches(
         max_batches: stop after so many.
         unsafe_pickle: let a ``.pt`` file run code.
         readers: of the kinds of data that the model has a say in.
+        memory: bytes that the process may use in all.
 
     Raises:
         DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
     """
-    raw = _raw(source, batch_size, unsafe_pickle, readers)
+    raw, batches = _raw(source, batch_size, unsafe_pickle, readers), list[Any]()
     try:
-        batches = [freeze(batch) for batch in itertools.islice(raw, max_batches)]
+        for batch in itertools.islice(raw, max_batches):
+            size = sum(t.numel() * t.element_size() for t in tensors_in(batch) if not t.is_nested)
+            check_fits(size, memory, f"a copy of {source}")
+            batches.append(freeze(batch))
     except RecursionError:
         raise DataError(
             f"a batch of {source} is nested too deeply, or contains itself",
@@ -229,6 +235,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # a damaged header makes the parsers raise anything
+        not_of_memory(error)
         reason = " ".join(str(error).split())[:160]
         raise DataError(
             f"{path.name} is not a readable .npz file: {reason}",
@@ -305,6 +312,7 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
         try:
             found = found()
         except Exception as error:
+            not_of_memory(error)
             raise DataError(
                 f"{source} failed: {type(error).__name__}: {error}", "--verbose shows the traceback"
             ) from error

@@ -11,6 +11,7 @@ import torch
 
 from curvcli.errors import DataError, did_you_mean, some
 from curvcli.files import check_regular
+from curvcli.machine.memory import not_of_memory
 
 SUFFIXES = (".csv", ".parquet")
 CELLS = 200_000_000
@@ -154,6 +155,7 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any]]:
     except DataError:
         raise
     except Exception as error:  # pyarrow raises its own and Python's errors on damaged files
+        not_of_memory(error)
         raise DataError(
             f"{path.name} is not a readable Parquet file: {' '.join(str(error).split())[:160]}",
             "save it again",
