@@ -47,7 +47,7 @@ def read_baseline(path: Path, may_be_missing: bool) -> BaselineFile:
             f"the baseline {str(path)!r} cannot be read: {error.strerror}",
             "make it by --update-baseline",
         ) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             f"{str(path)!r} is not a baseline of curvcli: {error}", "make it by --update-baseline"
         ) from None

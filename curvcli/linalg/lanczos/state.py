@@ -160,6 +160,7 @@ def _fits(tensors: dict[str, Tensor], scalars: dict[str, Any], n: int) -> bool:
         and all(shape == (m, m) for shape in squares)
         and len(directions) == len(scalars["suspended"])
         and all(t.shape == (n,) for t in directions)
+        and all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
         and all(abs(float(euclidean_norm(row_N)) - 1) < _UNIT for row_N in rows_MN)
     )
 
