@@ -280,6 +280,20 @@ def test_an_exception_of_the_users_own_code_is_theirs(
     assert f"in {function}" in shown
 
 
+def test_a_defect_within_a_call_back_is_not_blamed_on_the_user(tmp_path: Path) -> None:
+    """An exception that curvcli raised while the user's code called it is curvcli's."""
+    from curvcli.analyses.shared.trouble import explained
+    from curvcli.loading.settle import read_settled
+    from curvcli.loading.spec import parse_size
+
+    def users() -> None:
+        parse_size(3)  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError) as caught:
+        read_settled(tmp_path, users)
+    assert explained(caught.value) is None
+
+
 def test_a_loss_that_is_zero_has_no_slope_to_miss(folder: Path) -> None:
     """Gradient and difference agree: both are nothing."""
     assert invoke("backprop", "t.toml", "--loss", "user.py:zero").exit_code == 0

@@ -136,7 +136,7 @@ def test_tables_fit_eighty_columns(arguments: tuple[str, ...]) -> None:
 
 BAD = [
     (["hessian"], "neither a checkpoint nor a model"),
-    (["hessian", "none.toml"], "there is no file"),
+    (["hessian", "none.toml"], "there is no target file"),
     (["hessian", "none.safetensors", "--model", "torch.nn:Identity", "--data", "d.npz", "--loss", "mse"], "no file"),
     (["hessian", MLP, "--loss", "cross_entropi"], "Did you mean 'cross_entropy'"),
     (["hessian", MLP, "--top", "-1"], "--top -1"),

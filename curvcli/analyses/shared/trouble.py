@@ -1,5 +1,6 @@
 """What went wrong, as an error for the user: whatever is not a defect of curvcli."""
 
+import os
 import sys
 import sysconfig
 import traceback
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from curvcli.errors import CurvError, MemoryLimitError, UserCodeError
 
-_OWN = str(Path(__file__).parents[2])
+_OWN = str(Path(__file__).parents[2]) + os.sep
 _INSTALLED = tuple(
     sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
@@ -44,15 +45,17 @@ def explained(problem: BaseException) -> CurvError | None:
 
 
 def _place(problem: BaseException | None) -> str | None:
-    """``train.py, line 3, in loss``: the last of the user's own frames that an exception passed."""
+    """``train.py, line 3, in loss``: the user's own frame that an exception came from."""
     if problem is None:
         return None
     frames = traceback.extract_tb(problem.__traceback__)
     inside = next((i for i, f in enumerate(frames) if f.filename.startswith(_OWN)), len(frames))
-    theirs = [f for f in frames[inside:] if _is_users(f.filename)]
-    return (
-        f"{theirs[-1].filename}, line {theirs[-1].lineno}, in {theirs[-1].name}" if theirs else None
-    )
+    for frame in reversed(frames[inside:]):
+        if _is_users(frame.filename):
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+        if frame.filename.startswith(_OWN) and not frame.name.startswith("__torch_"):
+            return None  # what curvcli did when it was called back
+    return None
 
 
 def _is_users(file: str) -> bool:
