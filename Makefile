@@ -48,7 +48,7 @@ format: $(VENV)/.lint  ## mend what ruff can mend
 samples: $(VENV)/.test  ## train every sample model again
 	$(BIN)/python sample_models/train.py
 
-fuzz: $(VENV)/.test  ## ten minutes of new inputs for the reader of every format
+fuzz: $(VENV)/.test  ## ten minutes of new inputs for every reader: formats, target files, states, baselines, cache, rules
 	$(BIN)/python -m tests.fuzz 600
 
 wheel: $(VENV)/.package  ## build sdist and wheel, and run the demo from the wheel in an environment of its own

@@ -112,11 +112,12 @@ def analyse(
     return get(name).ask(subject, options, journal or Journal(), f"analyse({name!r})")
 
 
-def load(path: str | None = None, **settings: Any) -> Subject:
+def load(path: str | None = None, *, project: bool | None = None, **settings: Any) -> Subject:
     """The target that a checkpoint or target file names, ready for `analyse`.
 
     Args:
         path: a checkpoint or a ``.toml`` target file; None where the model brings its weights.
+        project: whether ``[tool.curvcli]`` of the working directory's pyproject is trusted, as by ``--project``.
         settings: any setting of the command line by its long name with underscores (``model=``,
             ``batch_size=``, ``dtype=``).
 
@@ -124,5 +125,5 @@ def load(path: str | None = None, **settings: Any) -> Subject:
         CurvError: a setting is wrong. Files are opened later, by the question that needs them.
     """
     flags = {name.replace("_", "-"): value for name, value in settings.items()}
-    spec, tables = resolve_target(path, flags, NAMES)
+    spec, tables = resolve_target(path, flags, NAMES, project)
     return Subject(spec, tables=tables)

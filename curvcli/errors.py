@@ -9,6 +9,7 @@
     ├── DataError             2   the batches cannot be read or do not fit the network
     ├── LossError             2   the loss cannot be evaluated
     │   └── NonFiniteError    2   NaN or Inf in weights, data, loss or products
+    ├── UserCodeError         2   a model, loss or loader of the user's raised an exception
     ├── OutputError           2   the answer cannot be written where it was asked for
     └── NoAnswerError         3   the run ended without an answer
         └── MemoryLimitError  3   it does not fit, even in the smallest pieces
@@ -79,6 +80,12 @@ class NonFiniteError(LossError):
     code = "non-finite"
 
 
+class UserCodeError(CurvError):
+    """An exception that code of the user's raised."""
+
+    code = "user-code"
+
+
 class OutputError(CurvError):
     """An answer that cannot be written where it was asked for."""
 
@@ -115,3 +122,11 @@ def some(names: Iterable[str], count: int = 5) -> str:
     shown = ", ".join(repr(n) for n in listed[:count])
     rest = len(listed) - count
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def printable(raw: str) -> str:
+    """Text from a file without what could drive a terminal (control characters) or a CI system (its commands)."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in raw).replace(
+        "##[", "##\\x5b"
+    )
+    return f"\\x3a{text[1:]}" if text.startswith("::") else text

@@ -1,6 +1,5 @@
 """One command, from flags to exit code."""
 
-import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -9,16 +8,18 @@ from typing import Any, NoReturn
 import typer
 
 from curvcli.analyses.registry import NAMES
-from curvcli.analyses.shared.answer import Answer, envelope, error_info
+from curvcli.analyses.shared.answer import Answer, envelope, error_info, internal
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.question import Question
 from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.targets import Named, resolve_targets
+from curvcli.analyses.shared.trouble import explained
 from curvcli.cli.lines import Lines, append_summary
 from curvcli.cli.options import split
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
+from curvcli.cli.streams import say
 from curvcli.cli.write import SUFFIXES, check_output, emit
 from curvcli.errors import (
     EXIT_INTERNAL,
@@ -27,11 +28,9 @@ from curvcli.errors import (
     EXIT_VIOLATION,
     CurvError,
     OutputError,
+    printable,
 )
 from curvcli.report.data import Envelope, ErrorInfo
-from curvcli.report.numbers import printable
-
-_ISSUE = "this is a defect of curvcli: please report it with the output of the same command with --verbose"
 
 
 def execute(question: Question, given: dict[str, Any]) -> NoReturn:
@@ -56,24 +55,23 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
             first = subject.members[0] if subject.members else subject
             chosen = first.tables[question.name]
             answer = question.ask(subject, chosen, journal, f"curvcli {question.name}")
-    except CurvError as problem:
-        error = error_info(problem)
-        report_error(problem, output["verbose"])
     except KeyboardInterrupt:
         error = ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
-        sys.stderr.write("interrupted\n")
-    except MemoryError:
-        error = ErrorInfo("memory", "out of memory", "set --memory", EXIT_NO_ANSWER)
-        sys.stderr.write(
-            "error: out of memory\n  set --memory to a limit that the machine can hold\n"
-        )
-    except Exception as problem:
-        error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", _ISSUE, EXIT_INTERNAL)
-        sys.stderr.write(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
-        if output["verbose"]:
-            traceback.print_exc()
+        say("interrupted\n")
+    except (Exception, SystemExit) as problem:  # SystemExit: the user's code ends the program
+        known = explained(problem)
+        error = error_info(known) if known else internal(problem)
+        if known is not None:
+            report_error(known, output["verbose"])
+        else:
+            say(f"internal error: {printable(error.message)}\n  {error.hint}\n")
+            say(traceback.format_exc() if output["verbose"] else "")
     if lines is not None:
-        lines.close(complete=error is None)
+        try:
+            lines.close(complete=error is None)
+        except OutputError as problem:
+            error = error_info(problem)
+            report_error(problem, output["verbose"])
     whole = envelope(question.name, subject, journal, answer, error)
     raise typer.Exit(finish(question, whole, output, answer))
 
@@ -91,11 +89,11 @@ def inspected(
         chosen = chosen_options(question, named.tables, options)
         return Subject(named.spec, tables={**named.tables, question.name: chosen}, name=named.name)
 
-    argument = given.get("target")
+    argument, project = given.get("target"), given.get("project")
     if question.targets == "one":
-        spec, tables = resolve_target(argument, settings, NAMES)
+        spec, tables = resolve_target(argument, settings, NAMES, project)
         return make(Named(argument or "target", spec, tables, argument))
-    named = resolve_targets(argument or [], settings, NAMES, question.targets)
+    named = resolve_targets(argument or [], settings, NAMES, question.targets, project)
     return Subject(members=[make(n) for n in named])
 
 
@@ -139,10 +137,10 @@ def finish(
         return whole.error.exit_code if whole.error else EXIT_INTERNAL
     if not output["quiet"] and kind != "json":
         for note in whole.notes:
-            sys.stderr.write(f"note: {printable(note)}\n")
+            say(f"note: {printable(note)}\n")
     if kind == "ndjson" and not output["quiet"]:
         for finding in whole.findings:
-            sys.stderr.write(f"{finding.severity}: {printable(finding.message)}\n")
+            say(f"{finding.severity}: {printable(finding.message)}\n")
     if answer.exit_code is not None:
         return answer.exit_code
     if not answer.complete:
@@ -154,8 +152,7 @@ def finish(
 def report_error(problem: CurvError, verbose: bool) -> None:
     """What was expected, what was found, what to do; on stderr."""
     if verbose:
-        traceback.print_exc()
-    sys.stderr.write(f"error: {printable(problem.message)}\n")
+        say(traceback.format_exc())
+    say(f"error: {printable(problem.message)}\n")
     if problem.hint:
-        sys.stderr.write(f"  {printable(problem.hint)}\n")
-    sys.stderr.flush()
+        say(f"  {printable(problem.hint)}\n")

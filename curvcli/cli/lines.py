@@ -1,13 +1,15 @@
 """Answers that are not one document: lines as a series goes on, and the summary of a CI job."""
 
 import os
-import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from curvcli.analyses.shared.question import Question
+from curvcli.cli.streams import put, say
+from curvcli.errors import OutputError
+from curvcli.files import Replacement
 from curvcli.report.data import Envelope
 
 
@@ -15,34 +17,42 @@ class Lines:
     """Writes each item as one line of JSON as soon as it is known.
 
     Args:
-        path: a file, written under a temporary name and renamed at the end; None: stdout.
+        path: a file, which is in its place at the end; None: stdout.
     """
 
     def __init__(self, path: str | None) -> None:
         self._path = Path(path) if path else None
-        self._file: IO[str] | None = None
+        self._made: Replacement | None = None
 
     def __call__(self, item: Any) -> None:
-        if self._path is not None and self._file is None:
-            self._file = self._temporary.open("w", encoding="utf-8")
-        file = self._file or sys.stdout
-        file.write(msgspec.json.encode(item).decode() + "\n")
-        file.flush()
+        line = msgspec.json.encode(item) + b"\n"
+        if self._path is None:
+            put(line.decode())
+            return
+        try:
+            self._made = self._made or Replacement(self._path)
+            self._made.file.write(line)
+            self._made.file.flush()
+        except OSError as error:
+            raise self._failed(error) from None
 
-    @property
-    def _temporary(self) -> Path:
-        assert self._path is not None
-        return self._path.with_name(self._path.name + ".tmp")
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{str(self._path)!r} cannot be written: {error.strerror}", "name another file by -o"
+        )
 
     def close(self, complete: bool) -> None:
-        """Rename the file; what was written of a run that failed is removed."""
-        if self._file is None:
+        """Put the file in its place; what was written of a run that failed is removed.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self._made is None:
             return
-        self._file.close()
-        if complete and self._path is not None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink()
+        try:
+            self._made.commit() if complete else self._made.discard()
+        except OSError as error:
+            raise self._failed(error) from None
 
 
 def append_summary(question: Question, envelope: Envelope[Any]) -> None:
@@ -56,7 +66,7 @@ def append_summary(question: Question, envelope: Envelope[Any]) -> None:
         f"curvcli {envelope.command}", question.view(envelope.result), envelope.findings
     )
     try:
-        with Path(summary).open("a", encoding="utf-8") as file:
+        with Path(summary).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
     except OSError as error:
-        sys.stderr.write(f"note: the job summary cannot be written: {error.strerror}\n")
+        say(f"note: the job summary cannot be written: {error.strerror}\n")

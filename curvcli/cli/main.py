@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,8 @@ from curvcli import __version__
 from curvcli.analyses.registry import NAMES, get
 from curvcli.cli import options
 from curvcli.cli.execute import execute
-from curvcli.errors import EXIT_BAD_INPUT, EXIT_OK, did_you_mean
+from curvcli.cli.streams import prepare, put, say, writing
+from curvcli.errors import EXIT_BAD_INPUT, EXIT_OK, OutputError, did_you_mean
 
 _EPILOG = (
     "Exit codes: 0 success, 1 findings under --strict, 2 bad input, 3 no answer, 70 internal error."
@@ -73,9 +74,27 @@ def schema(
 
 def main() -> None:
     """Entry point of the console script."""
+    prepare()
     try:
-        make_app()()
-    except BrokenPipeError:
-        # The reader has what it wanted (`| head`). Python would complain again while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_OK)
+        os.getcwd()
+    except OSError as problem:  # libraries below torch would end the program without a word
+        say(
+            f"error: there is no working directory: {problem.strerror}\n  change to one that exists\n"
+        )
+        sys.exit(EXIT_BAD_INPUT)
+    code: Any = EXIT_OK
+    try:
+        with writing():
+            make_app()()
+    except OutputError as problem:
+        say(f"error: {problem.message}\n")
+        code = problem.exit_code
+    except SystemExit as ending:
+        # Of a help text whose reader has closed the pipe, Click says 1, which is for violations.
+        code = EXIT_OK if isinstance(ending.__context__, BrokenPipeError) else ending.code
+    try:
+        put("")
+    except OutputError as problem:
+        say(f"error: {problem.message}\n")
+        code = problem.exit_code
+    sys.exit(code)

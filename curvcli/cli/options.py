@@ -17,6 +17,8 @@ _FOR_CHECKPOINT = {"unsafe_pickle", "trust_remote_code"}
 _FOR_NOTHING = {"device"}
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 
+_PROJECT = "Trust [tool.curvcli] of pyproject.toml here, also where it names code; or leave it out."
+
 FORMATS = ("table", "json", "markdown", "html")
 PICTURES = ("png", "svg")
 CASE_FORMATS = ("junit", "github", "gitlab", "sarif")
@@ -83,6 +85,8 @@ def signature(question: Question) -> inspect.Signature:
         parameters.append(
             _option(name, flag_kind, text, "Target options", shown, _ASSIGNED.get(name))
         )
+    if question.needs != "nothing":
+        parameters.append(_option("project", bool, _PROJECT, "Target options", None))
     for name, (kind, default, text) in OUTPUT_OPTIONS.items():
         kind = Literal[formats(question)] if name == "format" else kind  # noqa: PLW2901
         parameters.append(_option(name, kind, text, "Output options", None, default=default))

@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 
 from curvcli.analyses.shared.journal import Stage
-from curvcli.report.numbers import printable
+from curvcli.errors import printable
 
 
 class ProgressLine:
@@ -16,7 +16,7 @@ class ProgressLine:
     """
 
     def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled and sys.stderr.isatty()
+        self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
         self._stage = ""
         self._began = 0.0
         self._drawn = 0.0

@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM: the first asks for what is known so far, the second ends at once."""
 
 import signal
-import sys
 from types import FrameType
+
+from curvcli.cli.streams import say
 
 
 class Interruption:
@@ -23,5 +24,4 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        sys.stderr.write("\nending with what is known so far (again to stop at once)\n")
-        sys.stderr.flush()
+        say("\nending with what is known so far (again to stop at once)\n")

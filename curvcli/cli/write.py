@@ -9,7 +9,9 @@ from typing import Any
 
 from curvcli.analyses.shared.question import Question
 from curvcli.cli.options import CASE_FORMATS, PICTURES
+from curvcli.cli.streams import put, writing
 from curvcli.errors import OutputError
+from curvcli.files import write_whole
 from curvcli.report.data import Envelope
 
 SUFFIXES = {
@@ -26,8 +28,9 @@ _PIPE_WIDTH = 100
 
 def emit(question: Question, envelope: "Envelope[Any]", kind: str, path: str | None) -> None:
     """Render and write to stdout or to ``path`` (under a temporary name, then renamed)."""
-    if kind == "table" and path is None and sys.stdout.isatty():
-        to_terminal(question, envelope)
+    if kind == "table" and path is None and sys.stdout is not None and sys.stdout.isatty():
+        with writing():
+            to_terminal(question, envelope)
         return
     if kind in PICTURES:
         from curvcli.report import figure
@@ -37,17 +40,14 @@ def emit(question: Question, envelope: "Envelope[Any]", kind: str, path: str | N
         return
     text = render(question, envelope, kind)
     if path is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        put(text)
         return
-    _write(path, text.encode())
+    _write(path, text.encode(errors="backslashreplace"))
 
 
 def _write(path: str, content: bytes) -> None:
-    temporary = Path(path).with_name(Path(path).name + ".tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_whole(Path(path), content)
     except OSError as error:
         raise OutputError(
             f"{path!r} cannot be written: {error.strerror}", "name another file by -o"
@@ -111,8 +111,11 @@ def check_output(path: str | None) -> None:
     """
     if path is None:
         return
-    folder = Path(path).resolve().parent
-    if Path(path).is_dir():
+    place = Path(path)
+    folder = Path(os.path.realpath(path)).parent
+    if place.exists() and not place.is_file() and not place.is_dir():
+        return  # a device or a pipe, which is written into
+    if place.is_dir():
         raise OutputError(f"-o {path!r} is a directory", "name a file in it")
     if not folder.is_dir():
         raise OutputError(f"-o {path!r}: there is no directory {str(folder)!r}", "make it first")

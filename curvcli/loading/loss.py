@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, did_you_mean, some
-from curvcli.loading.references import is_reference, resolve
+from curvcli.loading.references import resolve
+from curvcli.loading.spec import is_reference
 from curvcli.machine.containers import fresh
 from curvcli.objective.calls import call_model, guarded, main_output
 from curvcli.objective.terms import LossTerms

@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from curvcli.errors import CurvError, did_you_mean
-
-
-def is_reference(text: str) -> bool:
-    """Whether ``text`` names an attribute of a module rather than a file."""
-    module, colon, attribute = text.rpartition(":")
-    return bool(colon) and len(module) > 1 and attribute.isidentifier()
+from curvcli.loading.spec import is_reference
+from curvcli.machine.memory import not_of_memory
 
 
 def resolve(text: str, what: str, error: type[CurvError]) -> Any:
@@ -48,9 +44,9 @@ def _from_file(path: Path, what: str, error: type[CurvError]) -> Any:
     path = path.resolve()
     if not path.is_file():
         raise error(f"{what}: there is no file {str(path)!r}", "check the path")
-    # The file's own folder is importable, as when it is run as a script.
+    # The file's own folder is importable, after everything else: a rich.py in it is not taken for the library.
     if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+        sys.path.append(str(path.parent))
     name = path.stem
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
@@ -67,6 +63,7 @@ def _from_file(path: Path, what: str, error: type[CurvError]) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as problem:
+        not_of_memory(problem)
         del sys.modules[name]
         raise error(
             f"{what}: importing {path.name} failed: {type(problem).__name__}: {problem}",
@@ -77,10 +74,11 @@ def _from_file(path: Path, what: str, error: type[CurvError]) -> Any:
 
 def _from_name(name: str, what: str, error: type[CurvError]) -> Any:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     try:
         return importlib.import_module(name)
     except Exception as problem:
+        not_of_memory(problem)
         raise error(
             f"{what}: importing {name!r} failed: {type(problem).__name__}: {problem}",
             "install it in this environment, or name the file: path/file.py:attribute",

@@ -6,6 +6,7 @@ description is the option's help. No torch here, so that ``--help`` stays fast.
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,8 +14,10 @@ import msgspec
 from msgspec import Meta
 
 from curvcli.errors import UsageError, did_you_mean
+from curvcli.files import check_regular
 
 Scalar = str | int | float | bool
+_LARGEST = 2**63 - 1
 
 
 class TargetSpec(
@@ -76,7 +79,8 @@ class TargetSpec(
         Meta(description="Samples per batch; default: the data's own."),
     ] = None
     max_batches: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Read only so many batches.")
+        Annotated[int, Meta(ge=1, le=_LARGEST)] | None,
+        Meta(description="Read only so many batches."),
     ] = None
     params: Annotated[
         list[str], Meta(description="Only parameters whose name matches this glob; repeatable.")
@@ -86,7 +90,7 @@ class TargetSpec(
         Literal["auto", "float32", "float64", "float16", "bfloat16"],
         Meta(description="Type to compute in; auto: the checkpoint's, at least float32."),
     ] = "auto"
-    seed: Annotated[int, Meta(description="Of every random vector.", ge=0)] = 0
+    seed: Annotated[int, Meta(description="Of every random vector.", ge=0, le=_LARGEST)] = 0
     train_mode: Annotated[
         bool, Meta(description="Use batch statistics (BatchNorm); dropout stays off.")
     ] = False
@@ -125,6 +129,12 @@ class TargetFile(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
+# Settings that let code in a file run, or let a file be overwritten: only the command line has them.
+_PROTECTION = {"unsafe-pickle", "trust-remote-code", "force"}
+# Options that make a command write a file besides its answer.
+_WRITING = {"state", "to", "update_baseline"}
+_CODE = ("model", "data", "loss", "objective")
+_LIBRARIES = ("timm", "torchvision")
 _PATHS = ("checkpoint", "model", "data", "loss", "objective")
 _FIELDS = {f.encode_name: f.name for f in msgspec.structs.fields(TargetSpec)}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
@@ -148,13 +158,46 @@ def read_target_file(path: Path, commands: tuple[str, ...]) -> TargetFile:
     return _split(_toml(path), path.parent, str(path), commands)
 
 
-def read_pyproject(directory: Path, commands: tuple[str, ...]) -> TargetFile:
-    """The same settings from ``[tool.curvcli]`` of the pyproject in ``directory``, if there is one."""
-    path = directory / "pyproject.toml"
+def is_reference(text: str) -> bool:
+    """Whether ``text`` names an attribute of a module rather than a file."""
+    module, colon, attribute = text.rpartition(":")
+    return bool(colon) and len(module) > 1 and attribute.isidentifier()
+
+
+def read_pyproject(commands: tuple[str, ...]) -> TargetFile:
+    """The same settings from ``[tool.curvcli]`` of the pyproject in the working directory, if there is one.
+
+    Raises:
+        UsageError: it is not TOML, has an unknown key, or no table where one belongs.
+    """
+    path = Path.cwd() / "pyproject.toml"
     if not path.is_file():
         return TargetFile({}, {})
-    table = _toml(path).get("tool", {}).get("curvcli", {})
-    return _split(table, directory, f"[tool.curvcli] in {path}", commands)
+    table: Any = _toml(path)
+    for name in ("tool", "curvcli"):
+        table = table.get(name, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{name!r} in {path} is {table!r:.40}, not a table", "mend it")
+    return _split(table, path.parent, f"[tool.curvcli] in {path}", commands)
+
+
+def reaching(file: TargetFile, overridden: Iterable[str]) -> list[str]:
+    """Settings of a file that make code of its folder run, or files be written, unless they are overridden."""
+    code = [
+        key
+        for key, value in file.settings.items()
+        if key in _CODE
+        and key not in overridden
+        and isinstance(value, str)
+        and is_reference(value)
+        and value.partition(":")[0] not in _LIBRARIES
+    ]
+    return code + [
+        f"{command}.{name}"
+        for command, values in file.options.items()
+        for name in values
+        if name in _WRITING
+    ]
 
 
 def make_spec(*layers: dict[str, Any]) -> TargetSpec:
@@ -200,6 +243,10 @@ def parse_assignments(pairs: list[str], flag: str) -> dict[str, Any]:
             result[name] = tomllib.loads(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:
             result[name] = text
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{flag} {pair[:40]}…: {str(error)[:100]}", "give it a smaller value"
+            ) from None
     return result
 
 
@@ -220,17 +267,16 @@ def option_fields() -> list[tuple[str, Any, Any, str]]:
 
 
 def _toml(path: Path) -> dict[str, Any]:
+    check_regular(path, UsageError, "target file")
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {str(path)!r}", "check the path") from None
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read: {error.strerror}", "check the path"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{str(path)!r} is not a TOML file: {error}", "mend it at that place"
+            f"{str(path)!r} is not a TOML file: {str(error)[:200]}", "mend it at that place"
         ) from None
 
 
@@ -240,6 +286,13 @@ def _split(
     settings: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
     for key, value in table.items():
+        nested = list(value) if key in commands and isinstance(value, dict) else []
+        unsafe = next((name for name in (key, *nested) if name in _PROTECTION), None)
+        if unsafe is not None:
+            raise UsageError(
+                f"{where} sets {unsafe}, which only the command line may",
+                f"take it out; if you trust what is inspected, pass --{unsafe}",
+            )
         if key in commands and isinstance(value, dict):
             options[key] = {name.replace("-", "_"): v for name, v in value.items()}
         elif key in _FIELDS:

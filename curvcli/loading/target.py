@@ -34,6 +34,7 @@ from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
 from curvcli.machine.containers import move
 from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
+from curvcli.machine.memory import check_fits
 from curvcli.machine.precision import precision_note, set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
@@ -129,6 +130,9 @@ class Target:
         """The network with the checkpoint's weights, on its device and in its dtype."""
         directory, checkpoint = self.directory, self.checkpoint
         torch.manual_seed(self.spec.seed)
+        if checkpoint is not None:
+            stored = sum(t.bytes for t in checkpoint.tensors)
+            check_fits(stored, self.spec.memory_bytes, f"the network in {checkpoint.path.name}")
         if directory is not None:
             model, notes = directory.load(self.spec.allow_partial)
             self.notes.extend(notes)
@@ -186,6 +190,7 @@ class Target:
             max_batches=self.spec.max_batches,
             unsafe_pickle=self.spec.unsafe_pickle,
             readers=self._readers(),
+            memory=self.spec.memory_bytes,
         )
         set_precision(self.spec.tf32)  # what was imported may have set its own
         return read
@@ -216,7 +221,7 @@ class Target:
 
         def images(path: Path) -> Iterable[Any]:
             how = preprocessing(spec.model, spec.model_args, self.directory)
-            return image_batches(path, how, spec.batch_size, self.notes)
+            return image_batches(path, how, spec.batch_size, self.notes, spec.memory_bytes)
 
         def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
             usual = set(TARGET_NAMES) - set(spec.input_key)

@@ -1,10 +1,12 @@
 """Bytes: how many there are, how many something needs, and what to do when they run out."""
 
+import errno
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
 
+from curvcli.errors import MemoryLimitError
 from curvcli.machine.device import free_memory, used_memory
 
 # Fragmentation and buffers inside kernels, which no tensor shows.
@@ -72,9 +74,47 @@ def human(size: float) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that an allocation failed, on a device or on the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)
+
+
+def not_of_memory(error: BaseException) -> None:
+    """Before an exception of any kind is explained by what was being done: it may be that memory ran out.
+
+    Raises:
+        MemoryLimitError: it is.
+    """
+    if isinstance(error, MemoryLimitError):
+        raise error
+    if out_of_memory(error):
+        raise MemoryLimitError(
+            f"out of memory: {' '.join(str(error).split())[:160]}",
+            "set --memory to a limit that the machine can hold",
+        ) from error
+
+
+def check_fits(size: float, limit: int | None, what: str) -> None:
+    """Before something is made: whether there is room for it.
+
+    Args:
+        size: in bytes.
+        limit: bytes that the process may use in all; None: as many as there are.
+        what: takes it, for messages.
+
+    Raises:
+        MemoryLimitError: there is not.
+    """
+    left = room(torch.device("cpu"), limit)
+    if size > left:
+        raise MemoryLimitError(
+            f"{what} takes {human(size)}, and {human(left)} are left",
+            "raise --memory, or take a smaller part",
+        )
 
 
 def retried(compute: Callable[[], R], give_way: Callable[[], None]) -> R:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import NamedTuple
 
+from curvcli.errors import printable
 from curvcli.report.data import Chart, Series
-from curvcli.report.numbers import number, printable
+from curvcli.report.numbers import number
 
 _WIDTH, _HEIGHT = 60, 10
 _EMPTY = 0x2800

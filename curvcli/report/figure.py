@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from io import BytesIO
 
-from curvcli.errors import OutputError
+from curvcli.errors import OutputError, printable
 from curvcli.report.data import Block, Chart, Series
-from curvcli.report.numbers import printable
 
 _COLOURS = ("#2e8b57", "#b5179e", "#c08000", "#008b8b", "#3060c0")
 

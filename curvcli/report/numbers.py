@@ -2,6 +2,7 @@
 
 import math
 
+from curvcli.errors import printable
 from curvcli.report.data import Bar, Cell, Measured
 
 # Characters of a full bar where there is room.
@@ -54,8 +55,3 @@ def bar(share: float, width: int = BAR) -> str:
     eighths = round(min(1.0, max(0.0, share)) * width * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-
-
-def printable(raw: str) -> str:
-    """Text from a file without control characters, which could drive the terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in raw)

@@ -136,7 +136,7 @@ def test_tables_fit_eighty_columns(arguments: tuple[str, ...]) -> None:
 
 BAD = [
     (["hessian"], "neither a checkpoint nor a model"),
-    (["hessian", "none.toml"], "there is no file"),
+    (["hessian", "none.toml"], "there is no target file"),
     (["hessian", "none.safetensors", "--model", "torch.nn:Identity", "--data", "d.npz", "--loss", "mse"], "no file"),
     (["hessian", MLP, "--loss", "cross_entropi"], "Did you mean 'cross_entropy'"),
     (["hessian", MLP, "--top", "-1"], "--top -1"),
@@ -239,7 +239,7 @@ def test_settings_come_from_pyproject_then_target_file_then_flags(
         f'[tool.curvcli]\nmodel = "{samples}/models.py:DigitsMLP"\ndata = "{samples}/digits.npz"\n'
         'loss = "cross_entropy"\nseed = 5\n[tool.curvcli.hessian]\ntop = 1\nbottom = 0\n'
     )
-    _, envelope = answer("hessian", str(samples / "digits_mlp.safetensors"))
+    _, envelope = answer("hessian", str(samples / "digits_mlp.safetensors"), "--project")
     assert envelope["target"]["seed"] == 5
     assert len(envelope["result"]["top"]) == 1
     (tmp_path / "t.toml").write_text(

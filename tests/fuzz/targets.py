@@ -35,6 +35,7 @@ from curvcli.loading.models.guess import recognise
 from curvcli.loading.models.huggingface import Directory
 from curvcli.loading.models.library import RAW
 from curvcli.loading.spec import make_spec, read_target_file
+from tests.fuzz import kept
 
 MEMORY = 4 << 30
 """Resident memory that no input may make the process grow by."""
@@ -101,6 +102,12 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "directory": (".json", _directory),
     "images": (".png", _images),
     "target file": (".toml", _toml),
+    "project": (".toml", kept.read_project),
+    "rules": (".txt", kept.read_rule),
+    "state": (".state", kept.read_state),
+    "baseline": (".json", kept.read_kept_baseline),
+    "cache": (".json", kept.read_answer),
+    "optimizer": (".pt", kept.read_optimizer),
 }
 
 
@@ -151,15 +158,22 @@ def _plain(folder: Path, name: str) -> list[bytes]:
             b'{"auto_map": {"AutoModel": "a.B"}}', b'[{"path": "../x", "type": "os.system"}]',
             b'{"base_model_name_or_path": "/etc"}', b'{"architectures": 3, "id2label": 7}', b"[" * 100_000,
         ],
-        "index": [
-            b'{"weight_map": {"a": "../b.safetensors"}}', b'{"weight_map": {"a": 3}}', b'{"weight_map": []}',
-            b'{"weight_map": {"a": "/etc/passwd"}}', b"{" * 50_000,
-        ],
         "target file": [
             b'checkpoint = "a.pt"\nloss = "mse"\n[hessian]\ntop = 3\n', b"batch-size = -1\n", b"a = [" * 500,
-            b"data = 3",
+            b"data = 3", b"seed = 18446744073709551616\n", b"hessian = 3\n", b'unsafe-pickle = true\n',
+            b'model-args = { a = 1979-05-27T07:32:00Z }\n', b"[hessian]\nstate = 3\n",
+            b'loss = "mse"\nobjective = "a:b"\n',
         ],
     }[name]  # fmt: skip
+
+
+def _index(folder: Path, _: str) -> list[bytes]:
+    """Indices, also of a shard that is there: the index's own text is no safetensors file."""
+    return [
+        b'{"weight_map": {"a": "../b.safetensors"}}', b'{"weight_map": {"a": 3}}', b'{"weight_map": []}',
+        b'{"weight_map": {"a": "/etc/passwd"}}', b"{" * 50_000, b'{"weight_map": {"a": ["b"]}}',
+        b'{"weight_map": {"a": "input.index.json", "b": "."}}', b'{"weight_map": {"a": "b.safetensors", "a": "c"}}',
+    ]  # fmt: skip
 
 
 def _safetensors(folder: Path, _: str) -> list[bytes]:
@@ -241,7 +255,8 @@ def _png(_: Path, __: str) -> list[bytes]:
 
 _MAKERS: dict[str, Callable[[Path, str], list[bytes]]] = {
     "safetensors": _safetensors, "torch": _torch, "pickle": _torch, "program": _program, "torchscript": _torchscript,
-    "npz": _npz, "parquet": _parquet, "images": _png,
+    "npz": _npz, "parquet": _parquet, "images": _png, "index": _index, "project": kept.projects, "rules": kept.rules,
+    "state": kept.states, "baseline": kept.baselines, "cache": kept.answers, "optimizer": kept.optimizers,
 }  # fmt: skip
 # Readers written in C++ that trust what carries a right checksum: inside, only text is changed.
 _TEXT_ONLY = {"torchscript": (".py",), "program": (".json",)}

@@ -8,11 +8,11 @@ from typing import Any
 from curvcli.analyses.check.cache import NotKept, TargetKey, lookup, store
 from curvcli.analyses.check.result import AnalysisRun
 from curvcli.analyses.registry import get
-from curvcli.analyses.shared.answer import Answer, envelope, error_info
+from curvcli.analyses.shared.answer import Answer, envelope, error_info, internal
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.question import Question
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import EXIT_INTERNAL, CurvError
+from curvcli.analyses.shared.trouble import explained
 from curvcli.report.data import Envelope, ErrorInfo
 
 _WHERE = "[{}] in the target file"
@@ -110,10 +110,10 @@ def _ask(member: Subject, question: Question, journal: Journal) -> Envelope[Any]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = question.ask(subject, values, journal, _WHERE.format(question.name))
-    except CurvError as problem:
-        error = error_info(problem)
-    except (MemoryError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise
-    except Exception as problem:  # one question that fails must not hide what the others say
-        error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", None, EXIT_INTERNAL)
+    except (Exception, SystemExit) as problem:
+        # One question that fails must not hide what the others say.
+        known = explained(problem)
+        error = error_info(known) if known else internal(problem)
     return envelope(question.name, subject, journal, answer, error)

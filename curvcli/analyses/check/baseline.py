@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.figures import Figure
 from curvcli.errors import OutputError, UsageError
+from curvcli.files import check_regular, folder_locked, write_whole
 
 
 class BaselineTarget(Struct, frozen=True):
@@ -36,6 +37,9 @@ def read_baseline(path: Path, may_be_missing: bool) -> BaselineFile:
     """
     if may_be_missing and not path.exists():
         return BaselineFile()
+    if not path.exists():
+        raise UsageError(f"there is no baseline {str(path)!r}", "make it by --update-baseline")
+    check_regular(path, UsageError, "baseline")
     try:
         return msgspec.json.decode(path.read_bytes(), type=BaselineFile)
     except OSError as error:
@@ -43,27 +47,28 @@ def read_baseline(path: Path, may_be_missing: bool) -> BaselineFile:
             f"the baseline {str(path)!r} cannot be read: {error.strerror}",
             "make it by --update-baseline",
         ) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             f"{str(path)!r} is not a baseline of curvcli: {error}", "make it by --update-baseline"
         ) from None
 
 
-def write_baseline(path: Path, before: BaselineFile, updated: dict[str, BaselineTarget]) -> None:
-    """Write the baseline with the targets that were updated; those of others stay.
+def write_baseline(path: Path, updated: dict[str, BaselineTarget]) -> None:
+    """Write the baseline with the targets that were updated; those of others stay, also of who writes at this moment.
 
     Raises:
         OutputError: ``path`` cannot be written.
+        UsageError: what is there by now is no baseline.
     """
-    targets = dict(sorted({**before.targets, **updated}.items()))
-    text = msgspec.json.format(msgspec.json.encode(BaselineFile(targets=targets)), indent=2)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(text + b"\n")
-        temporary.replace(path)
-    except OSError as error:
+        with folder_locked(path.parent):
+            before = read_baseline(path, may_be_missing=True)
+            targets = dict(sorted({**before.targets, **updated}.items()))
+            text = msgspec.json.format(msgspec.json.encode(BaselineFile(targets=targets)), indent=2)
+            write_whole(path, text + b"\n")
+    except (OSError, UnicodeEncodeError) as error:
         raise OutputError(
-            f"the baseline {str(path)!r} cannot be written: {error.strerror}",
+            f"the baseline {str(path)!r} cannot be written: {getattr(error, 'strerror', error)}",
             "name another file by --baseline",
         ) from None
 

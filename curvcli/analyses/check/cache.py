@@ -5,8 +5,10 @@ the user's. A model, loss or objective in ``file.py`` is hashed with all Python 
 """
 
 import hashlib
+import json
 import os
 import platform
+import stat
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -17,6 +19,7 @@ import msgspec
 
 from curvcli import __version__
 from curvcli.analyses.shared.question import Question
+from curvcli.files import write_whole
 from curvcli.loading.spec import TargetSpec
 from curvcli.report.data import Envelope
 
@@ -26,6 +29,8 @@ _VERSIONS = (
 )  # fmt: skip
 # Of an adapter of the peft library: names the model that it changes.
 _ADAPTER = "adapter_config.json"
+BYTES = 100_000_000
+"""Size of all answers that are kept."""
 # Python files that are read for a key at most.
 _SOURCES = 200
 
@@ -57,7 +62,7 @@ class TargetKey:
         if self._digest is None:
             self._digest = self._of_target()
         digest = hashlib.sha256(self._digest.encode())
-        digest.update(msgspec.json.encode([name, options], order="sorted"))
+        digest.update(_plain([name, options]))
         for text in _texts(options):
             if Path(text).exists():
                 digest.update(self._content(Path(text)).encode())
@@ -69,7 +74,7 @@ class TargetKey:
             repr((__version__, sys.version, _own_source(), _machine(), _versions())).encode()
         )
         settings = msgspec.to_builtins(self.spec)
-        digest.update(msgspec.json.encode(settings, order="sorted"))
+        digest.update(_plain(settings))
         if self.spec.model is None and (Path(self.spec.checkpoint or "") / _ADAPTER).exists():
             raise NotKept("the adapter's base lies where the adapter says, which is not hashed")
         if self.spec.data is not None and not Path(self.spec.data).exists():
@@ -91,7 +96,7 @@ class TargetKey:
         if path not in self._seen:
             digest = hashlib.sha256()
             for file in _files(path):
-                digest.update(f"{file.relative_to(path.parent)}\0".encode())
+                digest.update(os.fsencode(file.relative_to(path.parent)) + b"\0")
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
             self._seen[path] = digest.hexdigest()
@@ -106,6 +111,11 @@ class TargetKey:
         if len(sources) > _SOURCES:
             raise NotKept(f"there are more than {_SOURCES} Python files beside {file.name}")
         return " ".join(self._content(source) for source in sources)
+
+
+def _plain(value: Any) -> bytes:
+    """Settings as bytes that depend on nothing else; paths in them need not be Unicode."""
+    return json.dumps(msgspec.to_builtins(value), sort_keys=True).encode()
 
 
 def _own_source() -> str:
@@ -151,27 +161,61 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from sorted(f for f in path.rglob("*") if f.is_file())
         return
-    yield path
+    if path.is_file():
+        yield path
     if path.name.endswith(".index.json"):
         yield from sorted(path.parent.glob("*.safetensors"))
 
 
 def lookup(key: str, question: Question) -> Envelope[Any] | None:
-    """The answer that is kept under a key; one that cannot be read is as good as none."""
+    """The answer that is kept under a key; one that cannot be read, or is another's, is as good as none."""
+    path = folder() / f"{key}.json"
     try:
-        content = (folder() / f"{key}.json").read_bytes()
+        if not (_ours(path.parent) and _ours(path)):
+            return None
+        head, _, content = path.read_bytes().partition(b"\n")
+        if head.decode("ascii") != _head(key, content):
+            return None
+        os.utime(path)
         return msgspec.json.decode(content, type=Envelope[question.result])  # type: ignore[name-defined]
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
 
 
 def store(key: str, envelope: Envelope[Any]) -> None:
-    """Keep an answer; a cache that cannot be written is no error."""
+    """Keep an answer, and no more of them than `BYTES`; a cache that cannot be written is no error."""
     path = folder() / f"{key}.json"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(msgspec.json.encode(envelope))
-        temporary.replace(path)
-    except OSError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _ours(path.parent):
+            return
+        content = msgspec.json.encode(envelope)
+        write_whole(path, f"{_head(key, content)}\n".encode() + content)
+        _evict(path.parent)
+    except (OSError, UnicodeEncodeError):
         return
+
+
+def _head(key: str, content: bytes) -> str:
+    """What binds an answer to its key."""
+    return f"curvcli-cache/2 {hashlib.sha256(key.encode() + content).hexdigest()}"
+
+
+def _ours(path: Path) -> bool:
+    """Whether it belongs to who runs this, and nobody else may write there."""
+    status = path.lstat()
+    owned = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    plain = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
+    if owned and stat.S_ISDIR(status.st_mode) and status.st_mode & 0o022:
+        path.chmod(0o700)
+    return owned and plain
+
+
+def _evict(place: Path) -> None:
+    """Forget the answers that were asked for the longest ago, beyond `BYTES`."""
+    kept = sorted(((p.stat(), p) for p in place.glob("*.json")), key=lambda e: -e[0].st_mtime_ns)
+    size = 0
+    for status, path in kept:
+        size += status.st_size
+        if size > BYTES:
+            path.unlink(missing_ok=True)

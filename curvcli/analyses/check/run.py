@@ -66,7 +66,7 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
         if options.update_baseline and all(run.error is None for run in target.analyses):
             updated[key] = _figures(target)
     if path is not None and options.update_baseline:
-        write_baseline(path, before, updated)
+        write_baseline(path, updated)
         journal.note(f"the baseline {path} has the figures of {len(updated)} targets now")
     result = _result(checked, options.undecided, options.confidence, options.baseline)
     return journal.answer(result, exit_code=_conclude(journal, result))

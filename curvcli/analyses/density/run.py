@@ -206,6 +206,8 @@ def _result(
     top = max(norm, 10 * floor)
     plus, minus = (bulk.log_curve(floor, top, _LOG_POINTS, sign) for sign in (1, -1))
     degrees = found.degrees
+    # An eigenvalue moves by no more than ‖E‖_F (Hoffman & Wielandt).
+    edges_of_zero = max(0.0, zero - rounding), zero + rounding
     return DensityResult(
         matrix=matrix,
         grid=linear.grid_G.tolist(),
@@ -214,8 +216,10 @@ def _result(
         kernel_width=bulk.kernel_width(),
         log_axis=LogAxis(plus.grid_G.tolist(), *_lists(plus), *_lists(minus)),
         moments=[_moment(found, k, rounding) for k in (1, 2, 3, 4)],
-        mass_at_zero=_share(found.within(zero), degrees),
-        mass_below_zero=_share(found.below(-zero), degrees),
+        mass_at_zero=_share(found.within(zero), degrees, [found.within(z) for z in edges_of_zero]),
+        mass_below_zero=_share(
+            found.below(-zero), degrees, [found.below(-z) for z in reversed(edges_of_zero)]
+        ),
         zero=zero,
         outliers=apart,
         more_outliers=method == "probes" and 0 < asked == len(apart),
@@ -242,10 +246,12 @@ def _lists(curve: Curve) -> tuple[list[float], list[float]]:
     return curve.density_G.tolist(), curve.standard_error_G.tolist()
 
 
-def _share(mass: Mass, degrees: int) -> Share:
-
+def _share(mass: Mass, degrees: int, beside: list[Mass]) -> Share:
+    """The share with its interval; ``beside`` are those with the threshold moved by rounding, inward and outward."""
     if math.isnan(mass.standard_error):  # a single probe does not tell its own error
         return Share(mass.value, None, degrees, (0.0, 1.0))
     margin = quantile(0.95, degrees) * mass.standard_error if degrees else 0.0
-    interval = max(0.0, mass.low - margin), min(1.0, mass.high + margin)
-    return Share(mass.value, mass.standard_error, degrees, interval)
+    low, high = min(mass.low, beside[0].low), max(mass.high, beside[1].high)
+    return Share(
+        mass.value, mass.standard_error, degrees, (max(0.0, low - margin), min(1.0, high + margin))
+    )

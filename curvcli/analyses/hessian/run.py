@@ -1,5 +1,6 @@
 """`curvcli hessian`: the ends of a curvature matrix's spectrum, each eigenvalue with its error."""
 
+import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,13 +18,13 @@ from curvcli.analyses.shared.certified import (
     check_products,
 )
 from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
-from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.journal import Journal, Reason, Stage
 from curvcli.analyses.shared.known import exact_spectrum
 from curvcli.analyses.shared.matrices import Chosen
 from curvcli.analyses.shared.matrix_options import PreconditionerInfo
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import UsageError
+from curvcli.errors import OutputError, UsageError
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
@@ -35,6 +36,10 @@ from curvcli.operators.curvature.gram import GramSpectrum
 from curvcli.operators.curvature.layer_spectra import leading
 
 CAPACITY = 200
+SAVE_SECONDS = 30.0
+"""Between two writings of the state, at least."""
+SAVE_SHARE = 20.0
+"""So many times as long as it took to write it, at least."""
 
 
 def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[HessianResult]:
@@ -65,9 +70,9 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
             return journal.answer(result, vectors_KN=found.pairs.vectors_KN)
     key = f"{subject.fingerprint()} {chosen}" if options.state else ""
     state = _resumed(subject, options, journal, operator, key)
-    found = _Found(_searched(options, journal, operator, wanted, state))
-    if options.state is not None:
-        save_state(Path(options.state), state, key)
+    saved = _Saved(options.state, state, key)
+    found = _Found(_searched(options, journal, operator, wanted, state, saved))
+    saved.now()
     known = leading(state) if layers else None
     state.basis.drop()
     pairs, result = _result(journal, operator, found, options, preconditioner)
@@ -77,6 +82,38 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
         )
         result = msgspec.structs.replace(result, per_layer=per_layer)
     return journal.answer(result, vectors_KN=found.pairs.vectors_KN)
+
+
+class _Saved:
+    """The run on disk, written again when the time since then is long against what writing takes.
+
+    Args:
+        path: where to; None: nowhere.
+        state: the run.
+        key: of the operator.
+    """
+
+    def __init__(self, path: str | None, state: LanczosState, key: str) -> None:
+        self._path = Path(path) if path else None
+        self._state, self._key = state, key
+        self._next = time.monotonic() + SAVE_SECONDS
+
+    def now(self) -> None:
+        """Write it; the file is the last state or this one, whatever happens meanwhile."""
+        if self._path is None:
+            return
+        began = time.monotonic()
+        save_state(self._path, self._state, self._key)
+        ended = time.monotonic()
+        self._next = ended + max(SAVE_SECONDS, SAVE_SHARE * (ended - began))
+
+    def between_products(self) -> None:
+        """Write it if it is due."""
+        if self._state.processed and time.monotonic() >= self._next:
+            try:
+                self.now()
+            except OutputError:  # a full disk may have room again; at the end it is an error
+                self._next = time.monotonic() + SAVE_SECONDS
 
 
 class _Found(NamedTuple):
@@ -112,8 +149,13 @@ def _searched(
     operator: Curvature[Any],
     wanted: Wanted,
     state: LanczosState,
+    saved: _Saved,
 ) -> LanczosResult:
     """The pairs that Lanczos finds."""
+
+    def stop() -> Reason | None:
+        saved.between_products()
+        return journal.stop()
 
     def report(progress: Progress) -> None:
         expected = min(_expected(progress, options.recheck), options.max_matvecs)
@@ -128,7 +170,7 @@ def _searched(
         probability=1 - options.probability,
         recheck=options.recheck,
         state=state,
-        stop=journal.stop,
+        stop=stop,
         progress=report,
     )
 

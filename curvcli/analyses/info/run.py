@@ -1,5 +1,7 @@
 """`curvcli info`: what is in a checkpoint. Needs no model."""
 
+import math
+
 import torch
 
 from curvcli.analyses.info.command import InfoOptions
@@ -9,6 +11,11 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
+from curvcli.loading.checkpoints.checkpoint import Checkpoint, TensorInfo
+
+_BLOCK = 1 << 22
+"""Bytes that are measured at a time."""
+_MEASURED = ("float", "bfloat16", "int", "uint", "bool")
 
 
 def run(subject: Subject, options: InfoOptions, journal: Journal) -> Answer[InfoResult]:
@@ -22,9 +29,9 @@ def run(subject: Subject, options: InfoOptions, journal: Journal) -> Answer[Info
         raise UsageError("no checkpoint is given", "name one: curvcli info weights.safetensors")
     values: dict[str, tuple[float | None, float | None, int]] = {}
     if not options.headers_only:
-        for done, (name, tensor) in enumerate(checkpoint.items()):
-            journal.progress(Stage("tensors", done, len(checkpoint.tensors), name))
-            values[name] = _measure(tensor)
+        for done, tensor in enumerate(checkpoint.tensors):
+            journal.progress(Stage("tensors", done, len(checkpoint.tensors), tensor.name))
+            values[tensor.name] = _measure(checkpoint, tensor)
         _ = subject.target.checkpoint_sha256
     entries = [
         TensorEntry(
@@ -56,15 +63,21 @@ def run(subject: Subject, options: InfoOptions, journal: Journal) -> Answer[Info
     )
 
 
-def _measure(tensor: object) -> tuple[float | None, float | None, int]:
-    """(norm of the finite entries, rms, non-finite count)."""
-    assert isinstance(tensor, torch.Tensor)
-    if tensor.is_quantized or tensor.is_complex():
+def _measure(checkpoint: Checkpoint, info: TensorInfo) -> tuple[float | None, float | None, int]:
+    """(norm of the finite entries, rms, non-finite count), block by block; nothing is known of types that hold bits."""
+    if not info.dtype.startswith(_MEASURED) or not hasattr(torch, info.dtype):
         return None, None, 0
-    values = tensor.to(torch.float64) if tensor.is_floating_point() else tensor.double()
-    finite = torch.isfinite(values)
-    norm = float(torch.linalg.vector_norm(torch.where(finite, values, 0.0)))
-    return norm, norm / max(1, values.numel()) ** 0.5, int((~finite).sum())
+    norms, nonfinite, count = [], 0, 0
+    for piece in checkpoint.pieces(info.name, _BLOCK):
+        values = piece.double()
+        finite = torch.isfinite(values)
+        if not finite.all():
+            values = values[finite]
+        norms.append(float(torch.linalg.vector_norm(values)))
+        nonfinite += piece.numel() - values.numel()
+        count += piece.numel()
+    norm = math.hypot(*norms)
+    return norm, norm / max(1, count) ** 0.5, nonfinite
 
 
 def _count(shape: list[int]) -> int:

@@ -10,6 +10,7 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import ModelError, OutputError, UsageError
+from curvcli.files import write_whole
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.models.guess import build_auto, recognise
 from curvcli.loading.models.huggingface import is_directory
@@ -37,7 +38,7 @@ def run(subject: Subject, options: InitOptions, journal: Journal) -> Answer[Init
     form, recognised, settings, unknown, remarks = _look(subject, journal, source)
     text = _write(source, target, recognised, settings, unknown, remarks)
     try:
-        target.write_text(text, "utf-8")
+        write_whole(target, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise OutputError(
             f"{str(target)!r} cannot be written: {error.strerror}", "name another file by --to"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from curvcli import __version__
-from curvcli.errors import CurvError
+from curvcli.errors import EXIT_INTERNAL, CurvError
 from curvcli.report.data import Envelope, ErrorInfo, Finding
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ def envelope(
         cost=subject.cost_info(journal.seconds),
         error=error,
     )
+
+
+def internal(problem: BaseException) -> ErrorInfo:
+    """A defect of curvcli as it stands in an envelope."""
+    hint = "this is a defect of curvcli: please report it with the output of the same command with --verbose"
+    return ErrorInfo("internal", f"{type(problem).__name__}: {problem}", hint, EXIT_INTERNAL)
 
 
 def error_info(problem: CurvError) -> ErrorInfo:

@@ -230,6 +230,7 @@ def check_random_product(
     """The product with a random vector against finite differences, and against itself in a more exact arithmetic."""
     if journal.stop() is not None:
         return Checked(None, False), MatrixError(0.0, 0.0)
+    eps = torch.finfo(operator.dtype).eps
     vector_N = random_unit_vector(operator, torch.Generator().manual_seed(seed))
     product_N = operator.matvec(vector_N)
     checked = check_products(journal, operator, vector_N, product_N)
@@ -238,9 +239,11 @@ def check_random_product(
         journal.note("the rounding of products could not be measured: errors may be larger")
         return checked, MatrixError(0.0, 0.0)
     n = operator.n
-    norm = n**0.5 * float(euclidean_norm(found.error_N))
+    size = n**0.5 * float(euclidean_norm(product_N))
+    # Vectors are stored in the operator's precision too.
+    norm = n**0.5 * float(euclidean_norm(found.error_N)) + ROUNDING * eps * size
     if found.by == "rounded weights":
-        norm += saturation(operator.objective) * n**0.5 * float(euclidean_norm(product_N))
+        norm += saturation(operator.objective) * size
     aligned = abs(float(torch.dot(found.error_N, vector_N.to(found.error_N.dtype))))
     return checked, MatrixError(norm, n * aligned + 2**0.5 * norm)
 

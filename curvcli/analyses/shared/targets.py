@@ -29,7 +29,11 @@ class Named(NamedTuple):
 
 
 def resolve_targets(
-    arguments: list[str], flags: dict[str, Any], commands: tuple[str, ...], kind: Targets
+    arguments: list[str],
+    flags: dict[str, Any],
+    commands: tuple[str, ...],
+    kind: Targets,
+    project: bool | None = None,
 ) -> list[Named]:
     """The targets that arguments name; a checkpoint takes the settings of the target file before it.
 
@@ -52,10 +56,10 @@ def resolve_targets(
             file = argument
             if only_settings and index == 0:
                 continue
-            spec, tables = resolve_target(argument, flags, commands)
+            spec, tables = resolve_target(argument, flags, commands, project)
         else:
             override = flags if argument is None else {"checkpoint": argument, **flags}
-            spec, tables = resolve_target(file, override, commands)
+            spec, tables = resolve_target(file, override, commands, project)
         found.append(Named(argument or spec.checkpoint or "target", spec, tables, file))
     if kind == "pair" and len(found) != 2:
         raise UsageError(

@@ -1,5 +1,6 @@
 """A Lanczos run on disk, so that a later run goes on instead of starting again."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
+from curvcli.files import check_regular, write_whole
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.factorization import LanczosState, Tail
 from curvcli.linalg.operator import SymmetricOperator
+from curvcli.linalg.vectors import euclidean_norm
 
-_FORMAT = "curvcli-lanczos/1"
+_FORMAT = "curvcli-lanczos/2"
+# How far the length of a saved basis vector may be from 1; rounding leaves less in float16.
+_UNIT = 1e-2
 _COUNTERS = ("processed", "first_cycle", "matvecs", "restarts", "copies_found", "rechecked")
 
 
@@ -54,10 +59,9 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         },
     }
     metadata = {"format": _FORMAT, "fingerprint": fingerprint, "scalars": json.dumps(scalars)}
-    temporary = path.with_name(path.name + ".tmp")
+    metadata["sha256"] = _digest(tensors, metadata)
     try:
-        temporary.write_bytes(save(tensors, metadata))
-        temporary.replace(path)
+        write_whole(path, save(tensors, metadata))
     except OSError as error:
         raise OutputError(
             f"{str(path)!r} cannot be written: {error.strerror}", "check --state"
@@ -70,6 +74,7 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     Raises:
         CurvError: not a saved state, or one of another operator.
     """
+    check_regular(path, CurvError, "state")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -82,10 +87,21 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
         raise CurvError(
             f"{path.name} is not a readable state: {error}", "delete it to start anew"
         ) from None
+    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        raise CurvError(
+            f"{path.name} is damaged: its checksum is not that of its content",
+            "delete it to start anew",
+        )
     if metadata.get("fingerprint") != fingerprint:
         raise CurvError(
             f"{path.name} belongs to another run: weights, data, loss or dtype differ",
             "delete it, or name another file by --state",
+        )
+    scalars = json.loads(metadata["scalars"])
+    if not _fits(tensors, scalars, op.n):
+        raise CurvError(
+            f"{path.name} holds no state of a run: its vectors are not {op.n} long and of length 1",
+            "delete it to start anew",
         )
     rows = tensors["basis"]
     if rows.shape[0] > min(capacity, op.n):
@@ -93,7 +109,6 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
             f"{path.name} holds {rows.shape[0]} vectors, but only {capacity} fit in memory",
             "raise --memory",
         )
-    scalars = json.loads(metadata["scalars"])
     basis = Basis(op.n, capacity, op.dtype, op.device)
     for row in rows:
         basis.append(row.to(op.device))
@@ -122,6 +137,32 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     if state.orthogonality.partial:
         state.left_out_MM[:m, :m] = tensors["left_out"].numpy()
     return state
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of everything in a state but itself."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _fits(tensors: dict[str, Tensor], scalars: dict[str, Any], n: int) -> bool:
+    """Whether shapes and counters belong together, and the basis is made of unit vectors."""
+    rows_MN, m = tensors["basis"], scalars["processed"]
+    squares = (tensors["t"].shape, tensors["left_out"].shape)
+    directions = [t for name, t in tensors.items() if name.startswith("suspended.")]
+    return (
+        rows_MN.shape[1:] == (n,)
+        and m <= rows_MN.shape[0] <= m + 1
+        and all(shape == (m, m) for shape in squares)
+        and len(directions) == len(scalars["suspended"])
+        and all(t.shape == (n,) for t in directions)
+        and all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
+        and all(abs(float(euclidean_norm(row_N)) - 1) < _UNIT for row_N in rows_MN)
+    )
 
 
 def _entry(tail: Tail) -> dict[str, Any]:

@@ -5,6 +5,7 @@ let loose, sizes and names in the table of contents are held against what an hon
 """
 
 import json
+import re
 import stat
 import zipfile
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curvcli.errors import CheckpointError, CurvError
+from curvcli.files import check_regular
+from curvcli.machine.memory import not_of_memory
 
 EXPANSION_BYTES = 1 << 30
 """What a compressed archive may always expand to."""
@@ -56,6 +59,7 @@ def check_archive(path: Path, error: type[CurvError]) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception as problem:  # a damaged table of contents makes zipfile raise anything
+        not_of_memory(problem)
         raise error(
             f"{path.name} is a truncated or damaged zip archive: {' '.join(str(problem).split())[:160]}",
             "copy it again",
@@ -96,12 +100,37 @@ def _check_names(path: Path, entries: Iterable[zipfile.ZipInfo], error: type[Cur
         seen.add(name)
 
 
+def check_entries(names: Iterable[str], honest: re.Pattern[str], name: str, hint: str) -> None:
+    """Hold the entries of an archive that holds a program against those that its writer makes.
+
+    PyTorch finds entries whatever their case, so two that differ by nothing else are one to it.
+
+    Args:
+        names: of the entries, without the folder that they all lie in.
+        honest: what a writer calls them, in ASCII.
+        name: of the file, for messages.
+        hint: what to do.
+
+    Raises:
+        CheckpointError: another entry, or two that differ by case only.
+    """
+    seen: dict[str, str] = {}
+    for entry in names:
+        if honest.fullmatch(entry) is None:
+            raise CheckpointError(f"{name} has the entry {entry!r}, which no exporter writes", hint)
+        if (other := seen.setdefault(entry.lower(), entry)) != entry:
+            raise CheckpointError(
+                f"{name} has the entries {other!r} and {entry!r}, which differ by case only", hint
+            )
+
+
 def read_json(path: Path, error: type[CurvError]) -> dict[str, Any]:
     """A JSON object from a file of at most `JSON_BYTES`.
 
     Raises:
         CurvError: missing, too large, not JSON, or not an object.
     """
+    check_regular(path, error)
     try:
         if path.stat().st_size > JSON_BYTES:
             raise error(f"{path.name} is larger than {JSON_BYTES} bytes", "check what the file is")

@@ -3,16 +3,30 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from curvcli.errors import CheckpointError, CurvError
+
+# Of a tensor, at most.
+_DIMENSIONS = 64
+
 Format = Literal[
     "safetensors", "sharded safetensors", "torch", "torch.export program", "TorchScript"
 ]
+
+
+_OPAQUE = {
+    getattr(torch, name)
+    for name in ("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2", "float4_e2m1fn_x2")
+    if hasattr(torch, name)
+}
+"""Types that hold bits, which torch neither converts nor copies."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,13 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
     bytes: int
+
+
+class Place(NamedTuple):
+    """Where a tensor lies."""
+
+    path: Path
+    start: int
 
 
 @dataclass
@@ -36,37 +57,108 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
     program: torch.nn.Module | None = None
     """The network itself, where the format holds it."""
-    files: dict[str, Path] = field(default_factory=dict)
-    """The file that each tensor is read from when it is asked for, of safetensors."""
+    places: dict[str, Place] = field(default_factory=dict)
+    """Where each tensor is read from when it is asked for, of safetensors."""
     loaded: dict[str, Tensor] = field(default_factory=dict)
     """The tensors, of formats that are read as a whole."""
+
+    @cached_property
+    def _known(self) -> dict[str, TensorInfo]:
+        return {info.name: info for info in self.tensors}
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self.loaded:
             return self.loaded[name]
-        with open_safetensors(self.files[name]) as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
+        info = self._known[name]
+        if len(info.shape) > _DIMENSIONS:
+            raise CheckpointError(
+                f"{name!r} has {len(info.shape)} dimensions; torch knows {_DIMENSIONS}",
+                "reshape it",
+            )
+        place = self.places[name]
+        return _read(place, info, place.start, info.bytes).reshape(info.shape)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors; of safetensors only one is in memory at a time."""
         if self.loaded:
             yield from self.loaded.items()
             return
-        for path in dict.fromkeys(self.files.values()):
-            with open_safetensors(path) as file:
-                for name in file.keys():  # noqa: SIM118  (not a dict)
-                    if self.files.get(name) == path:
-                        yield name, file.get_tensor(name)
+        paths = {
+            path: i for i, path in enumerate(dict.fromkeys(p.path for p in self.places.values()))
+        }
+        for name in sorted(self.places, key=lambda n: (paths[self.places[n].path], n)):
+            yield name, self[name]
+
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        """The entries of one tensor, flat, in pieces of at most ``size`` bytes."""
+        if name in self.loaded:
+            yield from _cut(self.loaded[name].detach(), size)
+            return
+        info, place = self._known[name], self.places[name]
+        for begin in range(0, info.bytes, size):
+            yield _read(place, info, place.start + begin, min(size, info.bytes - begin))
 
     def sha256(self) -> str:
         """SHA-256 of the file; of a sharded checkpoint, of the shards one after the other."""
         digest = hashlib.sha256()
-        for path in dict.fromkeys(self.files.values()) or [self.path]:
+        for path in dict.fromkeys(p.path for p in self.places.values()) or [self.path]:
             with path.open("rb") as file:
                 while chunk := file.read(1 << 22):
                     digest.update(chunk)
         return digest.hexdigest()
+
+
+def _read(place: Place, info: TensorInfo, start: int, size: int) -> Tensor:
+    """Entries of a tensor, read and not mapped: a file that is cut meanwhile ends in a sentence, not in a signal."""
+    dtype = getattr(torch, info.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(
+            f"{place.path.name}: {info.name!r} is of the type {info.dtype}, which torch {torch.__version__} has not",
+            "save it in another type",
+        )
+    raw = torch.empty(size, dtype=torch.uint8)
+    with place.path.open("rb", buffering=0) as file:
+        file.seek(start)
+        view, done = memoryview(raw.numpy().data), 0
+        while done < size and (read := file.readinto(view[done:])):
+            done += read
+    if done < size:
+        raise CheckpointError(
+            f"{place.path.name} was cut while it was read: {info.name!r} ends after {done} of {size} bytes",
+            "wait until it is written, or copy it again",
+        )
+    return raw.view(dtype)
+
+
+def _cut(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """Flat pieces; of a tensor that repeats a small storage, no more than one piece is ever made."""
+    count = -(-tensor.numel() * tensor.element_size() // size)
+    if count <= 1:
+        yield tensor.reshape(-1)
+        return
+    longest = max(range(tensor.dim()), key=lambda d: tensor.shape[d])
+    for part in tensor.chunk(min(count, tensor.shape[longest]), longest):
+        yield from _cut(part, size)
+
+
+def check_plain(tensor: Tensor, name: str, error: type[CurvError]) -> None:
+    """A tensor has values of its own, laid out one after the other.
+
+    Raises:
+        CurvError: it is sparse, nested, without values, or quantised by channel groups that torch cannot copy.
+    """
+    kind = (
+        "nested" if tensor.is_nested
+        else "without values (meta)" if tensor.is_meta
+        else str(tensor.layout).removeprefix("torch.") if tensor.layout != torch.strided
+        else f"of the type {tensor.dtype}" if tensor.dtype in _OPAQUE
+        else None
+    )  # fmt: skip
+    if kind is not None:
+        raise error(
+            f"{name} is {kind}, which nothing can be computed with",
+            "save it as a dense tensor of numbers",
+        )
 
 
 def tensor_infos(tensors: dict[str, Tensor]) -> list[TensorInfo]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from curvcli.errors import CheckpointError, some
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import archive_kind
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, Format, tensor_infos
 from curvcli.loading.checkpoints.pickled import read_torch
@@ -23,8 +24,7 @@ def open_checkpoint(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
     """
     if path.is_dir():
         path = _in_directory(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no file {str(path)!r}", "check the path")
+    check_regular(path, CheckpointError)
     try:
         with path.open("rb") as file:
             head = file.read(256)

@@ -50,15 +50,34 @@ def read_preconditioner(
     Raises:
         CheckpointError: there is no such state in it, or it belongs to another model.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist", "pass the file with the optimizer's state")
     content = load_torch(path, unsafe_pickle, "optimizer checkpoint")
-    state_dict = next(_found(content), None)
+    try:
+        state_dict = next(_found(content), None)
+    except RecursionError:
+        state_dict = None  # a container that holds itself
     if state_dict is None:
         raise CheckpointError(
             f"no optimizer state was found in {path.name}",
             f"expected optimizer.state_dict(), plain or under one of {', '.join(_PLACES)}",
         )
+    try:
+        return _diagonals(state_dict, shapes, path)
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ZeroDivisionError,
+        OverflowError,
+    ) as error:
+        raise CheckpointError(
+            f"{path.name} holds no state that an optimizer of torch saves: {type(error).__name__}: {error}",
+            "save optimizer.state_dict() again",
+        ) from None
+
+
+def _diagonals(state_dict: dict[str, Any], shapes: Shapes, path: Path) -> Preconditioner:
+    """The content of an optimizer's state_dict, whose types nobody has looked at."""
     groups = list(state_dict["param_groups"])
     states: dict[Any, dict[str, Any]] = state_dict["state"]
     kind = next((k for s in states.values() for k in _ALGORITHMS if k in s), None)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CheckpointError, some
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import EXPANSION_BYTES
-from curvcli.loading.checkpoints.checkpoint import Checkpoint, tensor_infos
+from curvcli.loading.checkpoints.checkpoint import Checkpoint, check_plain, tensor_infos
+from curvcli.machine.memory import not_of_memory
 
 NESTED = (
     "state_dict",
@@ -31,6 +33,7 @@ def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
     Raises:
         CheckpointError: the file is damaged, or needs code to be run.
     """
+    check_regular(path, CheckpointError, what)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch comments on protocols; damage is reported below
@@ -50,6 +53,7 @@ def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
             f"the {what} {path.name} is damaged: {_shorten(str(error))}", "copy it again"
         ) from None
     except Exception as error:  # a damaged pickle makes its parser raise anything
+        not_of_memory(error)
         raise CheckpointError(
             f"the {what} {path.name} is truncated or damaged: {_shorten(str(error)) or type(error).__name__}",
             "copy it again",
@@ -73,7 +77,12 @@ def read_torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
     if module is not None:
         content = module.state_dict()
         notes.append("the checkpoint is a whole pickled module")
-    tensors, where = _find_state_dict(content)
+    try:
+        tensors, where = _find_state_dict(content)
+    except RecursionError:
+        raise CheckpointError(
+            f"{path.name} is nested too deeply, or contains itself", "save the model's state_dict()"
+        ) from None
     if not tensors and isinstance(content, dict) and content.keys() >= {"state", "param_groups"}:
         raise CheckpointError(
             f"{path.name} holds the state of an optimizer, without the weights",
@@ -98,7 +107,8 @@ def read_torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
 def _check_sizes(tensors: dict[str, Tensor], path: Path) -> None:
     """No tensor repeats a small storage until it would fill the memory."""
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized:
+        check_plain(tensor, f"{path.name}: {name!r}", CheckpointError)
+        if tensor.is_quantized:
             continue
         size = tensor.numel() * tensor.element_size()
         if size > max(EXPANSION_BYTES, tensor.untyped_storage().nbytes()):

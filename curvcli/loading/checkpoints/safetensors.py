@@ -8,8 +8,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from curvcli.errors import CheckpointError
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import read_json
-from curvcli.loading.checkpoints.checkpoint import Checkpoint, TensorInfo, open_safetensors
+from curvcli.loading.checkpoints.checkpoint import (
+    Checkpoint,
+    Place,
+    TensorInfo,
+    open_safetensors,
+)
 
 _HEADER_LIMIT = 100_000_000  # the format's own limit
 
@@ -20,20 +26,22 @@ def read_safetensors(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is truncated or malformed, or holds no tensors.
     """
-    header = _read_header(path)
+    header, start = _read_header(path)
     try:
         with open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path.name} is not a valid safetensors file: {error}", "save it again"
+            f"{path.name} is not a valid safetensors file: {error}",
+            "save it again; its path must be UTF-8",
         ) from None
     tensors = [
         _tensor_info(name, entry, path) for name, entry in header.items() if name != "__metadata__"
     ]
     if not tensors:
         raise CheckpointError(f"{path.name} contains no tensors", "save the model's state_dict()")
-    return Checkpoint(path, "safetensors", tensors, metadata, files={t.name: path for t in tensors})
+    places = {t.name: Place(path, start + header[t.name]["data_offsets"][0]) for t in tensors}
+    return Checkpoint(path, "safetensors", tensors, metadata, places=places)
 
 
 def _tensor_info(name: str, entry: Any, path: Path) -> TensorInfo:
@@ -46,8 +54,8 @@ def _tensor_info(name: str, entry: Any, path: Path) -> TensorInfo:
         ) from None
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, checked against the file's size."""
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file, checked against the file's size, and where the tensors begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -91,13 +99,14 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"{path.name} is truncated: its header promises {8 + length + max(ends)} bytes, the file has {size}",
             "copy it again, or wait until it is written",
         )
-    return header
+    return header, 8 + length
 
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
     "U16": "uint16", "U32": "uint32", "U64": "uint64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu", "C64": "complex64",
 }  # fmt: skip
 
 
@@ -113,37 +122,37 @@ def read_sharded(path: Path) -> Checkpoint:
     """
     try:
         weight_map = dict(read_json(path, CheckpointError)["weight_map"])
+        if not all(isinstance(name, str) for name in weight_map.values()):
+            raise TypeError
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(
-            f"{path.name} is not an index of sharded safetensors: no 'weight_map'",
+            f"{path.name} is not an index of sharded safetensors: no 'weight_map' from names to files",
             "name the .safetensors.index.json file",
         ) from None
     shards: dict[str, Checkpoint] = {}
     for name in dict.fromkeys(weight_map.values()):
-        if not isinstance(name, str) or "/" in name or "\\" in name or name in ("", ".", ".."):
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise CheckpointError(
                 f"{path.name} names the shard {name!r} outside its own folder",
                 "shards lie beside their index",
             )
         shard = path.parent / name
-        if not shard.is_file():
-            raise CheckpointError(
-                f"{path.name} names the shard {name!r}, which is not there", "copy all shards"
-            )
+        check_regular(shard, CheckpointError, "shard")
         _stays(path, shard)
         shards[name] = read_safetensors(shard)
+    known = {name: {t.name: t for t in shard.tensors} for name, shard in shards.items()}
     tensors: list[TensorInfo] = []
-    files: dict[str, Path] = {}
+    places: dict[str, Place] = {}
     for tensor, name in weight_map.items():
-        found = next((t for t in shards[name].tensors if t.name == tensor), None)
+        found = known[name].get(tensor)
         if found is None:
             raise CheckpointError(
                 f"{path.name}: {tensor!r} is not in its shard {name!r}", "copy all shards again"
             )
         tensors.append(found)
-        files[tensor] = path.parent / name
+        places[tensor] = shards[name].places[tensor]
     return Checkpoint(
-        path, "sharded safetensors", tensors, {"shards": str(len(shards))}, files=files
+        path, "sharded safetensors", tensors, {"shards": str(len(shards))}, places=places
     )
 
 

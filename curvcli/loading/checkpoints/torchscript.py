@@ -1,12 +1,8 @@
-"""TorchScript programs (``torch.jit.save``) -> modules, after their code was checked for what reaches outside.
+"""TorchScript programs (``torch.jit.save``) -> modules, after their code was checked for what reaches outside."""
 
-TorchScript is not Python: it can compute with tensors, but it also has operators that write and map files, and
-methods that run while the program is loaded. So the code in the archive is read before PyTorch does.
-"""
-
-import ast
 import contextlib
 import copy
+import io
 import sys
 import warnings
 import zipfile
@@ -17,21 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvcli.errors import CheckpointError, ModelError
-from curvcli.loading.checkpoints.archive import JSON_BYTES
+from curvcli.errors import CheckpointError, ModelError, printable
+from curvcli.loading.checkpoints.script_check import check_script
+from curvcli.machine.memory import not_of_memory
 from curvcli.objective.network import CALLS_RECURRENT
-
-_OUTSIDE = {
-    "save",
-    "from_file",
-    "load",
-    "rpc_sync",
-    "rpc_async",
-    "rpc_remote",
-    "_from_file",
-    "load_tensor",
-}
-_NAMESPACES = {"aten", "prim", "prims", "quantized", "torchvision", "torchaudio", "sparse"}
 
 
 def load_torchscript(path: Path, unsafe_pickle: bool) -> nn.Module:
@@ -42,19 +27,16 @@ def load_torchscript(path: Path, unsafe_pickle: bool) -> nn.Module:
     """
     try:
         if not unsafe_pickle:
-            with zipfile.ZipFile(path) as archive:
-                for entry in archive.infolist():
-                    if entry.filename.endswith(".py"):
-                        check_code(archive.read(entry), f"{path.name}: {entry.filename}")
-                    elif not entry.is_dir():
-                        _checksum(archive, entry)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            _checksums(path)
+            check_script(path)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(_Printed()):
             warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
             script = torch.jit.load(str(path), map_location="cpu")
         return ScriptProgram(script.eval())
     except CheckpointError:
         raise
     except Exception as error:  # a damaged archive makes its readers raise anything
+        not_of_memory(error)
         raise CheckpointError(
             f"{path.name} is not a TorchScript program that torch {torch.__version__} can load: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",
@@ -62,44 +44,23 @@ def load_torchscript(path: Path, unsafe_pickle: bool) -> nn.Module:
         ) from None
 
 
-def _checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Read an entry to its end: zipfile compares the checksum, before a C++ parser meets the bytes."""
-    with archive.open(entry) as file:
-        while file.read(1 << 22):
-            pass
+def _checksums(path: Path) -> None:
+    """Read every entry to its end: zipfile compares the checksum, before a C++ parser meets the bytes."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                while file.read(1 << 22):
+                    pass
 
 
-def check_code(source: bytes, where: str) -> None:
-    """Raise a `CheckpointError` unless TorchScript code keeps to tensors."""
-    try:
-        tree = ast.parse(source) if len(source) <= JSON_BYTES else None
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        tree = None
-    if tree is None:
-        raise CheckpointError(f"{where} is not TorchScript code", "save it again by torch.jit.save")
-    for node in ast.walk(tree):
-        found = None
-        if isinstance(node, ast.Attribute):
-            root = (
-                ast.unparse(node.value) if isinstance(node.value, ast.Name | ast.Attribute) else ""
-            )
-            torchlike = root in ("torch", "ops.prim", "ops.aten") or root.startswith("torch.")
-            if torchlike and (node.attr in _OUTSIDE or node.attr.startswith("rpc_")):
-                found = f"{root}.{node.attr}"
-            elif root == "ops" and node.attr not in _NAMESPACES:
-                found = f"ops.{node.attr}"
-            elif "torch.classes" in root:
-                found = f"{root}.{node.attr}"
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
-            # How layers with numbers for names are read; no way around the names above.
-            wanted = getattr(node.args[-1], "value", None)
-            if not isinstance(wanted, str) or wanted in _OUTSIDE or wanted.startswith("rpc_"):
-                found = "getattr"
-        if found is not None:
-            raise CheckpointError(
-                f"{where} uses {found}, which reaches outside of the program",
-                "if you trust its origin, pass --unsafe-pickle",
-            )
+class _Printed(io.TextIOBase):
+    """What a program prints: shown on stderr, without what could drive a terminal or a CI system."""
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            with contextlib.suppress(OSError, AttributeError):  # stderr may be full, or closed
+                sys.stderr.write(f"the program prints: {printable(line)}\n")
+        return len(text)
 
 
 class ScriptProgram(nn.Module):
@@ -136,7 +97,7 @@ class ScriptProgram(nn.Module):
             for module, name, value in before:
                 module._c.setattr(name, _copied(value))
             plain = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-            with plain, contextlib.redirect_stdout(sys.stderr):
+            with plain, contextlib.redirect_stdout(_Printed()):
                 return self.script(*positional, *args[len(positional) :], **named)
         except RuntimeError as error:
             if self._is_double() and any(w in str(error) for w in ("dtype", "Double", "double")):

@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import DataError, did_you_mean, some
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import check_archive
+from curvcli.loading.checkpoints.checkpoint import check_plain
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.checkpoints.pickled import load_torch
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
-from curvcli.loading.references import is_reference, resolve
+from curvcli.loading.references import resolve
+from curvcli.loading.spec import is_reference
 from curvcli.machine.containers import mapped, tensors_in
+from curvcli.machine.memory import check_fits, not_of_memory
 from curvcli.objective.batch import Batch
 
 TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
@@ -43,6 +47,7 @@ def read_batches(
     max_batches: int | None = None,
     unsafe_pickle: bool = False,
     readers: "Readers | None" = None,
+    memory: int | None = None,
 ) -> list[Any]:
     """The raw batches: containers of tensors on the CPU, or whatever objects an iterable yields.
 
@@ -53,27 +58,44 @@ def read_batches(
         max_batches: stop after so many.
         unsafe_pickle: let a ``.pt`` file run code.
         readers: of the kinds of data that the model has a say in.
+        memory: bytes that the process may use in all.
 
     Raises:
         DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
     """
+    raw, batches = _raw(source, batch_size, unsafe_pickle, readers), list[Any]()
+    try:
+        for batch in itertools.islice(raw, max_batches):
+            size = sum(t.numel() * t.element_size() for t in tensors_in(batch) if not t.is_nested)
+            check_fits(size, memory, f"a copy of {source}")
+            batches.append(freeze(batch))
+    except RecursionError:
+        raise DataError(
+            f"a batch of {source} is nested too deeply, or contains itself",
+            "pass tensors, tuples or dicts",
+        ) from None
+    if not batches:
+        raise DataError(f"{source} has no batches", "pass data with at least one sample")
+    return batches
+
+
+def _raw(
+    source: str, batch_size: int | None, unsafe_pickle: bool, readers: "Readers | None"
+) -> Iterator[Any]:
+    """The batches as they come."""
     if is_reference(source):
-        raw: Iterable[Any] = _iterate(resolve(source, "--data", DataError), source, batch_size)
+        yield from _iterate(resolve(source, "--data", DataError), source, batch_size)
     elif readers is not None and is_text(source):
-        raw = readers.text(Path(source))
+        yield from readers.text(Path(source))
     elif readers is not None and Path(source).is_dir():
-        raw = readers.images(Path(source))
+        yield from readers.images(Path(source))
     elif readers is not None and is_table(source):
-        raw = _cut(readers.table(Path(source)), batch_size, source)
+        yield from _cut(readers.table(Path(source)), batch_size, source)
     else:
         tensors = _read_file(Path(source), unsafe_pickle)
         if readers is not None and isinstance(tensors, dict):
             tensors = readers.prepare(tensors)
-        raw = _cut(tensors, batch_size, source)
-    batches = [freeze(batch) for batch in itertools.islice(raw, max_batches)]
-    if not batches:
-        raise DataError(f"{source} has no batches", "pass data with at least one sample")
-    return batches
+        yield from _cut(tensors, batch_size, source)
 
 
 def freeze(data: Any) -> Any:
@@ -83,10 +105,17 @@ def freeze(data: Any) -> Any:
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, Tensor):
+        _check_tensor(value)
         return value.detach().to("cpu", copy=True)
     if isinstance(value, np.ndarray) and value.dtype != object:
         return torch.from_numpy(np.ascontiguousarray(value).copy())
     return value
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    check_plain(tensor, "a tensor in the data", DataError)
+    if tensor.is_quantized:
+        raise DataError("a tensor in the data is quantised", "pass tensor.dequantize()")
 
 
 def fingerprint(batches: Sequence[Any]) -> str:
@@ -176,11 +205,7 @@ def _arrange_mapping(
 
 
 def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, ...]:
-    if not path.is_file():
-        raise DataError(
-            f"there is no data file {str(path)!r}",
-            "check the path; for a function write module:attribute",
-        )
+    check_regular(path, DataError, "data file")
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return _read_npz(path)
@@ -206,21 +231,38 @@ def _read_npz(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             check_archive(path, DataError)
             _check_arrays(archive, path)
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: _native(archive[name], name, path) for name in archive.files}
     except DataError:
         raise
     except Exception as error:  # a damaged header makes the parsers raise anything
+        not_of_memory(error)
         reason = " ".join(str(error).split())[:160]
         raise DataError(
             f"{path.name} is not a readable .npz file: {reason}",
             "save plain arrays with np.savez; object arrays are refused because they can run code",
         ) from None
-    wrong = [n for n, a in arrays.items() if a.dtype.kind not in "fiub"]
-    if wrong:
-        raise DataError(
-            f"{path.name}: {some(wrong)} are not numbers", "keep text and objects out of the file"
-        )
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _native(array: Any, name: str, path: Path) -> "np.ndarray[Any, Any]":
+    """The array in this machine's byte order, whole numbers in a type that torch computes with."""
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path.name}: the entry {name!r} is no array", "save it by np.savez")
+    if array.dtype.kind not in "fiub":
+        raise DataError(
+            f"{path.name}: {name!r} is not numbers", "keep text and objects out of the file"
+        )
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        raise DataError(
+            f"{path.name}: {name!r} is {array.dtype}, which torch has not", "save it as float64"
+        )
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.size and int(array.max()) >= 2**63:
+            raise DataError(
+                f"{path.name}: {name!r} holds numbers of 2**63 and more", "save it as int64"
+            )
+        return array.astype(np.int64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _check_arrays(archive: Any, path: Path) -> None:
@@ -247,6 +289,8 @@ def _check_arrays(archive: Any, path: Path) -> None:
 
 def _cut(tensors: Any, batch_size: int | None, source: str) -> Iterator[Any]:
     listed = list(tensors_in(tensors))
+    for tensor in listed:
+        _check_tensor(tensor)
     sizes = {t.shape[0] if t.dim() else 1 for t in listed}
     if not listed or max(sizes) == 0:
         raise DataError(f"{source} is empty", "pass data with at least one sample")
@@ -268,6 +312,7 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
         try:
             found = found()
         except Exception as error:
+            not_of_memory(error)
             raise DataError(
                 f"{source} failed: {type(error).__name__}: {error}", "--verbose shows the traceback"
             ) from error

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curvcli.errors import CurvError, DataError, UsageError
+from curvcli.files import check_regular
 from curvcli.loading.models.huggingface import Directory
 from curvcli.loading.models.library import (
     RAW,
@@ -20,6 +21,7 @@ from curvcli.loading.models.library import (
     library_transform,
     normalise,
 )
+from curvcli.machine.memory import check_fits, not_of_memory
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 PIXELS = 100_000_000
@@ -47,6 +49,7 @@ def image_batches(
     how: Preprocessing | LibraryTransform,
     batch_size: int | None,
     notes: list[str],
+    memory: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Batches with ``x`` (N, C, H, W) and the number of the class as ``y``.
 
@@ -55,6 +58,7 @@ def image_batches(
         how: the model's preprocessing.
         batch_size: images of a batch; default 32.
         notes: told what was found.
+        memory: bytes that the process may use in all.
 
     Raises:
         DataError: no images, images of different sizes where none is known, or a damaged one.
@@ -77,6 +81,10 @@ def image_batches(
     notes.append(f"{len(files)} images of {len(classes)} classes, numbered in alphabetical order")
     waiting = iter(files)
     while chunk := list(itertools.islice(waiting, batch_size or BATCH)):
+        needed = sum(_bytes(path, how) for path, _ in chunk)
+        check_fits(
+            2 * needed, memory, f"a batch of {len(chunk)} images"
+        )  # by themselves, and stacked
         pixels = [_open(path, how) for path, _ in chunk]
         sizes = {tuple(p.shape) for p in pixels}
         if len(sizes) > 1:
@@ -183,9 +191,25 @@ def _deep(image: Any, how: Preprocessing, path: Path) -> Tensor:
     return x
 
 
+def _bytes(path: Path, how: Preprocessing | LibraryTransform) -> int:
+    """What an image takes as floats; one that cannot be read takes nothing, and is refused when it is decoded."""
+    check_regular(path, DataError, "image")
+    try:
+        with _pillow().open(path) as image:
+            width, height = image.size
+    except CurvError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged files
+        not_of_memory(error)
+        return 0
+    rows, columns = (how.size if isinstance(how, Preprocessing) else None) or (height, width)
+    return 3 * 4 * rows * columns + 3 * int(width) * int(height)
+
+
 def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
     """An image as (C, H, W): prepared by the library, or from 0 to 1, resized and cut."""
     Image = _pillow()
+    check_regular(path, DataError, "image")
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -209,6 +233,7 @@ def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
     except CurvError:
         raise
     except Exception as error:  # decoders raise anything on damaged files
+        not_of_memory(error)
         raise DataError(
             f"{path.name} is not a readable image: {' '.join(str(error).split())[:160]}",
             "drop it from the folder",

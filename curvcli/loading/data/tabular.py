@@ -1,6 +1,7 @@
 """Tables (``.csv``, ``.parquet``) -> a matrix of inputs and a vector of targets."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 
 from curvcli.errors import DataError, did_you_mean, some
+from curvcli.files import check_regular
+from curvcli.machine.memory import not_of_memory
 
 SUFFIXES = (".csv", ".parquet")
 CELLS = 200_000_000
@@ -38,8 +41,7 @@ def read_table(
     Raises:
         DataError: missing, damaged, empty; a column is not there, not numeric, or has gaps.
     """
-    if not path.is_file():
-        raise DataError(f"there is no data file {str(path)!r}", "check the path")
+    check_regular(path, DataError, "data file")
     columns = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
     chosen = target or next((n for n in columns if n.lower() in _USUAL), None)
     for name in (*inputs, *([chosen] if chosen else [])):
@@ -153,6 +155,7 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any]]:
     except DataError:
         raise
     except Exception as error:  # pyarrow raises its own and Python's errors on damaged files
+        not_of_memory(error)
         raise DataError(
             f"{path.name} is not a readable Parquet file: {' '.join(str(error).split())[:160]}",
             "save it again",
@@ -163,7 +166,7 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any]]:
 def _named(names: list[str], columns: list[list[Any]], path: Path) -> Mapping[str, Sequence[Any]]:
     if not columns or not columns[0]:
         raise DataError(f"{path.name} has no rows", "pass data with at least one sample")
-    twice = {n for n in names if names.count(n) > 1}
+    twice = {n for n, count in Counter(names).items() if count > 1}
     if twice:
         raise DataError(f"{path.name} has several columns {some(sorted(twice))}", "rename them")
     return dict(zip(names, columns, strict=True))

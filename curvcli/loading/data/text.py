@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from curvcli.errors import DataError, did_you_mean, some
+from curvcli.files import check_regular
 
 SUFFIXES = (".txt", ".jsonl")
 LINE_BYTES = 64_000_000
@@ -28,8 +29,7 @@ def read_records(path: Path, text_key: str = "text") -> Iterator[dict[str, Any]]
     Raises:
         DataError: missing, not UTF-8, a line that is too long, no JSON object, or without that field.
     """
-    if not path.is_file():
-        raise DataError(f"there is no data file {str(path)!r}", "check the path")
+    check_regular(path, DataError, "data file")
     structured = path.suffix.lower() == ".jsonl"
     number = 0
     try:

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from curvcli.errors import CheckpointError, CurvError, ModelError, UsageError, some
+from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import JSON_BYTES, read_json
+from curvcli.machine.memory import not_of_memory
 
 Task = Literal["causal", "masked", "classification", "images", "sentences", "other"]
 # Classes named like others whose text they do not take: what they predict is not made of text alone.
@@ -54,6 +55,9 @@ class Directory:
         self.adapter = path if (path / "adapter_config.json").is_file() else None
         if self.adapter is not None:
             self.path = _base(self.adapter, base)
+        for file in self.path.rglob("*"):
+            if file.exists() and not file.is_dir():
+                check_regular(file, CheckpointError)
         self.sentences = (self.path / "modules.json").is_file()
         if self.sentences:
             _check_modules(self.path / "modules.json", trust_remote_code)
@@ -246,9 +250,10 @@ def _quiet(what: str) -> Iterator[None]:
     """What the libraries raise on a directory they cannot use becomes one sentence."""
     try:
         yield
-    except (CurvError, torch.OutOfMemoryError):
+    except CurvError:
         raise
     except Exception as error:
+        not_of_memory(error)
         reason = " ".join(str(error).split())
         remote = "trust_remote_code" in reason
         raise (CheckpointError if remote else ModelError)(

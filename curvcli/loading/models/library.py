@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, ModelError, UsageError, did_you_mean
+from curvcli.machine.memory import not_of_memory
 
 _LIBRARIES = ("timm", "torchvision")
 _WITH_BACKBONE = (
@@ -69,6 +70,7 @@ def build_from_library(reference: str, arguments: Mapping[str, Any]) -> nn.Modul
             offline = {"weights_backbone": None} if name.startswith(_WITH_BACKBONE) else {}
             model = library.get_model(name, weights=None, **{**offline, **arguments})
     except Exception as error:
+        not_of_memory(error)
         raise ModelError(
             f"{reference} failed: {type(error).__name__}: {error}", "check --model-arg"
         ) from error

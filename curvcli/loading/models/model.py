@@ -14,6 +14,7 @@ from curvcli.loading.checkpoints.quantised import dequantised, scales_of
 from curvcli.loading.models.guess import build_auto
 from curvcli.loading.models.library import build_from_library, is_library
 from curvcli.loading.references import resolve
+from curvcli.machine.memory import not_of_memory
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -59,6 +60,7 @@ def build_model(
     try:
         model = found(**arguments)
     except Exception as error:
+        not_of_memory(error)
         raise ModelError(
             f"{reference} failed: {type(error).__name__}: {error}", "--verbose shows the traceback"
         ) from error

@@ -236,6 +236,7 @@ def save_step(objective: Objective, delta_N: Tensor, path: str, metadata: dict[s
     from safetensors.torch import save
 
     from curvcli.errors import OutputError
+    from curvcli.files import write_whole
 
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -246,11 +247,8 @@ def save_step(objective: Objective, delta_N: Tensor, path: str, metadata: dict[s
                 continue
             seen.add(tensor.data_ptr())
             tensors[name] = tensor.detach().cpu().contiguous().clone()
-    target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
     try:
-        temporary.write_bytes(save(tensors, metadata))
-        temporary.replace(target)
+        write_whole(Path(path), save(tensors, metadata))
     except OSError as error:
         raise OutputError(
             f"{path!r} cannot be written: {error.strerror}", "name another file by --save"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from curvcli.errors import printable
 from curvcli.report.data import Case, Envelope
-from curvcli.report.numbers import printable
 
 
 def render(envelope: Envelope[Any], cases: Sequence[Case]) -> str:

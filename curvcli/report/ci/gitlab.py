@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from curvcli.errors import printable
 from curvcli.report.data import Case, Envelope
-from curvcli.report.numbers import printable
 
 _SEVERITIES = {"error": "major", "warning": "minor", "note": "info"}
 

@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from curvcli.errors import printable
 from curvcli.report.data import Case, Envelope
-from curvcli.report.numbers import printable
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _KINDS = {"pass": "pass", "violation": "fail", "error": "fail", "undecided": "review",

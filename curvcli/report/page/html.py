@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from html import escape
 
+from curvcli.errors import printable
 from curvcli.report.chart import svg
 from curvcli.report.data import Bar, Block, Cell, Chart, Facts, Finding, Sentence, Table
-from curvcli.report.numbers import printable, text
+from curvcli.report.numbers import text
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #9a6700; --error: #cf222e; }

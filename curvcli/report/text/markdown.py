@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from curvcli.errors import printable
 from curvcli.report.chart import as_text
 from curvcli.report.data import Block, Chart, Facts, Finding, Sentence, Table
-from curvcli.report.numbers import printable, text
+from curvcli.report.numbers import text
 
 
 def render(title: str, blocks: Sequence[Block], findings: Sequence[Finding]) -> str:

@@ -7,9 +7,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from curvcli.errors import printable
 from curvcli.report.chart import draw
 from curvcli.report.data import Bar, Block, Cell, Chart, Column, Facts, Finding, Sentence, Table
-from curvcli.report.numbers import BAR, bar, printable, text
+from curvcli.report.numbers import BAR, bar, text
 
 _TONES = {"good": "green", "plain": "", "bad": "yellow"}
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}

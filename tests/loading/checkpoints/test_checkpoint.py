@@ -92,7 +92,7 @@ def test_index_that_leaves_its_folder_is_refused(name: str, tmp_path: Path) -> N
 
 
 def test_missing_shard_and_tensor(tmp_path: Path) -> None:
-    refused(shard(tmp_path, "c.safetensors"), "not there")
+    refused(shard(tmp_path, "c.safetensors"), "no shard")
     refused(shard(tmp_path, "a.safetensors"), "not in its shard")
 
 

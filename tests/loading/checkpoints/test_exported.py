@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import curvcli
 from curvcli.errors import CheckpointError, CurvError, DataError
-from curvcli.loading.checkpoints.exported import check_expression
 from curvcli.loading.checkpoints.formats import open_checkpoint
-from curvcli.loading.checkpoints.torchscript import ScriptProgram, check_code
+from curvcli.loading.checkpoints.program_check import check_expression
+from curvcli.loading.checkpoints.script_check import check_code
+from curvcli.loading.checkpoints.torchscript import ScriptProgram
 from tests.oracles.networks import Net
 
 

@@ -1,0 +1,62 @@
+"""Standard output, which carries the answer, and standard error, which carries messages: neither fails by surprise."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from curvcli.errors import OutputError
+
+
+def prepare() -> None:
+    """Take what is closed for /dev/null, and write what an encoding lacks as an escape."""
+    # The descriptor of a closed stream would go to the next file that is opened, and receive messages.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def say(text: str) -> None:
+    """Write to stderr; a message that cannot be shown must not change how the program ends."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def put(text: str) -> None:
+    """Write to stdout and flush it; a reader that has closed its end has what it wanted.
+
+    Raises:
+        OutputError: stdout takes no more.
+    """
+    with writing():
+        if sys.stdout is not None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        elif text:
+            raise OSError("it is closed")
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Around what writes to stdout: see `put`."""
+    try:
+        yield
+    except BrokenPipeError:
+        _silence()
+    except (OSError, ValueError) as error:
+        _silence()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"stdout cannot be written: {reason}", "name a file by -o") from None
+
+
+def _silence() -> None:
+    """Python would try again, and complain, while it closes stdout."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
