@@ -1,7 +1,7 @@
 """A `TargetSpec` -> the objects it names, each made when it is first asked for."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,14 @@ from curvcli.errors import CheckpointError, DataError, LossError, ModelError, Us
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.data.batches import (
-    TARGET_NAMES,
-    Readers,
     arrange,
     as_batch,
     fingerprint,
     read_batches,
 )
-from curvcli.loading.data.images import image_batches, prepare_pixels, preprocessing
-from curvcli.loading.data.tabular import is_table, read_table
-from curvcli.loading.data.text import is_text, read_records
-from curvcli.loading.data.tokens import token_batches
+from curvcli.loading.data.readers import readers_of
+from curvcli.loading.data.tabular import is_table
+from curvcli.loading.data.text import is_text
 from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
 from curvcli.loading.models.complex import cast_model, with_real_parameters
 from curvcli.loading.models.forward import Forward, forward_of
@@ -48,10 +45,17 @@ class Target:
     Args:
         spec: the settings.
         notes: receives a sentence for everything that was switched or skipped.
+        stop: gives a reason to end the reading of data, or None.
     """
 
-    def __init__(self, spec: TargetSpec, notes: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        spec: TargetSpec,
+        notes: list[str] | None = None,
+        stop: Callable[[], object] = lambda: None,
+    ) -> None:
         self.spec = spec
+        self.stop = stop
         self.notes: list[str] = notes if notes is not None else []
         self._signature: Signature = ()
         self._objective: Objective | None = None
@@ -189,52 +193,16 @@ class Target:
             batch_size=self.spec.batch_size,
             max_batches=self.spec.max_batches,
             unsafe_pickle=self.spec.unsafe_pickle,
-            readers=self._readers(),
+            readers=readers_of(self.spec, self.directory, self.notes),
             memory=self.spec.memory_bytes,
+            stop=self.stop,
         )
+        if self.stop() is not None:
+            self.notes.append(
+                f"half of the time went by while data was read: {len(read)} batches are taken"
+            )
         set_precision(self.spec.tf32)  # what was imported may have set its own
         return read
-
-    def _readers(self) -> Readers:
-        """How data is read that the model has a say in."""
-        spec = self.spec
-
-        def text(path: Path) -> Iterable[Any]:
-            if self.directory is None:
-                raise DataError(
-                    f"{path.name} is text, and only a Hugging Face directory says how it is tokenised",
-                    "name such a directory as the checkpoint, or give batches by --data file.py:function",
-                )
-            return token_batches(
-                read_records(path, spec.text_key or "text"),
-                self.directory,
-                length=spec.sequence_length,
-                batch_size=spec.batch_size,
-                seed=spec.seed,
-                notes=self.notes,
-            )
-
-        def table(path: Path) -> dict[str, Any]:
-            return read_table(
-                path, spec.target_column or spec.target_key, spec.input_key, self.notes
-            )
-
-        def images(path: Path) -> Iterable[Any]:
-            how = preprocessing(spec.model, spec.model_args, self.directory)
-            return image_batches(path, how, spec.batch_size, self.notes, spec.memory_bytes)
-
-        def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
-            usual = set(TARGET_NAMES) - set(spec.input_key)
-            return prepare_pixels(
-                tensors,
-                spec.model,
-                spec.model_args,
-                self.directory,
-                {spec.target_key} if spec.target_key else usual,
-                self.notes,
-            )
-
-        return Readers(text=text, table=table, images=images, prepare=prepare)
 
     @cached_property
     def batches(self) -> list[Batch]:

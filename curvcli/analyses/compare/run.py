@@ -18,7 +18,6 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.figures import Figure, Precision, figures
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.paths import all_paths, leaf
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
 
@@ -36,7 +35,6 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
     _check(names)
     if options.subspace and "hessian" not in names:
         journal.note("no eigenspaces are compared: the hessian is not among the analyses")
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     b.target.share_data(a.target)
     if a.spec.data != b.spec.data:

@@ -22,7 +22,6 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import exact_spectrum, untouched_zeros
 from curvcli.analyses.shared.matrices import Chosen
 from curvcli.analyses.shared.matrix_options import Matrix
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
@@ -48,7 +47,6 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     # A matrix of fewer rows than the products that probes take is cheaper known as a whole.
     planned = options.probes * options.steps

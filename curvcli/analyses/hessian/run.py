@@ -22,7 +22,6 @@ from curvcli.analyses.shared.journal import Journal, Reason, Stage
 from curvcli.analyses.shared.known import exact_spectrum
 from curvcli.analyses.shared.matrices import Chosen
 from curvcli.analyses.shared.matrix_options import PreconditionerInfo
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import OutputError, UsageError
 from curvcli.linalg.lanczos.factorization import LanczosState, start
@@ -52,7 +51,6 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
         raise UsageError("no eigenvalue is asked for", "pass --top or --bottom")
     if options.per_layer and options.per_block:
         raise UsageError("--per-layer and --per-block were both asked for", "choose one of them")
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     journal.progress(Stage("planning", 0, None))

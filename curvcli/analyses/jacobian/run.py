@@ -12,7 +12,6 @@ from curvcli.analyses.jacobian.result import JacobianResult, Matrix, Status
 from curvcli.analyses.jacobian.summary import quantiles, sample_jacobians
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import NonFiniteError, UsageError
 from curvcli.machine.containers import tensors_in
@@ -35,7 +34,6 @@ def run(subject: Subject, options: JacobianOptions, journal: Journal) -> Answer[
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     target = subject.target
     model = target.model

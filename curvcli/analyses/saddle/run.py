@@ -35,7 +35,6 @@ from curvcli.analyses.shared.certified import (
 from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import untouched_zeros
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import (
     Evidence,
@@ -78,7 +77,6 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     if objective.loss < options.loss_floor:

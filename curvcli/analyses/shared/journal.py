@@ -72,6 +72,14 @@ class Journal:
             return "timeout"
         return None
 
+    def stop_reading(self) -> Reason | None:
+        """Why to read no more data: half of the time belongs to what is computed from it."""
+        if self._latest is not None and time.monotonic() - self._began > 0.5 * (
+            self._latest - self._began
+        ):
+            return "timeout"
+        return self.stop()
+
     def note(self, text: str) -> None:
         """Say what was switched, skipped or assumed."""
         self.notes.append(text)

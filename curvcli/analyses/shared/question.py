@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import msgspec
 
 from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.report.data import Block, Case
 
@@ -121,6 +122,8 @@ class Question:
             CurvError: wrong input; see `curvcli.errors`.
         """
         options = self.options(**self.validate(values, where))
+        journal.limit_time(parse_seconds(getattr(options, "timeout", None)))
+        subject.end_reading_when(journal.stop_reading)
         run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run
         answer: Answer[Any]
         if "torch" in sys.modules:

@@ -1,7 +1,7 @@
 """What is inspected: the settings of a target, and the objects they name."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from curvcli.loading.spec import TargetSpec
@@ -43,6 +43,15 @@ class Subject:
         self._objective = objective
         self._target: Target | None = None
         self._work: tuple[Cost, torch.device] | None = None
+        self._stop: Callable[[], object] = lambda: None
+
+    def end_reading_when(self, stop: Callable[[], object]) -> None:
+        """Data that goes on for ever, or for too long, ends at the batch where ``stop`` gives a reason."""
+        self._stop = stop
+        if self._target is not None:
+            self._target.stop = stop
+        for member in self.members:
+            member.end_reading_when(stop)
 
     @property
     def target(self) -> "Target":
@@ -50,7 +59,7 @@ class Subject:
         if self._target is None:
             from curvcli.loading.target import Target
 
-            self._target = Target(self.spec, self.notes)
+            self._target = Target(self.spec, self.notes, self._stop)
         return self._target
 
     @property

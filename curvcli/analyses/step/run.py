@@ -5,7 +5,6 @@ import torch
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.certified import check_random_product
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.step.command import METHODS, StepOptions
 from curvcli.analyses.step.findings import SADDLE
@@ -29,7 +28,6 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
                 f"there is no method {name!r}.{did_you_mean(name, METHODS)}",
                 f"methods: {', '.join(METHODS)}",
             )
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     hessian = Hessian(objective, memory=subject.spec.memory_bytes, wanted=2 * options.pairs)

@@ -12,7 +12,6 @@ from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import untouched_zeros
 from curvcli.analyses.shared.rates import critical_rates
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.taylor.command import PLAIN, STEPS, TaylorOptions
 from curvcli.analyses.taylor.line import Model, measure
@@ -44,7 +43,6 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
                 f"there is no direction {name!r}.{did_you_mean(name, PLAIN + STEPS)}",
                 f"directions: {', '.join(PLAIN + STEPS)}",
             )
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     operator = Hessian(objective, memory=subject.spec.memory_bytes, wanted=10)

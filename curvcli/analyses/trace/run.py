@@ -12,7 +12,6 @@ from curvcli.analyses.shared.certified import Checked, check_random_product
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.matrices import Chosen
 from curvcli.analyses.shared.matrix_options import Matrix
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.trace.command import TraceOptions
 from curvcli.analyses.trace.findings import NOT_CONVERGED
@@ -33,7 +32,6 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
     """
     if options.split and options.matrix != "hessian":
         raise UsageError("--split is of the Hessian", "leave out --matrix")
-    journal.limit_time(parse_seconds(options.timeout))
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     plan = SumPlan(options.tol, options.deflate, options.steps, options.probes, options.max_matvecs)

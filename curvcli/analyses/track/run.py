@@ -8,7 +8,6 @@ from curvcli.analyses.shared.certified import Checked, by_recurrence, check_prod
 from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import untouched_zeros
-from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.targets import step_of
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
@@ -39,7 +38,6 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
     Raises:
         CurvError: no checkpoint gives any figure.
     """
-    journal.limit_time(parse_seconds(options.timeout))
     points: list[TrackPoint] = []
     problems: list[CurvError] = []
     guess_N: Tensor | None = None

@@ -48,6 +48,7 @@ def read_batches(
     unsafe_pickle: bool = False,
     readers: "Readers | None" = None,
     memory: int | None = None,
+    stop: Callable[[], object] = lambda: None,
 ) -> list[Any]:
     """The raw batches: containers of tensors on the CPU, or whatever objects an iterable yields.
 
@@ -59,6 +60,7 @@ def read_batches(
         unsafe_pickle: let a ``.pt`` file run code.
         readers: of the kinds of data that the model has a say in.
         memory: bytes that the process may use in all.
+        stop: asked after each batch; a reason ends the reading.
 
     Raises:
         DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
@@ -69,6 +71,8 @@ def read_batches(
             size = sum(t.numel() * t.element_size() for t in tensors_in(batch) if not t.is_nested)
             check_fits(size, memory, f"a copy of {source}")
             batches.append(freeze(batch))
+            if stop() is not None:
+                break
     except RecursionError:
         raise DataError(
             f"a batch of {source} is nested too deeply, or contains itself",

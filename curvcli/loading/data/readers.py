@@ -1,0 +1,53 @@
+"""How kinds of data are read that the model has a say in: text, tables, images."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from curvcli.errors import DataError
+from curvcli.loading.data.batches import TARGET_NAMES, Readers
+from curvcli.loading.data.images import image_batches, prepare_pixels, preprocessing
+from curvcli.loading.data.tabular import read_table
+from curvcli.loading.data.text import read_records
+from curvcli.loading.data.tokens import token_batches
+from curvcli.loading.models.huggingface import Directory
+from curvcli.loading.spec import TargetSpec
+
+
+def readers_of(spec: TargetSpec, directory: Directory | None, notes: list[str]) -> Readers:
+    """How data is read that the model has a say in."""
+
+    def text(path: Path) -> Iterable[Any]:
+        if directory is None:
+            raise DataError(
+                f"{path.name} is text, and only a Hugging Face directory says how it is tokenised",
+                "name such a directory as the checkpoint, or give batches by --data file.py:function",
+            )
+        return token_batches(
+            read_records(path, spec.text_key or "text"),
+            directory,
+            length=spec.sequence_length,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            notes=notes,
+        )
+
+    def table(path: Path) -> dict[str, Any]:
+        return read_table(path, spec.target_column or spec.target_key, spec.input_key, notes)
+
+    def images(path: Path) -> Iterable[Any]:
+        how = preprocessing(spec.model, spec.model_args, directory)
+        return image_batches(path, how, spec.batch_size, notes, spec.memory_bytes)
+
+    def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
+        usual = set(TARGET_NAMES) - set(spec.input_key)
+        return prepare_pixels(
+            tensors,
+            spec.model,
+            spec.model_args,
+            directory,
+            {spec.target_key} if spec.target_key else usual,
+            notes,
+        )
+
+    return Readers(text=text, table=table, images=images, prepare=prepare)
