@@ -62,20 +62,27 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     except KeyboardInterrupt:
         error = ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
         sys.stderr.write("interrupted\n")
-    except MemoryError:
-        error = ErrorInfo("memory", "out of memory", "set --memory", EXIT_NO_ANSWER)
-        sys.stderr.write(
-            "error: out of memory\n  set --memory to a limit that the machine can hold\n"
-        )
     except Exception as problem:
-        error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", _ISSUE, EXIT_INTERNAL)
-        sys.stderr.write(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
+        error = _unforeseen(problem)
         if output["verbose"]:
             traceback.print_exc()
     if lines is not None:
         lines.close(complete=error is None)
     whole = envelope(question.name, subject, journal, answer, error)
     raise typer.Exit(finish(question, whole, output, answer))
+
+
+def _unforeseen(problem: Exception) -> ErrorInfo:
+    """Memory that ran out, or a defect."""
+    from curvcli.machine.memory import out_of_memory
+
+    if out_of_memory(problem):
+        sys.stderr.write(
+            "error: out of memory\n  set --memory to a limit that the machine can hold\n"
+        )
+        return ErrorInfo("memory", "out of memory", "set --memory", EXIT_NO_ANSWER)
+    sys.stderr.write(f"internal error: {type(problem).__name__}: {problem}\n  {_ISSUE}\n")
+    return ErrorInfo("internal", f"{type(problem).__name__}: {problem}", _ISSUE, EXIT_INTERNAL)
 
 
 def inspected(

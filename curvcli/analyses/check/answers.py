@@ -112,9 +112,11 @@ def _ask(member: Subject, question: Question, journal: Journal) -> tuple[Envelop
             answer = question.ask(subject, values, journal, _WHERE.format(question.name))
     except CurvError as problem:
         error = error_info(problem)
-    except (MemoryError, KeyboardInterrupt):
-        raise
     except Exception as problem:  # one question that fails must not hide what the others say
+        from curvcli.machine.memory import out_of_memory
+
+        if out_of_memory(problem):
+            raise
         error = ErrorInfo("internal", f"{type(problem).__name__}: {problem}", None, EXIT_INTERNAL)
     whole = journal.complete if answer is None else answer.complete
     return envelope(question.name, subject, journal, answer, error), whole

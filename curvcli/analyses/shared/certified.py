@@ -164,6 +164,14 @@ def check_products(
                 f"({cause[0]:.0e} in float64)",
                 value=check,
             )
+        elif cause is None:
+            journal.find(
+                KINKS,
+                "hvp_check",
+                f"products differ by {check:.0%} from finite differences of the gradient: kinks near these weights, or "
+                "a wrong derivative; which of them cannot be told, since no copy in float64 can be made",
+                value=check,
+            )
         else:
             journal.find(
                 PRODUCTS,

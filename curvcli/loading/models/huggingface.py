@@ -12,11 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from curvcli.errors import CheckpointError, CurvError, ModelError, UsageError, some
 from curvcli.loading.checkpoints.archive import JSON_BYTES, read_json
+from curvcli.machine.memory import out_of_memory
 
 Task = Literal["causal", "masked", "classification", "images", "sentences", "other"]
 # Classes named like others whose text they do not take: what they predict is not made of text alone.
@@ -246,9 +246,11 @@ def _quiet(what: str) -> Iterator[None]:
     """What the libraries raise on a directory they cannot use becomes one sentence."""
     try:
         yield
-    except (CurvError, torch.OutOfMemoryError):
+    except CurvError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         remote = "trust_remote_code" in reason
         raise (CheckpointError if remote else ModelError)(
