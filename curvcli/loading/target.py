@@ -121,6 +121,10 @@ class Target:
         device = resolve_device(self.spec.device)
         if device.type != "cpu":
             self.notes.append(precision_note(self.spec.tf32))
+        if not supports(device, torch.float64):
+            self.notes.append(
+                f"{device.type} has no float64: what needs it is computed on the CPU, and sums are in float32"
+            )
         return device
 
     @cached_property

@@ -167,7 +167,7 @@ def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64
         column_M = np.zeros(j + 1)
     else:
         h_M, norm = basis.project_out(w_N, norm, orthogonality.lost)
-        column_M = h_M.double().cpu().numpy()
+        column_M = h_M.cpu().double().numpy()
         if worth_it:
             orthogonality.removed(column_M)
         if orthogonality.partial and state.first_cycle:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
+from curvcli.linalg.vectors import double
 from curvcli.machine.containers import move
+from curvcli.machine.device import with_double
 from curvcli.objective.batch import Batch
 from curvcli.operators.curvature.curvature import Curvature
 
@@ -42,9 +44,10 @@ def error_in_double(
     best: tuple[float, float] | None = None
     try:
         twin, _ = _twin(operator, samples)
-        exact_N = twin.matvec(v_N.double())
+        wide_N = double(v_N)
+        exact_N = twin.matvec(wide_N)
         for step in STEPS:
-            found = twin.check(v_N.double(), exact_N, length=step)
+            found = twin.check(wide_N, exact_N, length=step)
             if found is not None and (best is None or found < best[0]):
                 best = found, step
             if best is not None and best[0] <= enough:
@@ -75,13 +78,13 @@ def rounding_in_double(operator: Curvature[Any], vectors_KN: Tensor) -> float | 
     samples = max(batch.size // 16, min(_SAMPLES, math.ceil(_TERMS / max(each, 1))))
     try:
         twin, piece = _twin(operator, samples)
-        truth_N = twin.contribution(twin.objective.batches[0], w_N.double()[None])[0]
+        truth_N = twin.contribution(twin.objective.batches[0], double(w_N)[None])[0]
         # Both as a mean over the loss terms of the piece.
         share = operator.objective.weight / twin.objective.weight
-        computed_N = operator.contribution(piece, w_N[None])[0].double() * share
+        computed_N = double(operator.contribution(piece, w_N[None])[0]) * share
     except _UNABLE:
         return None
-    shifts_K = vectors_KN.double() @ (computed_N - truth_N)
+    shifts_K = double(vectors_KN) @ (computed_N - truth_N)
     shift = float(shifts_K.abs().max())
     # Masks with the lowest double are -inf where the network computes in single precision.
     return _SOME_SAMPLES * shift if math.isfinite(shift) else None
@@ -105,8 +108,8 @@ def _twin(operator: C, samples: int) -> tuple[C, Batch]:
         samples = min(samples, max(1, operator.micro_batch // 4))
     if objective.splittable and piece.size > samples:
         piece = piece.take(range(0, piece.size, piece.size // samples)[:samples])
-    data = move(piece.data, objective.device, torch.float64)
-    twin = objective.twin(
-        copy.deepcopy(objective.model).double(), [Batch(data, piece.size, piece.splittable)]
-    )
+    device = with_double(objective.device)
+    data = move(piece.data, device, torch.float64)
+    model = copy.deepcopy(objective.model).to(device).double()
+    twin = objective.twin(model, [Batch(data, piece.size, piece.splittable)])
     return operator.twin(twin), piece

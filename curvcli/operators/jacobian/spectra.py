@@ -171,7 +171,7 @@ def frobenius(
         signs = [torch.randint(0, 2, (op.rows,), generator=g) * 2 - 1 for g in generators]
         z_SM = torch.stack(signs).to(op.device, op.dtype)
         rest_SN = op.vjp(without(found.basis_SJM, z_SM))
-        squares.append(rest_SN.square().sum(1).double().cpu())
+        squares.append(rest_SN.square().sum(1).cpu().double())
     squares_PS = torch.stack(squares)
     norm_S = (found.captured_S + squares_PS.mean(0)).sqrt()
     error_S = squares_PS.std(0) / probes**0.5 / (2 * norm_S)

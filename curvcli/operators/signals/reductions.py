@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvcli.machine.device import supports
+
 # Entries converted to double precision at once: temporaries stay small beside the tensors themselves.
 _CHUNK = 1 << 20
 # Entries that stay in a core's cache, and how many are compared at once.
@@ -22,7 +24,7 @@ _SAFE = (1e-15, 1e15)
 
 def wide(tensor: Tensor) -> torch.dtype:
     """The type sums are taken in: squares of small float32 numbers underflow in float32."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+    return torch.float64 if supports(tensor.device, torch.float64) else torch.float32
 
 
 def row_square_sums(rows_RK: Tensor, peak: float = math.inf) -> Tensor:
