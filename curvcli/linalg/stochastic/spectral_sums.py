@@ -105,8 +105,7 @@ def krylov(
     done = 0
     while done < most and (stop() is None or done == 0):
         w_N = op.matvec(basis[done])
-        h_M, beta = basis.project_out(w_N)
-        column = h_M.cpu().double().numpy()
+        column, beta, _ = basis.project_out(w_N, twice=True)
         t_LL[: done + 1, done] = t_LL[done, : done + 1] = column
         done += 1
         if done == most or (done > kept and _enough(t_LL, done - kept, functions, tol)):
