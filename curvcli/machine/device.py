@@ -14,6 +14,8 @@ _M_MMAP_THRESHOLD = -3
 _MAPPED_FROM = 4 << 20
 # Left to the allocator, the other processes and what was not foreseen.
 _MARGIN = 0.85
+# Entries that keep an accelerator busy for longer than it takes to start on them; float32 counts as far, too.
+_LAUNCHED = 1 << 24
 
 
 def resolve_device(text: str) -> torch.device:
@@ -66,6 +68,11 @@ def supports(device: torch.device, dtype: torch.dtype) -> bool:
 def with_double(device: torch.device) -> torch.device:
     """Where what is on ``device`` is computed in float64: there, or on the CPU."""
     return device if supports(device, torch.float64) else torch.device("cpu")
+
+
+def block(device: torch.device, cached: int) -> int:
+    """Entries worked on at once: so few that they stay in a core's cache, or so many that a launch does not count."""
+    return cached if device.type == "cpu" else max(cached, _LAUNCHED)
 
 
 def free_memory(device: torch.device) -> int:

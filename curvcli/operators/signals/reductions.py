@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvcli.machine.device import supports
+from curvcli.machine.device import block, supports
 
 # Entries converted to double precision at once: temporaries stay small beside the tensors themselves.
 _CHUNK = 1 << 20
@@ -45,12 +45,13 @@ def row_square_sums(rows_RK: Tensor, peak: float = math.inf) -> Tensor:
     ):
         norms_R: Tensor = torch.linalg.vector_norm(rows_RK, dim=1)
         return norms_R.to(kind).square_()
-    if rows_RK.numel() <= _CHUNK:
+    chunk = block(rows_RK.device, _CHUNK)
+    if rows_RK.numel() <= chunk:
         norms_R = torch.linalg.vector_norm(rows_RK.to(kind), dim=1)
         return norms_R.square_()
-    if k > _CHUNK:
-        return torch.stack([row_square_sums(part) for part in rows_RK.split(_CHUNK, 1)]).sum(0)
-    return torch.cat([row_square_sums(part) for part in rows_RK.split(max(1, _CHUNK // k))])
+    if k > chunk:
+        return torch.stack([row_square_sums(part) for part in rows_RK.split(chunk, 1)]).sum(0)
+    return torch.cat([row_square_sums(part) for part in rows_RK.split(max(1, chunk // k))])
 
 
 def square_sum(tensor: Tensor) -> Tensor:
@@ -91,12 +92,12 @@ def counted(compare: Any, rows_RK: Tensor, than: float) -> Tensor:
     Truth values are written as float32 numbers: their sums take a fifth of the time that those of bool take.
     """
     r, k = rows_RK.shape
-    size = min(k, max(1, _BLOCK // r))
+    size = min(k, max(1, block(rows_RK.device, _BLOCK) // r))
     out = torch.empty((r, size), dtype=torch.float32, device=rows_RK.device)
     total_R = torch.zeros(r, dtype=wide(rows_RK), device=rows_RK.device)
-    for block in rows_RK.split(size, 1):
+    for part in rows_RK.split(size, 1):
         # A block has few enough entries that float32 holds their number exactly.
-        total_R += compare(block, than, out=out[:, : block.shape[1]]).sum(1)
+        total_R += compare(part, than, out=out[:, : part.shape[1]]).sum(1)
     return total_R
 
 
