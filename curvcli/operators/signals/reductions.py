@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from curvcli.machine.device import block, supports
+from curvcli.machine.private import norms
 
 # Entries converted to double precision at once: temporaries stay small beside the tensors themselves.
 _CHUNK = 1 << 20
@@ -66,8 +67,8 @@ def square_sums(tensors: Sequence[Tensor]) -> list[float]:
     ]
     found = [math.nan] * len(tensors)
     if single:
-        norms = torch.stack(torch._foreach_norm([tensors[i].detach() for i in single])).tolist()
-        for i, norm in zip(single, norms, strict=True):
+        lengths = norms([tensors[i].detach() for i in single]).tolist()
+        for i, norm in zip(single, lengths, strict=True):
             # What underflows beside a norm of this size does not count, and nothing overflows.
             if _SAFE[0] < norm < _SAFE[1]:
                 found[i] = norm**2
