@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -121,9 +123,11 @@ class Question:
         """
         options = self.options(**self.validate(values, where))
         run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run
-        from curvcli.machine.precision import restored_precision
+        with ExitStack() as stack:
+            if "torch" in sys.modules:  # otherwise nothing is set yet
+                from curvcli.machine.precision import restored_precision
 
-        with restored_precision():
-            subject.set_precision()
+                stack.enter_context(restored_precision())
+                subject.set_precision()
             answer: Answer[Any] = run(subject, options, journal)
         return replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))
