@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-full lint format samples clean readme picture fuzz bench wheel
+.PHONY: help demo test test-full test-cuda test-torch lint format samples clean readme picture fuzz bench wheel
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,15 @@ test: $(VENV)/.test  ## install what the tests need and run them
 test-full: $(VENV)/.test  ## all tests, slow sweeps too
 	$(BIN)/pytest -n 2 -m ''
 
+test-cuda: $(VENV)/.test  ## on a machine with a CUDA card: all commands on it against the CPU
+	CURVCLI_TEST_DEVICE=cuda $(BIN)/pytest tests/device
+
+test-torch:  ## all tests on another torch in an environment of its own: make test-torch VERSION=2.8.0
+	test -n "$(VERSION)"
+	test -x .venv-torch-$(VERSION)/bin/python || $(PYTHON) -m venv .venv-torch-$(VERSION)
+	.venv-torch-$(VERSION)/bin/pip install --quiet --disable-pip-version-check 'torch==$(VERSION)' --editable '.[test]'
+	.venv-torch-$(VERSION)/bin/pytest -n 2
+
 lint: $(VENV)/.lint  ## ruff, mypy (strict) and the table of who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,7 +70,7 @@ wheel: $(VENV)/.package  ## build sdist and wheel, and run the demo from the whe
 		&& $(CURDIR)/.venv-wheel/bin/curvcli hessian digits_mlp.toml && rm -rf "$$folder"
 
 clean:  ## remove the virtual environments, packages and caches
-	rm -rf $(VENV) .venv-wheel dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel .venv-torch-* dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 readme: $(VENV)/.test  ## write the generated parts of README and docs again
 	$(BIN)/cog -r README.md docs/architecture.md

@@ -3,6 +3,9 @@
 Shapes: ``N`` length of a vector, ``M`` vectors in the basis, ``K`` vectors asked for.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +19,19 @@ DGKS_ETA = 2**-0.5
 _PASSES = 3
 # Components, in units of eps times its length, that a vector may keep in a basis that is not quite orthonormal.
 _ROUNDING = 10
-# Columns rotated at a time in a restart, so that it needs no second basis.
-_CHUNK = 1 << 16
+# Columns rotated at a time in a restart, so that it needs no second basis: as many as stay in a core's cache, or
+# so many that launching a kernel does not count.
+_CHUNK, _CHUNK_LAUNCHED = 1 << 16, 1 << 20
+
+
+class Removed(NamedTuple):
+    """What orthogonalisation took out of a vector."""
+
+    coefficients_M: Float64Array
+    norm: float
+    """Of what is left."""
+    beside: float = 0.0
+    """The number that was read along."""
 
 
 class Basis:
@@ -56,38 +70,77 @@ class Basis:
         self.size += 1
 
     def project_out(
-        self, w_N: Tensor, norm: float | None = None, lost: float = 0.0
-    ) -> tuple[Tensor, float]:
+        self,
+        w_N: Tensor,
+        norm: Tensor | float | None = None,
+        lost: float = 0.0,
+        beside: Tensor | None = None,
+        twice: bool = False,
+    ) -> Removed:
         """Remove from ``w_N``, in place, its components in the span of the basis.
 
         Gram-Schmidt with another pass only where the one before cancelled (the DGKS criterion), or
-        where the loss of orthogonality of the basis itself left more than rounding behind.
+        where the loss of orthogonality of the basis itself left more than rounding behind. Each pass reads once
+        from the device.
 
         Args:
             w_N: the vector.
             norm: its length, where that is known.
             lost: largest component of one basis vector in another.
-
-        Returns:
-            The coefficients removed, shape ``(size,)``, and the remaining norm.
+            beside: a number on the device that is read along.
+            twice: make two passes for a read, where the first is known to cancel.
         """
-        after = float(euclidean_norm(w_N)) if norm is None else norm
-        removed_M = w_N.new_zeros(self.size)
-        if self.size == 0:
-            return removed_M, after
+        norm = euclidean_norm(w_N) if norm is None else norm
+        before = norm if isinstance(norm, Tensor) else w_N.new_full((), norm)
+        beside = w_N.new_zeros(()) if beside is None else beside
         q_MN = self.rows
         rounding = _ROUNDING * torch.finfo(w_N.dtype).eps
-        for _ in range(_PASSES):
-            before = after
+        removed_M = np.zeros(self.size)
+        value, after = 0.0, before
+        for _ in range(_PASSES if self.size else 0):
             h_M = q_MN @ w_N
             w_N.addmv_(q_MN.T, h_M, alpha=-1)
-            removed_M += h_M
-            after = float(euclidean_norm(w_N))
-            cancelled = after < DGKS_ETA * before
-            left = lost * float(euclidean_norm(h_M)) if lost else 0.0
-            if not cancelled and left <= rounding * after:
-                break
-        return removed_M, after
+            if twice:
+                before = euclidean_norm(w_N)
+                again_M = q_MN @ w_N
+                w_N.addmv_(q_MN.T, again_M, alpha=-1)
+                h_M = h_M + again_M
+            after = euclidean_norm(w_N)
+            read = torch.cat([torch.stack([beside, before, after]), h_M]).cpu().double().numpy()
+            value, (was, left), coefficients_M = float(read[0]), read[1:3].tolist(), read[3:]
+            removed_M += coefficients_M
+            cancelled = left < DGKS_ETA * was
+            if not cancelled and lost * np.linalg.norm(coefficients_M) <= rounding * left:
+                return Removed(removed_M, left, value)
+            before = after
+        return Removed(removed_M, float(after), value if self.size else float(beside))
+
+    def continue_from(self, w_N: Tensor, beta: float, lost: float = 0.0) -> Removed:
+        """Make the product ``w_N`` of the newest vector orthogonal to all, the recurrence's two terms first.
+
+        What cancels after them is a loss of orthogonality, which is what the DGKS criterion is to see.
+
+        Args:
+            w_N: the product, changed in place.
+            beta: its component along the vector before the newest.
+            lost: see `project_out`.
+
+        Returns:
+            What was removed in all; `Removed.beside` is the component along the newest.
+        """
+        alpha, norm = self.local_terms(w_N, beta)
+        found = self.project_out(w_N, norm, lost, beside=alpha)
+        found.coefficients_M[-1] += found.beside
+        if beta:
+            found.coefficients_M[-2] += beta
+        return found
+
+    def local_terms(self, w_N: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """Remove the components along the newest vector and, ``beta``, the one before; (the first, the rest's norm)."""
+        alpha = torch.dot(self.rows[-1], w_N)
+        latest = torch.stack([w_N.new_full((), beta), alpha]) if beta else alpha[None]
+        w_N.addmv_(self.rows[-len(latest) :].T, latest, alpha=-1)
+        return alpha, euclidean_norm(w_N)
 
     def combine(self, s_MK: Float64Array) -> Tensor:
         """The linear combinations ``S^T Q`` of the first ``M`` rows, shape ``(K, n)``."""
@@ -101,8 +154,9 @@ class Basis:
         """
         m, k = s_MK.shape
         s = torch.as_tensor(s_MK.T.copy(), dtype=self._rows_MN.dtype, device=self._rows_MN.device)
-        for start in range(0, self.n, _CHUNK):
-            columns = slice(start, start + _CHUNK)
+        chunk = _CHUNK if s.device.type == "cpu" else _CHUNK_LAUNCHED
+        for start in range(0, self.n, chunk):
+            columns = slice(start, start + chunk)
             self._rows_MN[:k, columns] = s @ self._rows_MN[:m, columns]
         if keep_last:
             self._rows_MN[k] = self._rows_MN[m]

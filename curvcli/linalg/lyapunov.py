@@ -53,7 +53,7 @@ def lyapunov(
         following_BDK, r_BKK = torch.linalg.qr(push(q_BDK))
         q_BDK = torch.where(valid_B[:, None, None], following_BDK, q_BDK)
         if step >= skipped:
-            log_BK = r_BKK.diagonal(dim1=1, dim2=2).abs().double().cpu().log()
+            log_BK = r_BKK.diagonal(dim1=1, dim2=2).abs().cpu().double().log()
             valid_B1 = valid_B.cpu()[:, None]
             # ‖R_T ⋯ R_1‖ is the norm of the product on the span of the vectors; kept near 1.
             product_BKK = torch.where(valid_B[:, None, None], r_BKK, eye_KK) @ product_BKK
@@ -76,7 +76,7 @@ def lyapunov(
     ]
     errors_K = torch.maximum(_standard_error(torch.stack(stretches)), _standard_error(samples_BK))
     growth_B = growth_B + torch.linalg.matrix_norm(product_BKK, ord=2).log()
-    most_B = growth_B.double().cpu() / counts_TBK.sum(0)[:, 0]
+    most_B = growth_B.cpu().double() / counts_TBK.sum(0)[:, 0]
     open_ = (most_B[torch.isfinite(most_B)].mean() - exponents_K[0]).abs()
     errors_K[0] = torch.maximum(errors_K[0], torch.nan_to_num(open_, 0.0))
     order_K = exponents_K.argsort(descending=True, stable=True)

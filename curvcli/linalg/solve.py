@@ -58,13 +58,14 @@ def conjugate_gradients(
         if stop():
             return Solution(x_N, math.sqrt(rr) / norm_b, used, "stopped")
         ap_N = op.matvec(p_N).add_(p_N, alpha=damping)
-        curvature = float(torch.dot(p_N, ap_N))
+        along = torch.dot(p_N, ap_N)
+        rest_N = torch.addcmul(r_N, ap_N, rr / along, value=-1)
+        # The only read of a step: the residual is computed before its curvature is known to be positive.
+        curvature, after = torch.stack([along, torch.dot(rest_N, rest_N)]).tolist()
         if curvature <= 0.0:
             return Solution(x_N, math.sqrt(rr) / norm_b, used + 1, "negative-curvature", p_N)
-        step = rr / curvature
-        x_N.add_(p_N, alpha=step)
-        r_N.sub_(ap_N, alpha=step)
-        rr, before = float(torch.dot(r_N, r_N)), rr
+        x_N.add_(p_N, alpha=rr / curvature)
+        r_N, before, rr = rest_N, rr, after
         if math.sqrt(rr) <= tol * norm_b:
             return Solution(x_N, math.sqrt(rr) / norm_b, used + 1, "converged")
         p_N.mul_(rr / before).add_(r_N)
@@ -109,9 +110,9 @@ def minres(
         if stop():
             return Solution(x_N, phi / norm_b, used - 1, "stopped", negative_N)
         w_N = op.matvec(q_N)
-        alpha = float(torch.dot(q_N, w_N))
-        w_N = w_N.sub(q_N, alpha=alpha).sub_(previous_N, alpha=beta)
-        beta_next = float(euclidean_norm(w_N))
+        along = torch.dot(q_N, w_N)
+        w_N = torch.addcmul(w_N, q_N, along, value=-1).sub_(previous_N, alpha=beta)
+        alpha, beta_next = torch.stack([along, euclidean_norm(w_N)]).tolist()
         largest = max(largest, abs(alpha), beta_next)
         # The last rotation applied to the new column of T.
         delta = cosine * delta_next + sine * alpha

@@ -1,4 +1,4 @@
-"""Norms of long vectors, right to rounding.
+"""Norms of long vectors, right to rounding, and double precision.
 
 A sum of many float32 squares in one accumulator loses digits: on a CPU `torch.linalg.vector_norm` is off by 6e-5
 of itself for 2.7 million entries and by 4e-4 for 11 million. Here pieces are summed first.
@@ -44,6 +44,14 @@ def _norm(v_N: Tensor) -> Tensor:
         rest = torch.linalg.vector_norm(v_N[whole:])
         total = torch.linalg.vector_norm(torch.cat([parts, rest[None]]))
     return total
+
+
+def double(tensor: Tensor) -> Tensor:
+    """In float64: where the tensor is, or on the host where its device has no such numbers (MPS)."""
+    try:
+        return tensor.double()
+    except TypeError:
+        return tensor.cpu().double()
 
 
 def euclidean_norms(vectors_KN: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,25 @@ def class_last(outputs: Tensor, targets: Tensor, name: str) -> tuple[Tensor, Ten
     return flat.reshape(-1, flat.shape[-1]), targets.reshape(-1)
 
 
+# Labels on a device whose check was made, the latest of them; held, so that their memory is nothing else's.
+_CHECKED: OrderedDict[tuple[Any, ...], tuple[Tensor, float]] = OrderedDict()
+_KEPT = 256
+
+
+def _counted(labels: Tensor, classes: int, ignore_index: int, name: str) -> float:
+    """How many labels count. They are checked once where to look at them is to wait for a device."""
+    if labels.device.type == "cpu":
+        return float(_check_labels(labels, classes, ignore_index, name).sum())
+    place = (labels.data_ptr(), labels._version, labels.dtype, labels.shape, labels.stride())
+    key = (*place, labels.device, classes, ignore_index)
+    if key not in _CHECKED:
+        count = float(_check_labels(labels, classes, ignore_index, name).sum())
+        _CHECKED[key] = labels, count
+        if len(_CHECKED) > _KEPT:
+            _CHECKED.popitem(last=False)
+    return _CHECKED[key][1]
+
+
 def _check_labels(labels: Tensor, classes: int, ignore_index: int, name: str) -> Tensor:
     """The mask of labels that count; all of them within the classes."""
     if labels.is_floating_point() or labels.dtype == torch.bool:
@@ -66,7 +86,7 @@ def cross_entropy(
         )
         return total, float(outputs.numel() // outputs.shape[1])
     logits, labels = class_last(outputs, targets, "cross_entropy")
-    valid = _check_labels(labels, logits.shape[-1], ignore_index, "cross_entropy")
+    count = _counted(labels, logits.shape[-1], ignore_index, "cross_entropy")
     total = F.cross_entropy(
         logits,
         labels.long(),
@@ -74,16 +94,15 @@ def cross_entropy(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    return total, float(valid.sum())
+    return total, count
 
 
 def nll(outputs: Tensor, targets: Tensor, ignore_index: int = -100) -> tuple[Tensor, float]:
     """-outputs[target], for outputs that are log-probabilities."""
     log_p, labels = class_last(outputs, targets, "nll")
-    valid = _check_labels(labels, log_p.shape[-1], ignore_index, "nll")
-    return F.nll_loss(log_p, labels.long(), ignore_index=ignore_index, reduction="sum"), float(
-        valid.sum()
-    )
+    count = _counted(labels, log_p.shape[-1], ignore_index, "nll")
+    total = F.nll_loss(log_p, labels.long(), ignore_index=ignore_index, reduction="sum")
+    return total, count
 
 
 def _aligned(outputs: Tensor, targets: Tensor, name: str) -> Tensor:

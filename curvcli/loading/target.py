@@ -32,7 +32,7 @@ from curvcli.loading.spec import TargetSpec
 from curvcli.machine.containers import move
 from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
 from curvcli.machine.memory import check_fits
-from curvcli.machine.precision import precision_note, set_precision
+from curvcli.machine.precision import device_notes, set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
 from curvcli.objective.objective import Objective
@@ -125,8 +125,7 @@ class Target:
         if self.spec.memory is not None:
             give_back_freed_memory()
         device = resolve_device(self.spec.device)
-        if device.type != "cpu":
-            self.notes.append(precision_note(self.spec.tf32))
+        self.notes.extend(device_notes(device, self.spec.tf32))
         return device
 
     @cached_property
@@ -145,9 +144,7 @@ class Target:
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
         elif checkpoint is not None and checkpoint.program is not None:
-            program: Any = checkpoint.program
-            # Only programs know how to be moved with what they make inside; pickled modules need no more than `to`.
-            model = program.placed(self.device) if hasattr(program, "placed") else program
+            model = getattr(checkpoint.program, "placed", checkpoint.program.to)(self.device)
         else:
             raise ModelError(
                 "a checkpoint holds weights, not the network they belong to"
@@ -201,7 +198,6 @@ class Target:
             self.notes.append(
                 f"half of the time went by while data was read: {len(read)} batches are taken"
             )
-        set_precision(self.spec.tf32)  # what was imported may have set its own
         return read
 
     @cached_property
@@ -219,6 +215,7 @@ class Target:
     def model_batches(self) -> list[Batch]:
         """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
         arranged = [self._arranged(raw) for raw in self._raw_batches]
+        set_precision(self.spec.tf32)  # what was imported may have set its own
         made = [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
         if self._takes_whole_batches(made):
             return [dataclasses.replace(batch, splittable=False) for batch in made]

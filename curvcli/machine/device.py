@@ -14,6 +14,8 @@ _M_MMAP_THRESHOLD = -3
 _MAPPED_FROM = 4 << 20
 # Left to the allocator, the other processes and what was not foreseen.
 _MARGIN = 0.85
+# Entries that keep an accelerator busy for longer than it takes to start on them; float32 counts as far, too.
+_LAUNCHED = 1 << 24
 
 
 def resolve_device(text: str) -> torch.device:
@@ -54,16 +56,33 @@ def resolve_device(text: str) -> torch.device:
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the device computes in ``dtype`` (MPS has no float64)."""
-    return not (device.type == "mps" and dtype == torch.float64)
+    if device.type in ("cpu", "cuda"):
+        return True
+    try:
+        torch.empty(0, dtype=dtype, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def with_double(device: torch.device) -> torch.device:
+    """Where what is on ``device`` is computed in float64: there, or on the CPU."""
+    return device if supports(device, torch.float64) else torch.device("cpu")
+
+
+def block(device: torch.device, cached: int) -> int:
+    """Entries worked on at once: so few that they stay in a core's cache, or so many that a launch does not count."""
+    return cached if device.type == "cpu" else max(cached, _LAUNCHED)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may be used now, less a margin."""
+    """Bytes that may be used now, less a margin; torch's own cache of freed blocks is free."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(_MARGIN * free)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(_MARGIN * (free + cached))
     if device.type == "mps":
-        used = torch.mps.driver_allocated_memory()
+        used = torch.mps.current_allocated_memory()
         return int(_MARGIN * (torch.mps.recommended_max_memory() - used))
     return int(_MARGIN * _free_host_memory())
 

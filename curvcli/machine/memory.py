@@ -14,8 +14,14 @@ _OVERHEAD = 1.1
 # Memory that the allocator holds beyond live tensors while graphs come and go: processes grew by up to 1.53 times the
 # peak of their tensors on convolutional networks (glibc); the factor 1.1 of it is in `Need`.
 HELD = 1.4
-# What libraries say when an allocation fails.
-_SIGNS = ("not enough memory", "out of memory", "alloc_cpu", "bad_alloc", "ALLOC_FAILED")
+# What libraries say when an allocation fails, in small letters: the host's allocators, CUDA's, and those of its
+# libraries (cuBLAS, cuDNN, cuFFT, cuSOLVER, cuSPARSE, NCCL and AMD's by the same names). A handle that cannot
+# be made, and a convolution for which no engine is found, lack memory too.
+_SIGNS = (
+    "not enough memory", "out of memory", "outofmemory", "cannot allocate memory", "can't allocate memory", "alloc_cpu",
+    "bad_alloc", "alloc_failed", "allocation_failed", "allocation failed", "erroroutofmemory", "errormemoryallocation",
+    "insufficient_resources", "blascreate(handle)", "dncreate(handle)", "unable to find an engine to execute",
+)  # fmt: skip
 
 R = TypeVar("R")
 
@@ -78,7 +84,7 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS):
+    if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS):
         return True
     return error.__cause__ is not None and out_of_memory(error.__cause__)
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import backends
 
+from curvcli.machine.device import supports
+
 # Operators with a precision of their own, which is not that of the legacy flags. Absent before torch 2.9.
 _CUDA: tuple[Any, ...] = ()
 _CPU: tuple[Any, ...] = ()
@@ -30,11 +32,17 @@ def set_precision(tf32: bool) -> None:
         operator.fp32_precision = "ieee"
 
 
-def precision_note(tf32: bool) -> str:
-    """What an answer that was computed on an accelerator says."""
-    if tf32:
-        return "float32 products may be in TF32 (10 bits of mantissa)"
-    return "float32 products are in full precision (TF32 is off)"
+def device_notes(device: torch.device, tf32: bool) -> list[str]:
+    """What an answer that was computed on an accelerator says of its numbers."""
+    if device.type == "cpu":
+        return []
+    full = "float32 products are in full precision (TF32 is off)"
+    notes = ["float32 products may be in TF32 (10 bits of mantissa)" if tf32 else full]
+    if not supports(device, torch.float64):
+        notes.append(
+            f"{device.type} has no float64: what needs it is computed on the CPU, and sums are in float32"
+        )
+    return notes
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvcli.linalg.vectors import double
 from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
 from curvcli.objective.network import evaluation
@@ -56,7 +57,7 @@ def random_modules(model: nn.Module, batch: Batch, terms: Terms) -> list[str]:
 
         def watch(name: str, seen: dict[str, float] = seen) -> Callable[..., None]:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                tensors = [t.double().sum() for t in tensors_in(output) if t.is_floating_point()]
+                tensors = [double(t).sum() for t in tensors_in(output) if t.is_floating_point()]
                 seen.setdefault(name, float(sum(tensors)))
 
             return hook

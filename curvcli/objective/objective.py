@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from curvcli.linalg.vectors import double
 from curvcli.objective.batch import Batch
 from curvcli.objective.layout import Layout
 from curvcli.objective.network import evaluation, uses_batch_statistics
@@ -211,5 +212,5 @@ def decay(weight_decay: float, parameters: Sequence[Tensor]) -> float:
     """
     if not weight_decay:
         return 0.0
-    squares = sum(float(p.detach().double().square().sum()) for p in parameters)
+    squares = sum(float(double(p.detach()).square().sum()) for p in parameters)
     return 0.5 * weight_decay * squares

@@ -98,7 +98,7 @@ def test_the_settings_of_an_imported_module_do_not_win(tmp_path: Path) -> None:
         model=f"{tmp_path}/own.py:Net", data=f"{tmp_path}/own.py:data", loss="cross_entropy"
     )
     for question in ("gradients", "jacobian"):
-        analyse(question, Subject(spec))  # type: ignore[call-overload]
+        analyse(question, Subject(spec))
     found = [
         m for m in sys.modules.values() if getattr(m, "__file__", "") == str(tmp_path / "own.py")
     ]

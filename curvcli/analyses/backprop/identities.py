@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvcli.errors import ModelError
 from curvcli.machine.containers import move, tensors_in
+from curvcli.machine.device import with_double
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
 from curvcli.objective.network import is_stock
@@ -104,14 +105,15 @@ class BackpropCheck:
 
     def __init__(self, objective: Objective, samples: int) -> None:
         piece = next(iter(objective.batches[0].pieces(samples)))
+        device = with_double(objective.device)
         try:
-            model = copy.deepcopy(objective.model).double()
+            model = copy.deepcopy(objective.model).to(device).double()
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"the model cannot be copied to float64: {error}",
                 "backprop is checked in float64 only",
             ) from error
-        data = move(piece.data, objective.device, torch.float64)
+        data = move(piece.data, device, torch.float64)
         self.objective = make_objective(
             model,
             [Batch(data, piece.size, piece.splittable)],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import ModelError, some
+from curvcli.linalg.vectors import double
 from curvcli.objective.objective import Objective
 
 
@@ -107,7 +108,7 @@ def moved(a: nn.Module, b: nn.Module) -> list[Moved]:
     other = dict(b.named_parameters())
     found = []
     for name, parameter in a.named_parameters():
-        x, y = parameter.detach().double(), other[name].detach().double()
+        x, y = double(parameter.detach()), double(other[name].detach())
         norms = float(torch.linalg.vector_norm(x)), float(torch.linalg.vector_norm(y))
         cosine = float(torch.sum(x * y)) / (norms[0] * norms[1]) if all(norms) else None
         found.append(Moved(name, float(torch.linalg.vector_norm(y - x)), norms[0], cosine))
@@ -119,5 +120,5 @@ def moved(a: nn.Module, b: nn.Module) -> list[Moved]:
 
 def principal_cosines(a_KN: Tensor, b_KN: Tensor) -> list[float]:
     """Cosines of the principal angles between the spans of two orthonormal sets (Björck & Golub 1973)."""
-    products_KK = a_KN.double() @ b_KN.double().T
+    products_KK = double(a_KN) @ double(b_KN).T
     return [min(1.0, float(s)) for s in torch.linalg.svdvals(products_KK)]

@@ -33,10 +33,10 @@ def reinitialised(objective: Objective, scheme: str, seed: int) -> Iterator[list
     buffers = list(model.buffers())
     saved = [t.detach().clone() for t in (*parameters, *buffers)]
     try:
-        # Drawn on the CPU, so that every device gets the same weights.
-        with torch.random.fork_rng(devices=_cuda(objective)), torch.no_grad():
-            torch.manual_seed(seed)
-            unknown = _initialise(model, scheme)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(seed)
+            with _on_the_host(model):
+                unknown = _initialise(model, scheme)
             _calibrate(objective)
         yield unknown
     finally:
@@ -114,5 +114,23 @@ def _calibrate(objective: Objective) -> None:
             norm.momentum, norm.training = momentum, training
 
 
-def _cuda(objective: Objective) -> list[torch.device]:
-    return [objective.device] if objective.device.type == "cuda" else []
+@contextmanager
+def _on_the_host(model: nn.Module) -> Iterator[None]:
+    """Parameters are on the CPU for the time being, and get the values they have there: every device draws the same."""
+    places = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+    # A tied parameter stays one.
+    copies = {id(p): nn.Parameter(p.detach().cpu(), p.requires_grad) for _, _, p in places}
+    try:
+        for module, name, parameter in places:
+            module._parameters[name] = copies[id(parameter)]
+        yield
+    finally:
+        for module, name, parameter in places:
+            module._parameters[name] = parameter
+    for _, _, parameter in places:
+        parameter.copy_(copies[id(parameter)])

@@ -244,7 +244,7 @@ def check_random_product(
     norm = n**0.5 * float(euclidean_norm(found.error_N)) + ROUNDING * eps * size
     if found.by == "rounded weights":
         norm += saturation(operator.objective) * size
-    aligned = abs(float(torch.dot(found.error_N, vector_N.to(found.error_N.dtype))))
+    aligned = abs(float(torch.dot(found.error_N, vector_N.to(found.error_N))))
     return checked, MatrixError(norm, n * aligned + 2**0.5 * norm)
 
 

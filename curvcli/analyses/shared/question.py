@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -125,13 +126,11 @@ class Question:
         journal.limit_time(parse_seconds(getattr(options, "timeout", None)))
         subject.end_reading_when(journal.stop_reading)
         run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run
-        answer: Answer[Any]
-        if "torch" in sys.modules:
-            from curvcli.machine.precision import restored_precision
+        with ExitStack() as stack:
+            if "torch" in sys.modules:  # otherwise nothing is set yet
+                from curvcli.machine.precision import restored_precision
 
-            with restored_precision():
+                stack.enter_context(restored_precision())
                 subject.set_precision()
-                answer = run(subject, options, journal)
-        else:  # a question that computes nothing itself
-            answer = run(subject, options, journal)
+            answer: Answer[Any] = run(subject, options, journal)
         return replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))

@@ -16,6 +16,7 @@ from curvcli.analyses.trace.result import Status
 from curvcli.linalg.operator import Float64Array
 from curvcli.linalg.stochastic.quadrature import gauss_rule
 from curvcli.linalg.stochastic.spectral_sums import RULES, Goal, SpectralSum, estimate
+from curvcli.linalg.vectors import double
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.hessian import Hessian
 
@@ -181,7 +182,7 @@ def _block_sums(operator: Curvature[Any]) -> Callable[[torch.Tensor], torch.Tens
     lengths = operator.objective.sizes()
 
     def sums(v_N: torch.Tensor) -> torch.Tensor:
-        return torch.stack([part.double().sum() for part in v_N.split(lengths)])
+        return torch.stack([double(part).sum() for part in v_N.split(lengths)])
 
     return sums
 

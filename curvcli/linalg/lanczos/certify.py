@@ -43,13 +43,13 @@ def certify(
     """
     values_K = torch.linalg.vecdot(vectors_KN, products_KN)
     rests_K = euclidean_norms(products_KN - values_K[:, None] * vectors_KN)
-    cross_KK = (vectors_KN @ products_KN.T).double().cpu().numpy()
+    cross_KK = (vectors_KN @ products_KN.T).cpu().double().numpy()
     rounding = ROUNDING * torch.finfo(vectors_KN.dtype).eps * norm + measured
     if len(cross_KK) > 1:
         upper = (cross_KK - cross_KK.T)[np.triu_indices(len(cross_KK), 1)]
         rounding += float(np.sqrt(np.mean(upper**2)))
     return Certificate(
-        values_K.double().cpu().numpy(), rests_K.double().cpu().numpy() + rounding, rounding
+        values_K.cpu().double().numpy(), rests_K.cpu().double().numpy() + rounding, rounding
     )
 
 

@@ -20,7 +20,6 @@ from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.orthogonality import Orthogonality
 from curvcli.linalg.lanczos.warm import mixed
 from curvcli.linalg.operator import Float64Array, Space, product, random_unit_vector
-from curvcli.linalg.vectors import euclidean_norm
 
 # Entries of a basis that are read in less time than it takes to find out whether they have to be.
 WORTH_SKIPPING = 1 << 20
@@ -150,30 +149,27 @@ def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64
     """Remove from the pending vector's product ``w_N`` what lies in the basis: (its column of T, norm of the rest)."""
     j = state.processed
     basis, t_MM, orthogonality = state.basis, state.t_MM, state.orthogonality
-    q_N = basis[j]
-    # The two local terms first: what cancels after them is a loss of orthogonality, which is what
-    # the DGKS criterion is to see.
-    alpha = float(torch.dot(q_N, w_N))
     local = float(t_MM[j - 1, j]) if j else 0.0
-    if local:
-        latest_2 = torch.tensor([local, alpha], dtype=w_N.dtype, device=w_N.device)
-        w_N.addmv_(basis.rows[j - 1 :].T, latest_2, alpha=-1)
-    else:
-        w_N.add_(q_N, alpha=-alpha)
-    norm = float(euclidean_norm(w_N))
     worth_it = state.first_cycle and j + 2 < basis.capacity and j * op.n >= WORTH_SKIPPING
-    if worth_it and orthogonality.suffices(t_MM[: j + 1, : j + 1], alpha, norm):
-        orthogonality.kept(norm)
-        column_M = np.zeros(j + 1)
+    if not worth_it:
+        found = basis.continue_from(w_N, local, orthogonality.lost)
+        if not (orthogonality.partial and state.first_cycle):
+            return found.coefficients_M, found.norm
+        column_M, norm, alpha = found
+        column_M[j] -= alpha
+        column_M[j - 1] -= local
     else:
-        h_M, norm = basis.project_out(w_N, norm, orthogonality.lost)
-        column_M = h_M.double().cpu().numpy()
-        if worth_it:
-            orthogonality.removed(column_M)
-        if orthogonality.partial and state.first_cycle:
-            # In T they would count for the vectors before as well, whose products do not contain them.
-            state.left_out_MM[: j + 1, j] = column_M
+        alpha, norm = torch.stack(basis.local_terms(w_N, local)).tolist()
+        if orthogonality.suffices(t_MM[: j + 1, : j + 1], alpha, norm):
+            orthogonality.kept(norm)
             column_M = np.zeros(j + 1)
+        else:
+            column_M, norm, _ = basis.project_out(w_N, norm, orthogonality.lost)
+            orthogonality.removed(column_M)
+    if orthogonality.partial and state.first_cycle:
+        # In T they would count for the vectors before as well, whose products do not contain them.
+        state.left_out_MM[: j + 1, j] = column_M
+        column_M = np.zeros(j + 1)
     column_M[j] += alpha
     if j:
         column_M[j - 1] += local
@@ -187,7 +183,7 @@ def append_fresh(op: Space, state: LanczosState) -> None:
     if state.processed < state.basis.capacity:
         state.t_MM[state.processed, :] = state.t_MM[:, state.processed] = 0.0
     fresh_N = random_unit_vector(op, state.generator)
-    _, norm = state.basis.project_out(fresh_N, lost=state.orthogonality.lost)
+    norm = state.basis.project_out(fresh_N, lost=state.orthogonality.lost).norm
     state.basis.append(fresh_N, norm)
 
 
@@ -206,7 +202,7 @@ def outside(state: LanczosState, tail: Tail) -> Tail | None:
     pending = state.basis.size
     state.basis.size = state.processed
     rest_N = tail.direction_N.clone()
-    _, share = state.basis.project_out(rest_N, lost=state.orthogonality.lost)
+    share = state.basis.project_out(rest_N, lost=state.orthogonality.lost).norm
     state.basis.size = pending
     if share <= 100 * torch.finfo(state.basis.dtype).eps:
         return None

@@ -10,6 +10,7 @@ in `linalg.factorization`, what they have led to in `linalg.ritz`.
 Shapes: ``N`` length of a vector, ``M`` size of the basis, ``K`` pairs asked for.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -59,7 +60,10 @@ class LanczosResult:
     values_K: Float64Array
     """Ritz values."""
     bounds_K: Float64Array
-    """ρ = β_m |s_mi| of each, plus what lost orthogonality may add: an eigenvalue lies within ρ of the Ritz value."""
+    """ρ = β_m |s_mi| of each, plus what lost orthogonality may add: an eigenvalue lies within ρ of the Ritz value.
+
+    Entries of a residual whose squares underflow do not show in its length, and may add √(n tiny): 1e-19 √n in float32.
+    """
     converged_K: tuple[bool, ...]
     """Whether ρ ≤ tol · max(|θ|, 0.01 ‖T‖)."""
     top: int
@@ -263,7 +267,7 @@ def _result(
     tails = [*waiting, *([state.live] if state.live else [])]
     return LanczosResult(
         values_K=spectrum.theta_M[pairs],
-        bounds_K=spectrum.bounds_M[pairs],
+        bounds_K=spectrum.bounds_M[pairs] + math.sqrt(op.n * torch.finfo(op.dtype).tiny),
         converged_K=tuple(bool(c) for c in spectrum.converged_M[pairs]),
         top=len(spectrum.top),
         vectors_KN=vectors_KN,

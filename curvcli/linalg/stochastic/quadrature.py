@@ -80,8 +80,8 @@ def gauss_rules(op: SymmetricOperator, q_N: Tensor, steps: int) -> Rules:
         w_N = op.matvec(basis[j])
         if j == 0:
             first_N = w_N.clone()
-        h_M, beta = basis.project_out(w_N)
-        alphas.append(float(h_M[j]))
+        removed_M, beta, _ = basis.project_out(w_N, twice=True)
+        alphas.append(float(removed_M[j]))
         scale = max(map(abs, (*alphas, *betas)))
         if j + 1 == steps or beta <= 10 * torch.finfo(op.dtype).eps * scale:
             break

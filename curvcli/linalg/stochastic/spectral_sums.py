@@ -22,6 +22,7 @@ from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, rando
 from curvcli.linalg.statistics.student import quantile
 from curvcli.linalg.stochastic.probes import Sums, jackknife
 from curvcli.linalg.stochastic.quadrature import Rules, gauss_rules, random_complement
+from curvcli.linalg.vectors import double
 
 Function = Callable[[Float64Array], Float64Array]
 BlockSums = Callable[[Tensor], Tensor]
@@ -104,8 +105,7 @@ def krylov(
     done = 0
     while done < most and (stop() is None or done == 0):
         w_N = op.matvec(basis[done])
-        h_M, beta = basis.project_out(w_N)
-        column = h_M.double().cpu().numpy()
+        column, beta, _ = basis.project_out(w_N, twice=True)
         t_LL[: done + 1, done] = t_LL[done, : done + 1] = column
         done += 1
         if done == most or (done > kept and _enough(t_LL, done - kept, functions, tol)):
@@ -177,9 +177,9 @@ class Probes:
         if steps > 1:
             self.rules.append(rules)
         products_N = q_N * rules.first_N
-        self.forms.append(self.dimension * float(products_N.double().sum()))
-        self.squares.append(self.dimension * float(rules.first_N.double().square().sum()))
-        self.block_forms.append(self.dimension * self.blocks(products_N).double().cpu().numpy())
+        self.forms.append(self.dimension * float(double(products_N).sum()))
+        self.squares.append(self.dimension * float(double(rules.first_N).square().sum()))
+        self.block_forms.append(self.dimension * self.blocks(products_N).cpu().double().numpy())
 
     def trace(self) -> SpectralSum:
         """tr A."""
@@ -221,7 +221,7 @@ class Probes:
 
     def block_traces(self) -> list[SpectralSum]:
         """Σ of the diagonal of A over each block."""
-        exact_B = self.blocks(self.exact.diagonal()).double().cpu().numpy()
+        exact_B = self.blocks(self.exact.diagonal()).cpu().double().numpy()
         samples = np.array(self.block_forms).reshape(len(self.block_forms), len(exact_B))
         return [self._sum(float(e), samples[:, b].tolist()) for b, e in enumerate(exact_B)]
 

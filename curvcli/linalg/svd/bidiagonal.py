@@ -174,35 +174,53 @@ class Bidiagonalisation:
             self._v_SJN = _grown(self._v_SJN, self._room(size, op.columns))
         self._v_SJN[:, j] = self._next_SN
         locked = self._locked
-        p_SM, alpha_S = self._orthogonal(op.jvp(self._next_SN), self._u_SJM[:, :j])
         alpha_S, u_SM = self._continue(
-            p_SM, alpha_S, self._u_SJM[:, :j], locked.left_SKM if locked else None
+            op.jvp(self._next_SN), self._u_SJM[:, :j], locked.left_SKM if locked else None
         )
         self._u_SJM[:, j] = u_SM
         self.steps = j + 1
-        r_SN, beta_S = self._orthogonal(op.vjp(u_SM), self._v_SJN[:, : j + 1])
+        following_SN = op.vjp(u_SM)
         if self.exhausted:
-            beta_S = torch.zeros_like(beta_S)
+            beta_S = torch.zeros_like(alpha_S)
         else:
             beta_S, self._next_SN = self._continue(
-                r_SN, beta_S, self._v_SJN[:, : j + 1], locked.right_SKN if locked else None
+                following_SN, self._v_SJN[:, : j + 1], locked.right_SKN if locked else None
             )
         self._alpha.append(alpha_S)
         self._beta.append(beta_S)
 
     def _continue(
-        self, rest_SL: Tensor, length_S: Tensor, basis_SJL: Tensor, locked_SKL: Tensor | None
+        self, w_SL: Tensor, basis_SJL: Tensor, locked_SKL: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The normalised rest, or a fresh direction where nothing but rounding is left of it."""
+        """The normalised rest beside the basis, or a fresh direction where nothing but rounding is left of it."""
+        rest_SL, before_S, length_S = self._rest(w_SL, basis_SJL)
+        # Both are asked in one read of the device.
+        cancelled_S, broken_S = length_S < DGKS_ETA * before_S, self._broken(length_S)
+        cancelled, broken = torch.stack([cancelled_S.any(), broken_S.any()]).tolist()
+        if cancelled:
+            rest_SL, _, length_S = self._rest(rest_SL, basis_SJL)
+            broken_S = self._broken(length_S)
+            broken = bool(broken_S.any())
         self._norm_S = torch.maximum(self._norm_S, length_S)
-        floor_S = ROUNDING * torch.finfo(self.op.dtype).eps * self._norm_S
-        broken_S = length_S <= floor_S
         unit_SL = rest_SL / torch.where(broken_S, 1.0, length_S)[:, None].to(rest_SL.dtype)
-        if bool(broken_S.any()):
+        if broken:
             fresh_SL = self._fresh(basis_SJL, locked_SKL)
             unit_SL = torch.where(broken_S[:, None], fresh_SL, unit_SL)
             length_S = torch.where(broken_S, 0.0, length_S)
         return length_S, unit_SL
+
+    def _broken(self, length_S: Tensor) -> Tensor:
+        """Where nothing but rounding is left of a vector."""
+        norm_S = torch.maximum(self._norm_S, length_S)
+        return length_S <= ROUNDING * torch.finfo(self.op.dtype).eps * norm_S
+
+    def _rest(self, w_SL: Tensor, basis_SJL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``w`` less its components along the basis, and both lengths."""
+        before_S = torch.linalg.vector_norm(w_SL, dim=1, dtype=self._wide)
+        if basis_SJL.shape[1] == 0:
+            return w_SL, before_S, before_S
+        rest_SL = without(basis_SJL, w_SL)
+        return rest_SL, before_S, torch.linalg.vector_norm(rest_SL, dim=1, dtype=self._wide)
 
     def _fresh(self, basis_SJL: Tensor, locked_SKL: Tensor | None) -> Tensor:
         """Random unit vectors orthogonal to the basis and to what is locked."""
@@ -220,14 +238,9 @@ class Bidiagonalisation:
 
     def _orthogonal(self, w_SL: Tensor, basis_SJL: Tensor) -> tuple[Tensor, Tensor]:
         """Remove the components along the basis; a second pass where the first cancelled (DGKS)."""
-        before_S = torch.linalg.vector_norm(w_SL, dim=1, dtype=self._wide)
-        if basis_SJL.shape[1] == 0:
-            return w_SL, before_S
-        rest_SL = without(basis_SJL, w_SL)
-        after_S = torch.linalg.vector_norm(rest_SL, dim=1, dtype=self._wide)
+        rest_SL, before_S, after_S = self._rest(w_SL, basis_SJL)
         if bool((after_S < DGKS_ETA * before_S).any()):
-            rest_SL = without(basis_SJL, rest_SL)
-            after_S = torch.linalg.vector_norm(rest_SL, dim=1, dtype=self._wide)
+            rest_SL, _, after_S = self._rest(rest_SL, basis_SJL)
         return rest_SL, after_S
 
     def _room(self, size: int, length: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curvcli.linalg.operator import ROUNDING, SMALL
 from curvcli.linalg.svd.bidiagonal import BatchedOperator, Bidiagonalisation, Pairs, without
+from curvcli.linalg.vectors import double
 
 # Rounds of looking for copies of singular values: each finds one more of every multiple value.
 _ROUNDS = 16
@@ -174,9 +175,9 @@ def true_residuals(op: BatchedOperator, found: Triplets) -> tuple[Tensor, Tensor
         u_SM, v_SN = found.left_SKM[:, k], found.right_SKN[:, k]
         av_SM, atu_SN = op.jvp(v_SN), op.vjp(u_SM)
         theta_S1 = ((u_SM * av_SM).sum(1) + (v_SN * atu_SN).sum(1))[:, None] / 2
-        squares_S = (av_SM - theta_S1 * u_SM).double().square().sum(1)
-        squares_S += (atu_SN - theta_S1 * v_SN).double().square().sum(1)
-        values.append(theta_S1[:, 0].double().cpu())
+        squares_S = double(av_SM - theta_S1 * u_SM).square().sum(1)
+        squares_S += double(atu_SN - theta_S1 * v_SN).square().sum(1)
+        values.append(theta_S1[:, 0].cpu().double())
         residuals.append((squares_S / 2).sqrt().cpu() + eps * found.values_SK[:, 0])
     return torch.stack(values, 1), torch.stack(residuals, 1)
 

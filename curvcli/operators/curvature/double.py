@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.vectors import double, euclidean_norm
 from curvcli.machine.containers import move
+from curvcli.machine.device import with_double
 from curvcli.objective.batch import Batch
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.hessian import Hessian
@@ -51,15 +52,16 @@ def error_in_double(
     best: Cause | None = None
     try:
         twin = twin_in_double(operator, samples)
-        exact_N = twin.matvec(v_N.double())
+        wide_N = double(v_N)
+        exact_N = twin.matvec(wide_N)
         for step in STEPS:
-            found = twin.check(v_N.double(), exact_N, length=step)
+            found = twin.check(wide_N, exact_N, length=step)
             if found is not None and (best is None or found < best.error):
                 best = Cause(found, step)
             if best is not None and best.error <= enough:
                 return best
         if isinstance(twin, Hessian):
-            return _on_a_kink(twin, v_N.double(), exact_N, enough) or best
+            return _on_a_kink(twin, wide_N, exact_N, enough) or best
     except UNABLE:
         return best
     return best
@@ -97,8 +99,7 @@ def twin_in_double(operator: C, samples: int) -> C:
         samples = min(samples, max(1, operator.micro_batch // 4))
     if objective.splittable and piece.size > samples:
         piece = piece.take(range(0, piece.size, piece.size // samples)[:samples])
-    data = move(piece.data, objective.device, torch.float64)
-    twin = objective.twin(
-        copy.deepcopy(objective.model).double(), [Batch(data, piece.size, piece.splittable)]
-    )
-    return operator.twin(twin)
+    device = with_double(objective.device)
+    data = move(piece.data, device, torch.float64)
+    model = copy.deepcopy(objective.model).to(device).double()
+    return operator.twin(objective.twin(model, [Batch(data, piece.size, piece.splittable)]))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from curvcli.linalg.vectors import double
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.objective.terms import SplitLoss
@@ -161,10 +162,10 @@ class Fisher(_Scores):
                     mean, variance = (
                         part if datum.counts is None else part * datum.counts for part in found
                     )
-                    means[k] += float(mean.double().sum())
-                    variances[k] += float(variance.double().sum())
+                    means[k] += float(double(mean).sum())
+                    variances[k] += float(double(variance).sum())
         weight = self.objective.weight
-        decay = self.objective.weight_decay * vectors_KN.double().square().sum(1).cpu()
+        decay = self.objective.weight_decay * double(vectors_KN).square().sum(1).cpu()
         return [
             Quadratic(mean / weight + wd, math.sqrt(variance / draws) / weight)
             for mean, variance, wd in zip(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curvcli.errors import LossError
 from curvcli.linalg.operator import ROUNDING
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.vectors import double, euclidean_norm
 from curvcli.objective.batch import Batch
 from curvcli.objective.terms import SplitLoss
 from curvcli.operators.autodiff.kernels import missing_derivatives
@@ -100,12 +100,12 @@ class GaussNewton(Curvature[OutputGraph]):
             unit_SM[:, k] = 1.0
             columns.append(product(unit_SM.reshape(outputs.shape)).reshape(rows, -1))
             unit_SM[:, k] = 0.0
-        values_SM, vectors_SMM = torch.linalg.eigh(torch.stack(columns, 2).double())
+        values_SM, vectors_SMM = torch.linalg.eigh(double(torch.stack(columns, 2)))
         floor = ROUNDING * torch.finfo(self.dtype).eps * values_SM.abs().max()
         if bool((values_SM < -floor).any()):
             return None
         roots_SMM: Tensor = vectors_SMM * values_SM.clamp(min=0).sqrt()[:, None, :]
-        return roots_SMM.to(self.dtype)
+        return roots_SMM.to(self.device, self.dtype)
 
     def pushed(self, graph: OutputGraph, v_N: Tensor) -> Tensor:
         """J v, shaped like the outputs."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, Float64Array
-from curvcli.linalg.vectors import euclidean_norms
+from curvcli.linalg.vectors import double, euclidean_norms
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 
@@ -75,7 +75,7 @@ class GramSpectrum:
 
     def diagonal(self) -> Tensor:
         """The diagonal of the n × n matrix, float64."""
-        return self._rows_RN.double().square().sum(0) + self.rest
+        return double(self._rows_RN).square().sum(0) + self.rest
 
     def vectors(self, count: int) -> Tensor:
         """The first ``count`` eigenvectors, unit length, shape (K, n)."""
@@ -127,10 +127,8 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
     rows_RN = torch.cat(blocks)
     if not len(rows_RN):
         rows_RN = rows_RN.new_zeros(1, operator.n)
-    gram_RR = torch.zeros(len(rows_RN), len(rows_RN), dtype=torch.float64, device=operator.device)
-    for start in range(0, operator.n, _CHUNK):
-        part = rows_RN[:, start : start + _CHUNK].double()
-        gram_RR += part @ part.T
+    parts = (double(part) for part in rows_RN.split(_CHUNK, 1))
+    gram_RR = sum((part @ part.T for part in parts), double(rows_RN.new_zeros(())))
     values_R, left_RR = torch.linalg.eigh(gram_RR)
     values_R = values_R.flip(0).clamp(min=0)[: operator.n]
     eps = torch.finfo(operator.dtype).eps

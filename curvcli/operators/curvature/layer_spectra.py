@@ -22,6 +22,7 @@ from curvcli.linalg.operator import ROUNDING, SMALL, eigh
 from curvcli.linalg.stochastic.heterogeneity import rule_of, with_zeros
 from curvcli.linalg.stochastic.probes import Sums, random_signs, without
 from curvcli.linalg.stochastic.quadrature import Nodes
+from curvcli.linalg.vectors import double
 from curvcli.operators.curvature.diagonal_blocks import Block, DiagonalBlocks
 from curvcli.operators.curvature.rounding import product_error, saturation, shift
 
@@ -225,7 +226,7 @@ def _whole(block: Block) -> Request[BlockSpectrum]:
     eye_NN = torch.eye(block.n, dtype=block.dtype, device=block.device)
     rows = []
     for unit_N in eye_NN:
-        rows.append((yield unit_N).double().cpu().numpy())
+        rows.append((yield unit_N).cpu().double().numpy())
     h_NN = np.array(rows)
     theta_N, s_NN = eigh((h_NN + h_NN.T) / 2)
     eps = torch.finfo(block.dtype).eps
@@ -329,8 +330,8 @@ def _rule(spectrum: BlockSpectrum, seed: int, stopped: Callable[[], bool]) -> Re
 
 
 def _dot(v_N: Tensor, w_N: Tensor) -> float:
-    return float((v_N * w_N).sum(dtype=torch.float64))
+    return float(double(v_N * w_N).sum())
 
 
 def _square(v_N: Tensor) -> float:
-    return float(v_N.square().sum(dtype=torch.float64))
+    return float(double(v_N.square()).sum())

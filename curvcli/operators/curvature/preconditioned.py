@@ -9,9 +9,9 @@ Shapes: ``N`` parameters, ``K`` vectors at once.
 from functools import cached_property
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
+from curvcli.linalg.vectors import double
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import FirstOrderGraph, Hessian
@@ -38,7 +38,7 @@ class PreconditionedHessian(Hessian):
     """
 
     def __init__(self, objective: Objective, *, diagonal_N: Tensor, **options: Any) -> None:
-        self._scale_N = diagonal_N.to(objective.device, torch.float64).rsqrt().to(objective.dtype)
+        self._scale_N = double(diagonal_N).rsqrt().to(objective.device, objective.dtype)
         super().__init__(objective, **options)
 
     @cached_property
@@ -69,7 +69,7 @@ class PreconditionedHessian(Hessian):
 
     def twin(self, objective: Objective) -> Self:
         """See `Curvature.twin`."""
-        return type(self)(objective, diagonal_N=self._scale_N.double().pow(-2), like=self)
+        return type(self)(objective, diagonal_N=double(self._scale_N).pow(-2), like=self)
 
     def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:
         scales = self.views(self._scale_N)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.stochastic.probes import random_signs
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.vectors import double, euclidean_norm
 from curvcli.machine.containers import move
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
@@ -46,7 +46,7 @@ class ProductError(NamedTuple):
 
 def shift(vectors_KN: Tensor, error_N: Tensor) -> float:
     """How far E moves eigenvalues of VᵀHV, from E Σ ± v_k / √K."""
-    found_K = vectors_KN.to(error_N.dtype) @ error_N
+    found_K = vectors_KN.to(error_N) @ error_N
     return _ONE_DRAW * math.sqrt(len(vectors_KN)) * float(euclidean_norm(found_K))
 
 
@@ -70,7 +70,7 @@ def product_error(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> P
         computed_N = product_N - operator.decay_product(w_N)
     if operator.dtype != torch.float64:
         try:
-            error_N = computed_N.double() - _in_double(operator, w_N.double())
+            error_N = double(computed_N) - _in_double(operator, double(w_N))
         except UNABLE:
             error_N = torch.full_like(w_N, math.nan)
         # Masks with the lowest double are -inf where the network computes in single precision.
@@ -98,7 +98,7 @@ def _in_double(operator: Curvature[Any], w_N: Tensor) -> Tensor:
     twin.objective = replace(twin.objective, weight=operator.objective.weight)
     out_N = torch.zeros_like(w_N)
     for piece in _pieces(operator):
-        data = move(piece.data, operator.device, torch.float64)
+        data = move(piece.data, w_N.device, torch.float64)
         out_N += twin.contribution(Batch(data, piece.size, piece.splittable), w_N[None])[0]
     return out_N
 

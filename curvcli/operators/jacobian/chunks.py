@@ -13,6 +13,7 @@ from torch import Tensor
 from curvcli.errors import CurvError, MemoryLimitError
 from curvcli.linalg.svd.bidiagonal import steps_that_fit
 from curvcli.machine.containers import move, tensors_in
+from curvcli.machine.device import with_double
 from curvcli.machine.memory import HELD, Need, human, need_from, retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
@@ -104,10 +105,10 @@ class Chunks:
         settings = replace(self.settings, max_steps=min(self.settings.max_steps, self.steps))
         found = spectra(op, settings, seeds)
         moved_S = self._moved(self.passage, op, piece, seeds)
-        suspected_S = moved_S > _JUMP * found.frobenius_S.double().cpu()
+        suspected_S = moved_S > _JUMP * found.frobenius_S.cpu().double()
         kinks_S = suspected_S
         if op.dtype != torch.float64:
-            kinks_S = self._kinks(piece, suspected_S, found.frobenius_S.double().cpu(), seeds)
+            kinks_S = self._kinks(piece, suspected_S, found.frobenius_S.cpu().double(), seeds)
         jumps_S = torch.where(kinks_S, moved_S, math.nan)
         # A singular value moves by no more than ‖ΔJ‖_F (Weyl). Across a kink it is another matrix that moves.
         moved_S = torch.where(kinks_S, 0.0, moved_S)
@@ -130,7 +131,9 @@ class Chunks:
             device = next(tensors_in(piece.data)).device
             if room(device, self.memory) < needed:
                 return kinks_S
-            twin = replace(self.passage, model=copy.deepcopy(self.passage.model).double())
+            device = with_double(device)
+            model = copy.deepcopy(self.passage.model).to(device).double()
+            twin = replace(self.passage, model=model)
             # Numbers of float64 take twice the memory.
             group = max(1, piece.size // 2)
             for i in range(0, len(chosen), group):
@@ -167,7 +170,7 @@ class Chunks:
             other = Jacobian(taps.sources, taps.target, piece.size, self.structure, passage.kernels)
             z_SM = signs_SL[:, : op.rows]
             change_S = torch.linalg.vector_norm(other.vjp(z_SM) - op.vjp(z_SM), dim=1)
-            largest_S = torch.maximum(largest_S, change_S.double().cpu())
+            largest_S = torch.maximum(largest_S, change_S.cpu().double())
             op.products += other.products
         return largest_S
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.operator import ROUNDING
+from curvcli.linalg.stochastic.probes import random_signs
 from curvcli.linalg.svd.bidiagonal import BatchedOperator, without
 from curvcli.linalg.svd.golub_kahan import Triplets, golub_kahan, true_residuals
 from curvcli.operators.jacobian.jacobian import Jacobian
@@ -168,10 +169,10 @@ def frobenius(
     generators = [torch.Generator().manual_seed(seed + 104729) for seed in seeds]
     squares = []
     for _ in range(probes):
-        signs = [torch.randint(0, 2, (op.rows,), generator=g) * 2 - 1 for g in generators]
-        z_SM = torch.stack(signs).to(op.device, op.dtype)
+        like = torch.empty(0, dtype=op.dtype, device=op.device)
+        z_SM = torch.stack([random_signs(op.rows, g, like) for g in generators])
         rest_SN = op.vjp(without(found.basis_SJM, z_SM))
-        squares.append(rest_SN.square().sum(1).double().cpu())
+        squares.append(rest_SN.square().sum(1).cpu().double())
     squares_PS = torch.stack(squares)
     norm_S = (found.captured_S + squares_PS.mean(0)).sqrt()
     error_S = squares_PS.std(0) / probes**0.5 / (2 * norm_S)

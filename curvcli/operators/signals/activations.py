@@ -118,7 +118,7 @@ class ActivationCounts:
         """Share of units that never fire; None where the function has no such units."""
         if self._highest_C is None or self.activation.floor is None:
             return None
-        return float((self._highest_C <= self.activation.floor).double().mean().cpu())
+        return float((self._highest_C <= self.activation.floor).cpu().double().mean())
 
     @property
     def saturated_fraction(self) -> float | None:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvcli.machine.device import block, supports
+from curvcli.machine.private import norms
+
 # Entries converted to double precision at once: temporaries stay small beside the tensors themselves.
 _CHUNK = 1 << 20
 # Entries that stay in a core's cache, and how many are compared at once.
@@ -22,7 +25,7 @@ _SAFE = (1e-15, 1e15)
 
 def wide(tensor: Tensor) -> torch.dtype:
     """The type sums are taken in: squares of small float32 numbers underflow in float32."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+    return torch.float64 if supports(tensor.device, torch.float64) else torch.float32
 
 
 def row_square_sums(rows_RK: Tensor, peak: float = math.inf) -> Tensor:
@@ -43,12 +46,13 @@ def row_square_sums(rows_RK: Tensor, peak: float = math.inf) -> Tensor:
     ):
         norms_R: Tensor = torch.linalg.vector_norm(rows_RK, dim=1)
         return norms_R.to(kind).square_()
-    if rows_RK.numel() <= _CHUNK:
+    chunk = block(rows_RK.device, _CHUNK)
+    if rows_RK.numel() <= chunk:
         norms_R = torch.linalg.vector_norm(rows_RK.to(kind), dim=1)
         return norms_R.square_()
-    if k > _CHUNK:
-        return torch.stack([row_square_sums(part) for part in rows_RK.split(_CHUNK, 1)]).sum(0)
-    return torch.cat([row_square_sums(part) for part in rows_RK.split(max(1, _CHUNK // k))])
+    if k > chunk:
+        return torch.stack([row_square_sums(part) for part in rows_RK.split(chunk, 1)]).sum(0)
+    return torch.cat([row_square_sums(part) for part in rows_RK.split(max(1, chunk // k))])
 
 
 def square_sum(tensor: Tensor) -> Tensor:
@@ -63,8 +67,8 @@ def square_sums(tensors: Sequence[Tensor]) -> list[float]:
     ]
     found = [math.nan] * len(tensors)
     if single:
-        norms = torch.stack(torch._foreach_norm([tensors[i].detach() for i in single])).tolist()
-        for i, norm in zip(single, norms, strict=True):
+        lengths = norms([tensors[i].detach() for i in single]).tolist()
+        for i, norm in zip(single, lengths, strict=True):
             # What underflows beside a norm of this size does not count, and nothing overflows.
             if _SAFE[0] < norm < _SAFE[1]:
                 found[i] = norm**2
@@ -89,12 +93,12 @@ def counted(compare: Any, rows_RK: Tensor, than: float) -> Tensor:
     Truth values are written as float32 numbers: their sums take a fifth of the time that those of bool take.
     """
     r, k = rows_RK.shape
-    size = min(k, max(1, _BLOCK // r))
+    size = min(k, max(1, block(rows_RK.device, _BLOCK) // r))
     out = torch.empty((r, size), dtype=torch.float32, device=rows_RK.device)
     total_R = torch.zeros(r, dtype=wide(rows_RK), device=rows_RK.device)
-    for block in rows_RK.split(size, 1):
+    for part in rows_RK.split(size, 1):
         # A block has few enough entries that float32 holds their number exactly.
-        total_R += compare(block, than, out=out[:, : block.shape[1]]).sum(1)
+        total_R += compare(part, than, out=out[:, : part.shape[1]]).sum(1)
     return total_R
 
 

@@ -220,8 +220,7 @@ class Recorder(TorchFunctionMode):
         samples, sequence, bad = self._samples, not self._channels_first, self._count_nonfinite
 
         def backward(gradient: Tensor | None) -> None:
-            # None: the operation has several outputs, and the loss does not depend on this one.
-            if gradient is not None:
+            if gradient is not None:  # of several outputs one that the loss does not depend on
                 signal.gradient.see(gradient, samples, sequence, bad)
 
         for tensor in outputs:

@@ -12,7 +12,7 @@ from torch import Tensor
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.solve import Solution, conjugate_gradients, minres
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.vectors import double, euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian
@@ -138,7 +138,7 @@ class StepMaker:
         found, g_N = self.found, self.gradient_N
         vectors_KN = _orthonormal(found)
         products_KN = torch.stack([self.hessian.matvec(v_N) for v_N in vectors_KN])
-        small_KK = (vectors_KN @ products_KN.T).double().cpu()
+        small_KK = (vectors_KN @ products_KN.T).cpu().double()
         theta_K, rotation_KK = torch.linalg.eigh(0.5 * (small_KK + small_KK.T))
         eigen_KN = rotation_KK.T.to(vectors_KN) @ vectors_KN
         least = self.damping * found.norm
@@ -261,9 +261,9 @@ def _solved(solution: Solution) -> Step:
 
 def _orthonormal(found: LanczosResult) -> Tensor:
     """The Ritz vectors as an orthonormal set: both ends may share some in a small space."""
-    q_NK, r_KK = torch.linalg.qr(found.vectors_KN.T.double())
+    q_NK, r_KK = torch.linalg.qr(double(found.vectors_KN.T))
     kept = r_KK.diagonal().abs() > 1e-6
-    basis_KN: Tensor = q_NK.T[kept].to(found.vectors_KN.dtype)
+    basis_KN: Tensor = q_NK.T[kept].to(found.vectors_KN)
     return basis_KN
 
 

@@ -1,5 +1,7 @@
 """Any operation with a tensor of the device among its arguments, or that makes one: where the fallback ends."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -87,9 +89,11 @@ def _computed(op: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any])
                 return strided(own, value.shape, value.stride(), ahead // value.element_size())
         return device_tensor(value)
 
+    drawing = torch.Tag.nondeterministic_seeded in op.tags
     host_args, host_kwargs = tree_map(to_host, (_with_tensors(op, args), kwargs))
     try:
-        result = op(*host_args, **host_kwargs)
+        with _own_draws() if drawing else nullcontext():
+            result = op(*host_args, **host_kwargs)
     except RuntimeError as error:
         out = host_kwargs.pop("out", None)
         if out is None or "not resizable" not in str(error):
@@ -98,6 +102,21 @@ def _computed(op: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any])
         result = op.overloadpacket.default(*host_args, **host_kwargs)
         return refilled(next(own for own, host in pairs if host is out), result)
     return tree_map(to_device, result)
+
+
+_generator = torch.Generator().manual_seed(1)
+
+
+@contextmanager
+def _own_draws() -> Iterator[None]:
+    """The device draws from a generator of its own, which no seed of the host's reaches."""
+    before = torch.get_rng_state()
+    torch.set_rng_state(_generator.get_state())
+    try:
+        yield
+    finally:
+        _generator.set_state(torch.get_rng_state())
+        torch.set_rng_state(before)
 
 
 def _with_tensors(op: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

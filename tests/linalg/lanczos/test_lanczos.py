@@ -65,6 +65,10 @@ def test_outliers_are_found_at_both_ends_with_any_basis(dtype: torch.dtype, capa
 )
 # A residual that is rounding alone, in a basis that lost some orthogonality: two passes are not enough.
 @example([0.0] * 9 + EXHAUSTED, torch.float64, 34)
+# The squares of what is left underflow.
+@example([0.0, 1.4e-21], torch.float32, 0)
+@example([0.0, 1.4e-21], torch.float32, 1)
+@example([1e-21, 1.4e-21, -1e-20], torch.float32, 2)
 @settings(max_examples=60, deadline=None)
 def test_every_bound_holds_on_any_spectrum(
     eigenvalues: list[float], dtype: torch.dtype, seed: int

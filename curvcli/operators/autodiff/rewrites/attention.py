@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-# Weights at a time: a megabyte in float32, of which four or five arrays are in use at once.
+from curvcli.machine.device import block
+
+# Weights at a time on a CPU: a megabyte in float32, of which four or five arrays are in use at once.
 _PIECE = 1 << 18
 
 
 def _pieces(weights: Tensor) -> Iterator[slice]:
     """Some heads at a time."""
     each = max(1, weights.shape[1] * weights.shape[2])
-    step = max(1, _PIECE // each)
+    step = max(1, block(weights.device, _PIECE) // each)
     for start in range(0, len(weights), step):
         yield slice(start, start + step)
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from curvcli.machine.private import will_run
+
 
 class Geometry(NamedTuple):
     """What a convolution is beside its tensors, one number for each spatial axis."""
@@ -47,10 +49,7 @@ def _wanted(ctx: Any) -> list[bool]:
     wanted = list(ctx.needs_input_grad)
     for i, (node, _) in enumerate(ctx.next_functions):
         if wanted[i] and node is not None:
-            try:
-                wanted[i] = torch._C._will_engine_execute_node(node)
-            except (AttributeError, RuntimeError):  # a leaf, or a release of torch without it
-                continue
+            wanted[i] = will_run(node)
     return wanted
 
 

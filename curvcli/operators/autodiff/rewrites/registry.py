@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from curvcli.machine.private import transformed
 from curvcli.operators.autodiff.rewrites.attention import attention
 from curvcli.operators.autodiff.rewrites.convolution import allow_views, convolution
 from curvcli.operators.autodiff.rewrites.norms import batch_norm, layer_norm
@@ -73,5 +74,5 @@ def _ordinary(arguments: tuple[Any, ...]) -> bool:
         and tensors[0].is_floating_point()
         and len({t.dtype for t in tensors if t.dtype != torch.bool}) == 1
         and not torch.is_autocast_enabled(tensors[0].device.type)
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not transformed()
     )

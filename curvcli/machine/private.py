@@ -1,0 +1,32 @@
+"""Every private name of torch that its releases may take away, with what is done without it: the same, more slowly."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def transformed() -> bool:
+    """Whether a function transform (`torch.func`) is under way; yes, where that cannot be told."""
+    try:
+        return torch._C._functorch.peek_interpreter_stack() is not None
+    except AttributeError:
+        return True
+
+
+def will_run(node: Any) -> bool:
+    """Whether the backward pass that is under way comes to this node; yes, where that cannot be told."""
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except (AttributeError, RuntimeError):  # a leaf is no node that can be asked about
+        return True
+
+
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """The length of each tensor, flat."""
+    try:
+        lengths = torch._foreach_norm(list(tensors))
+    except AttributeError:
+        lengths = tuple(torch.linalg.vector_norm(t) for t in tensors)
+    return torch.stack(lengths)
