@@ -6,8 +6,6 @@ of itself for 2.7 million entries and by 4e-4 for 11 million. Here pieces are su
 Shapes: ``N`` length of a vector, ``K`` vectors.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,13 +23,16 @@ def euclidean_norm(v_N: Tensor) -> Tensor:
     >>> euclidean_norm(torch.tensor([3e-22, 4e-22])).item(), euclidean_norm(torch.tensor([3e22, 4e22])).item()
     (5.0000e-22, 5.0000e+22)
     """
-    norm = _norm(v_N)
-    if _SAFE[0] < float(norm) < _SAFE[1] or v_N.dtype == torch.float64 or not len(v_N):
-        return norm
+    if v_N.dtype == torch.float64 or not len(v_N):
+        return _norm(v_N)
+    if v_N.device.type == "cpu":
+        norm = _norm(v_N)
+        if _SAFE[0] < float(norm) < _SAFE[1]:
+            return norm
+    # On other devices without a look at the norm, for which the host would wait.
     largest = v_N.abs().amax()
-    if not 0 < float(largest) < math.inf:
-        return largest
-    return largest * _norm(v_N / largest)
+    scale = torch.where((largest > _SAFE[0]) & (largest < _SAFE[1]), 1.0, largest)
+    return torch.where(largest > 0, scale * _norm(v_N / scale), largest)
 
 
 def _norm(v_N: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
-"""Eigenvalues as they are shown."""
+"""Eigenvalues as they are shown, and what a largest one says of learning rates, by the end of its interval that is safe."""
 
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from curvcli.report.data import Number
+from curvcli.report.data import Number, Sentence
+from curvcli.report.numbers import number
+
+# Two limits that differ by less are said as one.
+_ALIKE = 0.1
 
 
 class Eigenpair(Struct, frozen=True):
@@ -26,3 +30,37 @@ class Reach(Struct, frozen=True):
     lower: Annotated[float, Meta(description="no eigenvalue is smaller")]
     upper: Annotated[float, Meta(description="no eigenvalue is larger")]
     probability: Annotated[float, Meta(description="with which both hold")]
+
+
+def critical_rates(low: float, high: float) -> tuple[float, float] | None:
+    """(stable below, unstable above) of gradient descent, for a λ_max between two numbers; None where it may be ≤ 0.
+
+    On a quadratic, gradient descent oscillates and grows along a direction of curvature λ for rates above 2/λ
+    (Goodfellow, Bengio & Courville, Deep Learning, section 8.2.3).
+
+    >>> critical_rates(4.0, 5.0)
+    (0.400000, 0.500000)
+    """
+    return (2 / high, 2 / low) if low > 0 else None
+
+
+def rate_sentence(low: float, high: float, probability: float) -> Sentence | None:
+    """What is certain of the learning rates of gradient descent."""
+    rates = critical_rates(low, high)
+    if rates is None:
+        if high <= 0:
+            return None
+        return Sentence(
+            f"Gradient descent is stable here for learning rates below {number(2 / high, 3)} "
+            f"(with probability {probability:g})."
+        )
+    stable, unstable = rates
+    if unstable <= (1 + _ALIKE) * stable:
+        return Sentence(
+            f"Sharpest direction: λ = {number(low)}; gradient descent is stable there for learning rates below 2/λ = "
+            f"{number(stable, 3)} (with probability {probability:g})."
+        )
+    return Sentence(
+        f"Sharpest direction: λ between {number(low)} and {number(high)}. Gradient descent is unstable for learning "
+        f"rates above {number(unstable, 3)}, and stable below {number(stable, 3)} (with probability {probability:g})."
+    )

@@ -91,7 +91,7 @@ def recurred(found: LanczosResult, weights_K: Tensor) -> Tensor:
     values_K = torch.from_numpy(found.values_K).to(weights_K)
     product_N: Tensor = (weights_K * values_K) @ found.vectors_KN
     for direction_N, components_K in found.tails:
-        share = float(components_K @ weights_K.double().cpu().numpy())
+        share = float(components_K @ weights_K.cpu().double().numpy())
         product_N = product_N.add(direction_N, alpha=share)
     return product_N
 

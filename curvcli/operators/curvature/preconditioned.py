@@ -27,6 +27,7 @@ class PreconditionedHessian(Hessian):
 
     A preconditioner that is the Hessian itself, here 2/N XᵀX = diag(1, 4), leaves the identity:
 
+    >>> import torch
     >>> from curvcli.loading.loss import loss_terms
     >>> from curvcli.objective.checks import make_objective
     >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1)

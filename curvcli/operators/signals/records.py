@@ -86,3 +86,22 @@ class AttentionCall:
     entropies: list[Tensor] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     """Samples of each piece."""
+
+
+def detached(values: Any) -> Any:
+    """A tensor or a packed sequence without its graph."""
+    return (
+        values._replace(data=values.data.detach())
+        if isinstance(values, PackedSequence)
+        else values.detach()
+    )
+
+
+def keeper(kept: dict[int, Tensor], index: int) -> Any:
+    """A hook that puts a gradient at its place."""
+
+    def keep(gradient: Tensor | None) -> None:
+        if gradient is not None:
+            kept[index] = gradient.detach()
+
+    return keep

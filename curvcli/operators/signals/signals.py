@@ -34,7 +34,14 @@ from curvcli.operators.signals.layers import (
     normalises_channels_first,
     replaced,
 )
-from curvcli.operators.signals.records import AttentionCall, CellLoop, RecurrentCall, Signal
+from curvcli.operators.signals.records import (
+    AttentionCall,
+    CellLoop,
+    RecurrentCall,
+    Signal,
+    detached,
+    keeper,
+)
 from curvcli.operators.signals.reductions import Reduction
 from curvcli.operators.signals.trunk import trunk
 
@@ -248,7 +255,7 @@ class Recorder(TorchFunctionMode):
         self._recurrent_samples[name] += self._samples
         values, final = output
         hx = inputs[1] if len(inputs) > 1 else keywords.get("hx")
-        call = RecurrentCall(name, module, _detached(inputs[0]), hx, _detached(values))
+        call = RecurrentCall(name, module, detached(inputs[0]), hx, detached(values))
         self.recurrent.append(call)
 
         def keep_output(gradient: Tensor | None) -> None:
@@ -259,7 +266,7 @@ class Recorder(TorchFunctionMode):
             data.register_hook(keep_output)
         for index, state in enumerate(tensors_in(final)):
             if state.requires_grad:
-                state.register_hook(_keeper(call.final_gradients, index))
+                state.register_hook(keeper(call.final_gradients, index))
 
     def _keep_step(
         self, module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any
@@ -339,19 +346,3 @@ class Recorder(TorchFunctionMode):
         if sum(call.samples) < SAMPLES:
             call.samples.append(self._samples)
             call.entropies.append(entropy())
-
-
-def _detached(values: Any) -> Any:
-    return (
-        values._replace(data=values.data.detach())
-        if isinstance(values, PackedSequence)
-        else values.detach()
-    )
-
-
-def _keeper(kept: dict[int, Tensor], index: int) -> Any:
-    def keep(gradient: Tensor | None) -> None:
-        if gradient is not None:
-            kept[index] = gradient.detach()
-
-    return keep

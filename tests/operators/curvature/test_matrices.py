@@ -326,7 +326,7 @@ def test_wrong_matrices_get_a_sentence() -> None:
     for arguments, expected in (
         (["--matrix", "preconditioned"], "--optimizer"),
         (["--matrix", "ggn", "--optimizer", "x.pt"], "no meaning"),
-        (["--matrix", "preconditioned", "--optimizer", "nowhere.pt"], "does not exist"),
+        (["--matrix", "preconditioned", "--optimizer", "nowhere.pt"], "there is no optimizer checkpoint"),
     ):  # fmt: skip
         result = invoke("hessian", MLP, *arguments)
         assert result.exit_code == 2, arguments
