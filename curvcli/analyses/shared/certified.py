@@ -1,5 +1,6 @@
 """Eigenpairs that a run has found, made fit to be shown: residuals, spread, rounding, check of a product."""
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -216,12 +217,12 @@ class Checked(NamedTuple):
 
 
 class MatrixError(NamedTuple):
-    """The rounding E of a whole matrix, from one product with a random vector."""
+    """The rounding E of a whole matrix, from products with a random unit vector v and with u = Hv / ‖Hv‖."""
 
     frobenius: float
-    """‖E‖_F: √n ‖E v‖ for a random unit vector v."""
+    """‖E‖_F: √n ‖E v‖ and ‖E u‖."""
     trace: float
-    """|tr E|: n |vᵀEv|, and what one v may miss, √2 ‖E‖_F."""
+    """|tr E|: n |vᵀEv| and |uᵀEu|, and what one v may miss, √2 ‖E‖_F."""
 
 
 def check_random_product(
@@ -230,22 +231,40 @@ def check_random_product(
     """The product with a random vector against finite differences, and against itself in a more exact arithmetic."""
     if journal.stop() is not None:
         return Checked(None, False), MatrixError(0.0, 0.0)
-    eps = torch.finfo(operator.dtype).eps
     vector_N = random_unit_vector(operator, torch.Generator().manual_seed(seed))
     product_N = operator.matvec(vector_N)
     checked = check_products(journal, operator, vector_N, product_N)
-    found = product_error(operator, vector_N, product_N)
-    if found is None:
+    error = _matrix_error(operator, vector_N, product_N)
+    if error is None:
         journal.note("the rounding of products could not be measured: errors may be larger")
-        return checked, MatrixError(0.0, 0.0)
-    n = operator.n
-    size = n**0.5 * float(euclidean_norm(product_N))
+    return checked, error or MatrixError(0.0, 0.0)
+
+
+def _matrix_error(
+    operator: Curvature[Any], vector_N: Tensor, product_N: Tensor
+) -> MatrixError | None:
+    """From a random vector, which sees all of E but little of any one direction, and from what H makes of it."""
+    spread = product_error(operator, vector_N, product_N)
+    size = float(euclidean_norm(product_N))
+    if spread is None or size == 0:
+        return None if spread is None else MatrixError(0.0, 0.0)
+    leading_N = product_N / size
+    focused = product_error(operator, leading_N, operator.matvec(leading_N))
+    if focused is None:
+        return None
+    root = operator.n**0.5
     # Vectors are stored in the operator's precision too.
-    norm = n**0.5 * float(euclidean_norm(found.error_N)) + ROUNDING * eps * size
-    if found.by == "rounded weights":
-        norm += saturation(operator.objective) * size
-    aligned = abs(float(torch.dot(found.error_N, vector_N.to(found.error_N))))
-    return checked, MatrixError(norm, n * aligned + 2**0.5 * norm)
+    norm = root * (
+        float(euclidean_norm(spread.error_N)) + ROUNDING * torch.finfo(operator.dtype).eps * size
+    )
+    if spread.by == "rounded weights":
+        norm += saturation(operator.objective) * root * size
+    norm = math.hypot(norm, float(euclidean_norm(focused.error_N)))
+    seen, led = (
+        abs(float(torch.dot(found.error_N, v_N.to(found.error_N))))
+        for found, v_N in ((spread, vector_N), (focused, leading_N))
+    )
+    return MatrixError(norm, operator.n * seen + led + 2**0.5 * norm)
 
 
 def check_products(

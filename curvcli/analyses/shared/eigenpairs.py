@@ -1,4 +1,4 @@
-"""Eigenvalues as they are shown, and what a largest one says of learning rates, by the end of its interval that is safe."""
+"""Eigenvalues as they are shown, and what is certain of learning rates by a largest one."""
 
 from typing import Annotated
 

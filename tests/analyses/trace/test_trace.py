@@ -93,9 +93,8 @@ def test_a_run_that_ends_before_its_probes_does_not_look_exact(limit: tuple[str,
         assert result["trace"]["standard_error"] is None
         assert result["participation_ratio"]["standard_error"] is None
         assert "± unknown" in invoke("trace", MLP, *limit).stdout
-    assert (
-        envelope["cost"]["matvecs"] <= 5 + 12 + 1
-    )  # the scale of the damping takes twelve, the check of a product one
+    # The scale of the damping takes twelve, the check of a product and its rounding two.
+    assert envelope["cost"]["matvecs"] <= 5 + 12 + 2
 
 
 def test_t8_to_t10_split_batches_change_no_sum(make_objective) -> None:  # type: ignore[no-untyped-def]

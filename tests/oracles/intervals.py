@@ -1,0 +1,239 @@
+"""How often the intervals of every question miss the dense float64 truth, over seeded networks of many kinds.
+
+``python -m tests.oracles.intervals 300`` prints the table of `docs/intervals.md`.
+"""
+
+import math
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from curvcli import Subject, analyse
+from tests.oracles.mixture import Sample, sample
+
+# Options with which random vectors are drawn even for the small matrices here.
+_FEW = {"deflate": 2, "steps": 8, "probes": 8, "max_matvecs": 68}
+_FEW_PROBES = {"steps": 12, "probes": 5, "max_probes": 5, "outliers": 3}
+
+
+@dataclass
+class Tally:
+    """What was tried, and what missed."""
+
+    tried: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    which: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, holds: bool, name: str) -> None:
+        """One interval."""
+        self.tried[kind] += 1
+        if not holds:
+            self.missed[kind] += 1
+            self.which.setdefault(kind, []).append(name)
+
+    def table(self) -> str:
+        """Misses with Clopper and Pearson's interval of 95 %, as Markdown."""
+        rows = ["| what | missed | tried | share, 95 % |", "|---|---|---|---|"]
+        for kind in sorted(self.tried):
+            bad, n = self.missed[kind], self.tried[kind]
+            low = stats.beta.ppf(0.025, bad, n - bad + 1) if bad else 0.0
+            high = stats.beta.ppf(0.975, bad + 1, n - bad) if bad < n else 1.0
+            rows.append(f"| {kind} | {bad} | {n} | {low:.1%} to {high:.1%} |")
+        return "\n".join(rows)
+
+
+def tally(seeds: Iterable[int], kinds: Iterable[str] = ()) -> Tally:
+    """Every question on every network, in both precisions; ``kinds`` are names of `QUESTIONS`, all by default."""
+    found = Tally()
+    chosen = list(kinds) or list(QUESTIONS)
+    for seed in seeds:
+        network = sample(seed)
+        hessian_NN, error = network.hessian(), network.error()
+        values_N = torch.linalg.eigvalsh(hessian_NN).flip(0)
+        for dtype in (torch.float32, torch.float64):
+            truth = Truth(network, hessian_NN, values_N, error, dtype)
+            for kind in chosen:
+                QUESTIONS[kind](truth, found)
+    return found
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A network with its dense Hessian."""
+
+    network: Sample
+    hessian_NN: Tensor
+    values_N: Tensor
+    """Its eigenvalues, largest first,"""
+    error: float
+    """each off by no more than this."""
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.network.name} {self.kind('')}"
+
+    def kind(self, what: str) -> str:
+        """``what`` with the precision."""
+        return f"{what}, {str(self.dtype).removeprefix('torch.')}"
+
+    def ask(self, command: str, **options: Any) -> Any:
+        """The answer of the program."""
+        subject = Subject(objective=self.network.objective(self.dtype))
+        return analyse(command, subject, **options)
+
+    def near(self, value: float, residual: float) -> bool:
+        """Whether an eigenvalue lies within value ± residual."""
+        return float((self.values_N - value).abs().min()) <= residual + self.error
+
+    def within(self, reach: Any) -> bool:
+        """Whether all eigenvalues do."""
+        low, high = float(self.values_N[-1]), float(self.values_N[0])
+        return bool(reach.lower <= low + self.error and high <= reach.upper + self.error)
+
+
+def _half_width(estimate: Any) -> float:
+    """Of the 95 % interval of an estimate."""
+    if estimate.standard_error is None:
+        return math.inf
+    degrees = estimate.degrees_of_freedom
+    factor = stats.t.ppf(0.975, degrees) if degrees else stats.norm.ppf(0.975)
+    return float(factor * estimate.standard_error)
+
+
+def _hessian(truth: Truth, tally: Tally) -> None:
+    answer = truth.ask("hessian", top=5, bottom=3)
+    result = answer.result
+    pairs = all(truth.near(p.value, p.residual) for p in [*result.top, *result.bottom])
+    tally.add(truth.kind("hessian: λ ± residual of a run"), pairs, truth.name)
+    tally.add(truth.kind("hessian: reach"), truth.within(result.reach), truth.name)
+    accused = any(f.rule == "hessian.products" for f in answer.findings)
+    tally.add(truth.kind("hessian: right derivatives not accused"), not accused, truth.name)
+
+
+def _layers(truth: Truth, tally: Tally) -> None:
+    result = truth.ask("hessian", top=1, bottom=1, per_layer=True).result
+    places: dict[str, list[int]] = {}
+    first = 0
+    for name, p in truth.network.model.named_parameters():
+        if p.requires_grad:
+            places.setdefault(name.rpartition(".")[0], []).extend(range(first, first + p.numel()))
+            first += p.numel()
+    for layer in result.per_layer.layers:
+        if layer.name not in places:
+            continue
+        rows = places[layer.name]
+        values = torch.linalg.eigvalsh(truth.hessian_NN[rows][:, rows])
+        holds = all(
+            float((values - end.value).abs().min()) <= end.residual + truth.error
+            for end in (layer.lambda_max, layer.lambda_min)
+        )
+        tally.add(truth.kind("--per-layer: λ ± residual"), holds, f"{truth.name} {layer.name}")
+
+
+def _saddle(truth: Truth, tally: Tally) -> None:
+    result = truth.ask("saddle").result
+    ends = all(truth.near(e.value, e.residual) for e in (result.lambda_min, result.lambda_max))
+    tally.add(truth.kind("saddle: λ ± residual"), ends, truth.name)
+    low, high = float(truth.values_N[-1]), float(truth.values_N[0])
+    wrong = {
+        "strict-saddle": not low < 0 < high,
+        "local-minimum": low <= 0,
+        "local-maximum": high >= 0,
+        "flat-minimum": low < -1.1e-3 * max(abs(low), abs(high)),
+    }.get(result.verdict, False)
+    if result.verdict in ("local-minimum", "flat-minimum"):
+        wrong = wrong or _promise(truth) > 1.1e-2
+    tally.add(truth.kind("saddle: verdict"), not wrong, f"{truth.name} {result.verdict}")
+
+
+def _promise(truth: Truth) -> float:
+    """½ gᵀ(H₊ + εI)⁻¹g / L by the dense Hessian."""
+    model = truth.network.model
+    model = model.double()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    loss = truth.network.value(model)
+    gradient_N = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)])
+    values, vectors = torch.linalg.eigh(truth.hessian_NN)
+    slopes = vectors.T @ gradient_N
+    damped = values.clamp(min=0) + 1e-5 * values.abs().max()
+    return float(0.5 * (slopes.square() / damped).sum() / loss.detach())
+
+
+def _taylor(truth: Truth, tally: Tally) -> None:
+    result = truth.ask("taylor", direction=["gradient"], max_matvecs=3).result
+    interval = result.critical_learning_rate_interval
+    if interval is None:
+        return
+    rate = 2 / float(truth.values_N[0])
+    slack = 1 + truth.error / abs(float(truth.values_N[0]))
+    holds = interval[0] <= rate * slack and rate <= interval[1] * slack
+    tally.add(truth.kind("taylor: 2/λ after three products"), holds, truth.name)
+
+
+def _trace(truth: Truth, tally: Tally, options: dict[str, Any], how: str) -> None:
+    result = truth.ask("trace", **options).result
+    if (result.method == "whole") != (how == "whole"):
+        return
+    v = truth.values_N
+    slack = truth.error * len(v)
+    for what, estimate, value in (
+        ("trace", result.trace, v.sum()),
+        ("Frobenius norm", result.frobenius, v.square().sum().sqrt()),
+        ("effective dimension", result.effective_dimension, (v**2 / (v**2 + result.damping**2)).sum()),
+        ("participation ratio", result.participation_ratio, v.sum() ** 2 / v.square().sum()),
+    ):  # fmt: skip
+        allowed = slack if what in ("trace", "Frobenius norm") else 1e-9 * abs(float(value))
+        holds = abs(estimate.value - float(value)) <= _half_width(estimate) + allowed
+        tally.add(truth.kind(f"trace, {how}: {what}"), holds, truth.name)
+
+
+def _density(truth: Truth, tally: Tally, options: dict[str, Any], how: str) -> None:
+    result = truth.ask("density", **options).result
+    if (result.method == "whole") != (how == "whole"):
+        return
+    v = truth.values_N
+    for moment in result.moments:
+        value = float((v**moment.order).mean())
+        slack = truth.error * moment.order * float((v.abs() ** (moment.order - 1)).mean())
+        holds = abs(moment.value - value) <= _half_width(moment) + slack
+        tally.add(truth.kind(f"density, {how}: moments"), holds, truth.name)
+    for share, value in (
+        (result.mass_at_zero, float((v.abs() <= result.zero).double().mean())),
+        (result.mass_below_zero, float((v < -result.zero).double().mean())),
+    ):
+        holds = share.interval[0] - 1e-9 <= value <= share.interval[1] + 1e-9
+        tally.add(truth.kind(f"density, {how}: shares"), holds, truth.name)
+
+
+QUESTIONS: dict[str, Callable[[Truth, Tally], None]] = {
+    "hessian": _hessian,
+    "layers": _layers,
+    "saddle": _saddle,
+    "taylor": _taylor,
+    "trace": lambda truth, found: _trace(truth, found, {}, "whole"),
+    "trace-probes": lambda truth, found: _trace(truth, found, _FEW, "probes"),
+    "density": lambda truth, found: _density(truth, found, {}, "whole"),
+    "density-probes": lambda truth, found: _density(truth, found, _FEW_PROBES, "probes"),
+}
+
+
+def _main() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    found = tally(range(int(sys.argv[1])), sys.argv[2:])
+    print(found.table())
+    for kind, names in found.which.items():
+        print(f"{kind}: {'; '.join(names[:5])}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    _main()
