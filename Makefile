@@ -36,7 +36,7 @@ test-full: $(VENV)/.test  ## all tests, slow sweeps too
 	$(BIN)/pytest -n 2 -m ''
 
 test-cuda: $(VENV)/.test  ## on a machine with a CUDA card: all commands on it against the CPU
-	CURVCLI_TEST_DEVICE=cuda $(BIN)/pytest tests/device
+	CURVCLI_TEST_DEVICE=cuda $(BIN)/pytest -m '' tests/device
 
 test-torch:  ## all tests on another torch in an environment of its own: make test-torch VERSION=2.8.0
 	test -n "$(VERSION)"

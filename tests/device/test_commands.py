@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,21 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     return [] if ours == theirs else [f"{path}: {ours!r} and {theirs!r}"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("command", COMMANDS)
+def cases(names: Sequence[str]) -> list[Any]:
+    """Every command on every sample; those that take long are for the full run."""
+    return [
+        pytest.param(command, name, marks=[pytest.mark.full] if _slow(command, name) else [])
+        for command in COMMANDS
+        for name in names
+    ]
+
+
+def _slow(command: str, name: str) -> bool:
+    many_products = command in ("density", "compare", "taylor", "track", "trace")
+    return (name == "bytes_gpt" and command != "hessian") or ("lstm" in name and many_products)
+
+
+@pytest.mark.parametrize(("command", "name"), cases(NAMES))
 def test_answers_are_those_of_the_cpu(
     command: str, name: str, folder: Path, device: torch.device
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 from tests.device import second
 from tests.device.conftest import DEVICE
 from tests.device.targets import write_targets
-from tests.device.test_commands import COMMANDS, answer_of
+from tests.device.test_commands import answer_of, cases
 
 pytestmark = pytest.mark.skipif(DEVICE != "second", reason="a real device has what it has")
 
@@ -27,7 +27,6 @@ def _single_precision() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", ["digits_mlp", "digits_lstm"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "name"), cases(["digits_mlp", "digits_lstm"]))
 def test_every_command_answers(command: str, name: str, folder: Path, device: torch.device) -> None:
     answer_of(command, name, folder, str(device), "float32")

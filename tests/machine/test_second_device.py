@@ -17,9 +17,13 @@ _NEEDED = (2, 10)
     tuple(map(int, torch.__version__.split(".")[:2])) < _NEEDED,
     reason="torch takes devices written in Python from version 2.10",
 )
-def test_the_tests_of_devices_pass_on_a_second_one() -> None:
+def test_the_tests_of_devices_pass_on_a_second_one(request: pytest.FixtureRequest) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "tests/device"],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "CURVCLI_TEST_DEVICE": "second"}, check=False,
+        [
+            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-m", request.config.option.markexpr,
+            "tests/device",
+        ],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "CURVCLI_TEST_DEVICE": "second"},
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
