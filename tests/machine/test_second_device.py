@@ -20,8 +20,8 @@ _NEEDED = (2, 10)
 def test_the_tests_of_devices_pass_on_a_second_one(request: pytest.FixtureRequest) -> None:
     done = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-m", request.config.option.markexpr,
-            "tests/device",
+            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short",
+            "-m", request.config.option.markexpr, "tests/device",
         ],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "CURVCLI_TEST_DEVICE": "second"},
         check=False,

@@ -19,8 +19,8 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
     """Trace, Frobenius norm, effective dimension and diagonal of the Hessian, with standard errors.
 
     The sums are exact on a Krylov space, which holds the leading eigenvectors, and estimated with random vectors on the
-    rest, until the standard errors are small. Where the trace is smaller than the Frobenius norm, its tolerance is
-    that of the norm. Intervals of 95 % are Student's.
+    rest, until the standard errors are small. Where the trace is small beside the Frobenius norm, its tolerance is
+    2.5 times that of the norm. Intervals of 95 % are Student's.
     """
 
     matrix: MatrixOption = "hessian"
@@ -50,7 +50,7 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
             ge=8,
             description="Products of a random vector for the effective dimension, at most.",
         ),
-    ] = 40
+    ] = 100
     probes: Annotated[int, Meta(ge=2, description="Random vectors at least.")] = 10
     max_matvecs: Annotated[int, Meta(ge=2, description="End after so many products.")] = 2000
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None

@@ -18,7 +18,7 @@ from curvcli.analyses.trace.findings import NOT_CONVERGED
 from curvcli.analyses.trace.result import Estimate, Split, TensorCurvature, TraceResult
 from curvcli.analyses.trace.sums import SpectrumSums, SumPlan, deflated, spectrum_sums
 from curvcli.errors import UsageError
-from curvcli.linalg.stochastic.spectral_sums import Goal, Probes, SpectralSum, estimate
+from curvcli.linalg.stochastic.spectral_sums import OF_NORM, Goal, Probes, SpectralSum, estimate
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.difference import Difference
 from curvcli.operators.curvature.gauss_newton import GaussNewton
@@ -56,7 +56,7 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
             "the standard errors are above the tolerance: "
             + ("raise --max-matvecs" if result.status == "max_matvecs" else "it ended early"),
             value=result.trace.standard_error,
-            threshold=options.tol * max(abs(result.trace.value), result.frobenius.value),
+            threshold=options.tol * max(abs(result.trace.value), OF_NORM * result.frobenius.value),
         )  # fmt: skip
     if objective.untouched:
         journal.note("parameters that no sample looks up count as eigenvalues that are zero")

@@ -128,6 +128,9 @@ _LOOSER = 5
 _MORE = 0.5
 # Probes with more than one product, at least.
 RULES = 6
+# A trace that is small beside ‖A‖_F is known to so many times the tolerance of the norm: P vectors leave an error
+# of √(2/P) ‖A‖_F, so that a fiftieth of the norm would take five thousand.
+OF_NORM = 2.5
 # Fewer steps do not tell how a Gauss rule converges.
 _MIN_STEPS = 8
 
@@ -250,7 +253,7 @@ class Goal:
     """When there are enough probes."""
 
     tol: float
-    """Standard error of the norm, and of the trace relative to the larger of it and the norm."""
+    """Standard error of the norm, and of the trace relative to the larger of it and `OF_NORM` norms."""
     functions: tuple[Function, ...] = ()
     """Whose sums are wanted too, to five times the tolerance: they take many products."""
     max_steps: int = 100
@@ -329,7 +332,7 @@ def _next_probes(probes: Probes, goal: Goal, most: int) -> list[int]:
         if found.standard_error > _LOOSER * goal.tol * abs(found.value):
             return [most] * more
     trace, squares = probes.trace(), probes.square_sum()
-    scale = max(abs(trace.value), math.sqrt(max(0.0, squares.value)))
+    scale = max(abs(trace.value), OF_NORM * math.sqrt(max(0.0, squares.value)))
     if trace.standard_error > goal.tol * scale:
         return [1] * more
     # The norm is the root: its relative error is half as large.
