@@ -30,6 +30,8 @@ _ONE_DRAW = 3
 _UNITS = 1024
 # Losses whose curvature in the outputs is p (1 − p).
 _PROBABILITIES = ("cross_entropy", "token_cross_entropy", "nll", "bce_with_logits")
+# Of twice as many samples and more some stand for all: float64 convolutions of a CPU would take a sixth of a whole run.
+_ALL = 32
 # Samples at a time in float64, relative to those that fit in the operator's own precision: twice the bytes, and on a
 # CPU as much again, since its float64 convolutions unfold their input.
 _SHARE = 4
@@ -65,18 +67,15 @@ def product_error(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> P
     Returns:
         None where neither gives finite numbers.
     """
-    computed_N = product_N
-    if operator.objective.weight_decay:
-        computed_N = product_N - operator.decay_product(w_N)
     if operator.dtype != torch.float64:
         try:
-            error_N = double(computed_N) - _in_double(operator, double(w_N))
+            error_N = _against_double(operator, w_N, product_N)
         except UNABLE:
             error_N = torch.full_like(w_N, math.nan)
         # Masks with the lowest double are -inf where the network computes in single precision.
         if bool(torch.isfinite(error_N).all()):
             return ProductError(error_N, "float64")
-    error_N = computed_N - _at_rounded_weights(operator, w_N)
+    error_N = _without_decay(operator, w_N, product_N) - _at_rounded_weights(operator, w_N)
     return ProductError(error_N, "rounded weights") if bool(torch.isfinite(error_N).all()) else None
 
 
@@ -92,15 +91,28 @@ def saturation(objective: Objective) -> float:
     return float(torch.finfo(objective.dtype).eps) / objective.loss
 
 
-def _in_double(operator: Curvature[Any], w_N: Tensor) -> Tensor:
-    """H w in float64, without weight decay."""
+def _without_decay(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> Tensor:
+    if not operator.objective.weight_decay:
+        return product_N
+    return product_N - operator.decay_product(w_N)
+
+
+def _against_double(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> Tensor:
+    """H w less the same in float64; of much data from every k-th sample, times k."""
     twin = twin_in_double(operator, 1)
     twin.objective = replace(twin.objective, weight=operator.objective.weight)
-    out_N = torch.zeros_like(w_N)
-    for piece in _pieces(operator):
-        data = move(piece.data, w_N.device, torch.float64)
-        out_N += twin.contribution(Batch(data, piece.size, piece.splittable), w_N[None])[0]
-    return out_N
+    wide_N = double(w_N)
+    every = operator.objective.samples // _ALL if operator.objective.splittable else 1
+    truth_N = torch.zeros_like(wide_N)
+    computed_N = torch.zeros_like(w_N)
+    for piece in _pieces(operator, max(1, every)):
+        data = move(piece.data, wide_N.device, torch.float64)
+        truth_N += twin.contribution(Batch(data, piece.size, piece.splittable), wide_N[None])[0]
+        if every > 1:
+            computed_N += operator.contribution(piece, w_N[None])[0]
+    if every <= 1:
+        return double(_without_decay(operator, w_N, product_N)) - truth_N
+    return every * (double(computed_N) - truth_N)
 
 
 def _at_rounded_weights(operator: Curvature[Any], w_N: Tensor) -> Tensor:
@@ -115,8 +127,9 @@ def _at_rounded_weights(operator: Curvature[Any], w_N: Tensor) -> Tensor:
     return out_N
 
 
-def _pieces(operator: Curvature[Any]) -> Iterator[Batch]:
-    """The data in pieces that take no more memory in float64 than those of the operator."""
+def _pieces(operator: Curvature[Any], every: int = 1) -> Iterator[Batch]:
+    """Every k-th sample in pieces that take no more memory in float64 than those of the operator."""
     largest = max(batch.size for batch in operator.objective.batches)
     for batch in operator.objective.batches:
-        yield from batch.pieces(max(1, (operator.micro_batch or largest) // _SHARE))
+        some = batch if every == 1 else batch.take(range(0, batch.size, every))
+        yield from some.pieces(max(1, (operator.micro_batch or largest) // _SHARE))
