@@ -190,7 +190,7 @@ def _rounding(
             "rounding of products is measured at weights whose last digit was moved: they could not be repeated in "
             "float64"
         )
-    moved = shift(found.vectors_KN, measured.error_N)
+    moved = shift(found.vectors_KN, measured.error_N, found.norm)
     if measured.by == "rounded weights":
         moved += saturation(operator.objective) * found.norm
     if moved > PRECISION_LIMIT * found.norm:

@@ -133,11 +133,10 @@ def widen_by_rounding(blocks: DiagonalBlocks, spectra: Sequence[BlockSpectrum]) 
     if found is None:
         return
     for s, part_N in zip(spectra, blocks.cut(found.error_N), strict=True):
-        moved = shift(s.ends_KN, part_N)
+        norm = max(abs(s.largest.value), abs(s.smallest.value))
+        moved = shift(s.ends_KN, part_N, norm)
         if found.by == "rounded weights":
-            moved += saturation(operator.objective) * max(
-                abs(s.largest.value), abs(s.smallest.value)
-            )
+            moved += saturation(operator.objective) * norm
         s.largest = replace(s.largest, residual=s.largest.residual + moved)
         s.smallest = replace(s.smallest, residual=s.smallest.residual + moved)
         s.lower, s.upper = s.lower - moved, s.upper + moved

@@ -25,6 +25,8 @@ from curvcli.operators.curvature.double import UNABLE, twin_in_double
 
 # ‖M s‖ of one draw of signs is rarely less than a third of ‖M‖_F.
 _ONE_DRAW = 3
+# Errors up to this share of ‖H‖ move eigenvalues to first order only.
+_SMALL = 1e-3
 # By so many units in the last place weights are moved in double precision: fewer leave saturated units as they are, and
 # so many move no eigenvalue by more than a millionth of a millionth.
 _UNITS = 1024
@@ -46,10 +48,21 @@ class ProductError(NamedTuple):
     """The product was repeated in float64, or at weights whose last digit was moved at random."""
 
 
-def shift(vectors_KN: Tensor, error_N: Tensor) -> float:
-    """How far E moves eigenvalues of VᵀHV, from E Σ ± v_k / √K."""
-    found_K = vectors_KN.to(error_N) @ error_N
-    return _ONE_DRAW * math.sqrt(len(vectors_KN)) * float(euclidean_norm(found_K))
+def shift(vectors_KN: Tensor, error_N: Tensor, norm: float) -> float:
+    """How far E moves eigenvalues, from E Σ ± v_k / √K.
+
+    While E is small beside ‖H‖, those of VᵀHV by ‖VᵀEV‖, to first order; beyond that all of them by up to ‖E‖ (Weyl).
+
+    Args:
+        vectors_KN: the v_k.
+        error_N: E Σ ± v_k / √K.
+        norm: ‖H‖.
+    """
+    factor = _ONE_DRAW * math.sqrt(len(vectors_KN))
+    whole = factor * float(euclidean_norm(error_N))
+    if whole > _SMALL * norm:
+        return whole
+    return factor * float(euclidean_norm(vectors_KN.to(error_N) @ error_N))
 
 
 def product_error(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> ProductError | None:
