@@ -22,7 +22,7 @@ from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.curvature.parts import PARTS, Part, parts_of
 from curvcli.operators.curvature.planning import make_plan
-from curvcli.operators.curvature.probing import find_kernels
+from curvcli.operators.curvature.probing import find_kernels, in_double
 
 Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
@@ -85,6 +85,7 @@ class Curvature(ABC, Generic[G]):
                 self._attempt,
                 self._asymmetry,
                 _ASYMMETRY[self.dtype.itemsize >= 8],
+                self._is_rounding,
             )
             objective.notes.extend(notes)
             if not found:
@@ -280,6 +281,11 @@ class Curvature(ABC, Generic[G]):
         scale = max(float(euclidean_norm(of_u_N)), float(euclidean_norm(of_v_N)))
         difference = abs(float(torch.dot(u_N, of_v_N)) - float(torch.dot(v_N, of_u_N)))
         return difference / scale if math.isfinite(difference) and scale > 0 else 0.0
+
+    def _is_rounding(self, piece: Batch) -> bool:
+        """Whether the matrix of a piece is symmetric in float64; False where that cannot be tried."""
+        wide = in_double(self, piece)
+        return wide is not None and wide._asymmetry(wide.objective.batches[0]) <= _ASYMMETRY[True]
 
     def _attempt(self, piece: Batch) -> str | None:
         """A product on a piece; names of operations whose derivative is missing, or None."""

@@ -1,12 +1,32 @@
 """Which kernels a network needs so that products exist: found by a product on a few samples."""
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
+import torch
+
+from curvcli.errors import CurvError
+from curvcli.machine.containers import move
+from curvcli.machine.device import with_double
+from curvcli.machine.memory import not_of_memory
 from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import Kernels, lacks_derivative
 
 # Samples of the smallest piece on which a derivative is tried.
 PROBE = 2
+
+
+class _Matrix(Protocol):
+    """What a matrix is made of, as far as it is needed here."""
+
+    objective: Objective
+    dtype: torch.dtype
+    device: torch.device
+
+
+C = TypeVar("C", bound=_Matrix)
 
 
 def find_kernels(
@@ -15,6 +35,7 @@ def find_kernels(
     attempt: Callable[[Batch], str | None],
     asymmetry: Callable[[Batch], float],
     tolerance: float,
+    is_rounding: Callable[[Batch], bool],
 ) -> tuple[bool, list[str]]:
     """Switch kernels until ``attempt`` works on a piece of each batch that may differ from the others.
 
@@ -23,7 +44,8 @@ def find_kernels(
         batches: of the objective.
         attempt: a product on a piece; names of operations without a derivative, or None.
         asymmetry: of the matrix of a piece, relative.
-        tolerance: beyond this it is no rounding: a derivative is wrong.
+        tolerance: beyond this it is no rounding in most networks.
+        is_rounding: whether it is gone in float64: asymmetry that stays is a wrong derivative.
 
     Returns:
         Whether it works now, and notes on what was switched.
@@ -36,7 +58,13 @@ def find_kernels(
             if note is None:
                 return False, notes
             notes.append(note)
-        if asymmetry(piece) <= tolerance:
+        found = asymmetry(piece)
+        if found <= tolerance:
+            continue
+        if is_rounding(piece):
+            notes.append(
+                f"products are symmetric to {found:.0%} only, by rounding: --dtype float64 is exact"
+            )
             continue
         if not kernels.plain:
             kernels.plain = True
@@ -65,3 +93,20 @@ def _obstacle(piece: Batch, attempt: Callable[[Batch], str | None]) -> str | Non
 def _distinct(batches: Sequence[Batch]) -> Sequence[Batch]:
     # An arbitrary objective may treat batches differently; a named loss does not.
     return batches[:1] if all(batch.splittable for batch in batches) else batches[:4]
+
+
+def in_double(operator: C, piece: Batch) -> C | None:
+    """The same matrix of a piece alone, on a copy of the model in float64; None where that cannot be made."""
+    if operator.dtype == torch.float64:
+        return None
+    try:
+        device = with_double(operator.device)
+        data = move(piece.data, device, torch.float64)
+        model = copy.deepcopy(operator.objective.model).to(device).double()
+        wide = copy.copy(operator)
+        wide.objective = operator.objective.twin(model, [Batch(data, piece.size, piece.splittable)])
+    except (CurvError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        not_of_memory(error)
+        return None
+    wide.dtype, wide.device = torch.float64, device
+    return wide
