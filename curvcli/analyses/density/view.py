@@ -74,9 +74,8 @@ def view(result: DensityResult) -> list[Block]:
         )
     blocks.append(
         Sentence(
-            f"{_percent(at)} of the eigenvalues are zero to within {number(result.zero, 3)}, and "
-            f"{_percent(below).lower()} are negative"
-            + (f"; {len(result.outliers)} stand apart." if result.outliers else ".")
+            f"Of the eigenvalues {_percent(at)} are zero to within {number(result.zero, 3)}, and {_percent(below)} are "
+            "negative" + (f"; {len(result.outliers)} stand apart." if result.outliers else ".")
         )
     )
     return blocks
@@ -90,11 +89,11 @@ def _about(share: Share) -> str:
 
 
 def _percent(share: Share) -> str:
-    """The share as far as it is certain."""
-    low, high = share.interval
-    if f"{low:.0%}" == f"{high:.0%}":
-        return f"{share.value:.0%}"
-    return f"Between {low:.0%} and {high:.0%}"
+    """The share, and what is certain of it."""
+    low, high = (f"{100 * end:.0f} %" for end in share.interval)
+    if low == high:
+        return low
+    return f"an estimated {100 * share.value:.0f} % (certain: {low} to {high})"
 
 
 _POWERS = {1: "", 2: "²", 3: "³", 4: "⁴"}

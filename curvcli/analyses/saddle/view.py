@@ -26,7 +26,11 @@ def view(result: SaddleResult) -> list[Block]:
             f"No minimum yet: a Newton step still promises {result.newton_promise:.0%} of the loss."
         )
     elif result.verdict == "not-stationary":
-        text += f" Around the weights the surface is {result.region} as far as seen."
+        text += (
+            " How the surface bends around the weights is not known yet."
+            if result.region == "unknown"
+            else f" Around the weights the surface is {result.region} as far as seen."
+        )
     if result.more_products:
         text += f" About {result.more_products} more products would settle it."
     blocks: list[Block] = [
