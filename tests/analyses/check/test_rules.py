@@ -5,9 +5,13 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from torch import nn
 
+from curvcli import Batch, Subject, analyse, make_objective
 from curvcli.analyses.check.decision import decide
 from curvcli.analyses.check.expression import parse
 from curvcli.analyses.check.rules import RuleEntry, make_rule
@@ -18,6 +22,7 @@ from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.figures import Figure, Precision, figures
 from curvcli.analyses.shared.paths import leaf
 from curvcli.errors import UsageError
+from curvcli.loading.loss import loss_terms
 from curvcli.report.data import CostInfo, Envelope, Finding
 
 BAD_RULES = [
@@ -219,3 +224,28 @@ def test_fields_beside_a_number_tell_its_interval() -> None:
         result, leaf(GradientsResult, ("depth_gain",), "gradients"), "gradients", Precision()
     )
     assert (figure.bounds, figure.basis) == ((1.5, 3.0), "interval")
+
+
+@pytest.mark.parametrize(
+    ("rule", "complete", "verdict", "decision"),
+    [
+        ('saddle.verdict != "strict-saddle"', True, "flat-minimum", "pass"),
+        ('saddle.verdict != "strict-saddle"', True, "inconclusive", "undecided"),
+        ('saddle.verdict == "inconclusive"', True, "inconclusive", "pass"),
+        ('saddle.verdict != "strict-saddle"', False, "flat-minimum", "undecided"),
+        ("saddle.findings.errors == 0", False, "flat-minimum", "undecided"),
+        ("saddle.findings.errors == 0", True, "flat-minimum", "pass"),
+    ],
+)
+def test_what_an_answer_leaves_open_does_not_hold(
+    rule: str, complete: bool, verdict: str, decision: str
+) -> None:
+    """Verdicts and counts of findings of an incomplete or inconclusive answer are undecided."""
+    torch.manual_seed(0)
+    batch = Batch(((torch.randn(4, 2),), {}, torch.randn(4, 1)), 4)
+    objective = make_objective(nn.Linear(2, 1), [batch], loss_terms("mse", {}))
+    answer = analyse("saddle", Subject(objective=objective))
+    whole = envelope("saddle", replace(answer.result, verdict=verdict))
+    answers = {"saddle": replace(whole, complete=complete)}
+    (outcome,) = decide(make_rule(rule), answers, lambda _: Precision(), lambda _: None)
+    assert outcome.decision == decision
