@@ -77,9 +77,17 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int, name: str) ->
 
 
 def cross_entropy(
-    outputs: Tensor, targets: Tensor, ignore_index: int = -100, label_smoothing: float = 0.0
+    outputs: Tensor,
+    targets: Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    weight: list[float] | None = None,
 ) -> tuple[Tensor, float]:
-    """-log softmax(outputs)[target] summed over targets that are not ``ignore_index``."""
+    """-log softmax(outputs)[target] summed over targets that are not ``ignore_index``.
+
+    With a ``weight`` for each class a term counts as often as its class weighs, as in torch's weighted mean.
+    """
+    weights_C = _class_weights(weight, outputs, targets)
     if targets.is_floating_point() and targets.shape == outputs.shape:
         total = F.cross_entropy(
             outputs, targets.to(outputs.dtype), reduction="sum", label_smoothing=label_smoothing
@@ -93,8 +101,30 @@ def cross_entropy(
         ignore_index=ignore_index,
         reduction="sum",
         label_smoothing=label_smoothing,
+        weight=weights_C,
     )
+    if weights_C is not None:
+        count = float(weights_C[labels[labels != ignore_index].long()].sum())
     return total, count
+
+
+def _class_weights(weight: list[float] | None, outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """One weight for each class.
+
+    Raises:
+        DataError: there are others than classes, or the targets are no labels.
+    """
+    if weight is None:
+        return None
+    classes = outputs.shape[1] if targets.dim() < outputs.dim() == 2 else outputs.shape[-1]
+    if outputs.dim() > 2 and tuple(targets.shape) == (outputs.shape[0], *outputs.shape[2:]):
+        classes = outputs.shape[1]
+    if targets.is_floating_point() or not isinstance(weight, list) or len(weight) != classes:
+        raise DataError(
+            f"weight needs {classes} numbers, one for each class, and integer labels; found {weight!r}",
+            "write --loss-arg 'weight=[1.0, 2.0]'",
+        )
+    return torch.tensor(weight, dtype=outputs.dtype, device=outputs.device)
 
 
 def nll(outputs: Tensor, targets: Tensor, ignore_index: int = -100) -> tuple[Tensor, float]:

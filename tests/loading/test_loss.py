@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError
 from curvcli.loading.loss import LOSSES, loss_terms, objective_terms
+from tests.conftest import MakeObjective
 from tests.oracles.samples import X, Y
 
 
@@ -118,3 +119,15 @@ def test_model_that_returns_its_loss() -> None:
     assert float(total.detach()) / 6 == pytest.approx(
         float(F.cross_entropy(model.linear(X), Y).detach())
     )
+
+
+def test_class_weights_are_torchs(make_objective: MakeObjective) -> None:
+    """The weighted mean of torch.nn.CrossEntropyLoss over all data, however it is divided into batches."""
+    model, x, y = nn.Linear(4, 3).double(), torch.randn(20, 4).double(), torch.arange(20) % 3
+    weight = [0.5, 1.0, 4.0]
+    truth = nn.functional.cross_entropy(model(x), y, torch.tensor(weight).double())
+    for splits in ([20], [13, 7]):
+        found = make_objective(model, x, y, splits=splits, loss_args={"weight": weight})
+        assert found.loss == pytest.approx(float(truth.detach()), rel=1e-12)
+    with pytest.raises(DataError, match="3 numbers"):
+        make_objective(model, x, y, loss_args={"weight": [1.0]})
