@@ -81,7 +81,7 @@ def _dead(
         yield make(
             "chance-dead", worst.name, worst.dead_fraction,
             f"{_chance(result.loss or 0.0, sane)}, and {worst.dead_fraction:.0%} of the units of {worst.name} are "
-            "dead: the network died. A learning rate that was too high is the usual cause ('curvcli lr', 'curvcli track')",
+            "dead: the network died. A learning rate that was too high is the usual cause ('curvcli lr')",
         )  # fmt: skip
     if sane.constant:
         yield make(

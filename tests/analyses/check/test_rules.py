@@ -221,7 +221,7 @@ def test_fields_beside_a_number_tell_its_interval() -> None:
 
 
 def test_an_interval_without_ends_decides_nothing_and_does_not_count() -> None:
-    """Few layers give a trend with the interval [−∞, ∞]: the rule is skipped with its reason, not undecided for ever."""
+    """Few layers give a trend with the interval [−∞, ∞]: the rule is skipped with its reason."""
     result = GradientsResult(
         loss=1.0, layers=[], depth_gain=2.0, depth_gain_interval=None, gain_per_layer=None,
         gain_per_layer_interval=None, chi=None, chi_interval=None, trend_layers=[],
