@@ -72,7 +72,7 @@ def preconditioned(
         capacity=like.plan.capacity, seed=member.spec.seed, probability=1 - options.probability,
         recheck=0, stop=journal.stop,
     )  # fmt: skip
-    value, residual = float(top.values_K[0]), float(top.residuals_K[0])
+    value, residual = float(top.values_K[0]), float(top.bounds_K[0])
     return TrackedValue(value, residual, top.status == "converged"), top.upper
 
 
