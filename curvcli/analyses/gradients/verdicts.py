@@ -40,8 +40,10 @@ class Judge:
 
     def _judged(self) -> Iterator[Finding]:
         yield from self._nonfinite()
-        yield from self._zero()
-        depth = list(self._depth())
+        zero = list(self._zero())
+        yield from zero
+        # Where no gradient arrives, what is left of it has no trend.
+        depth = [] if zero else list(self._depth())
         yield from depth
         yield from sanity_findings(self.result, dict(self.limits), self.loss_name, self._finding)
         yield from self._layers(already=bool(depth))

@@ -95,7 +95,7 @@ def test_running_statistics_of_other_data_are_said(make_objective: MakeObjective
     for _ in range(200):
         model(x)
     assert "running-statistics" not in rules(asked(make_objective(model, x, y)))
-    norm = model[1]
+    norm = model.get_submodule("1")
     assert isinstance(norm, nn.BatchNorm1d)
     assert norm.running_var is not None
     norm.running_var *= 1e6
@@ -109,8 +109,8 @@ def test_running_statistics_of_other_data_are_said(make_objective: MakeObjective
 def test_a_dead_network_is_an_error(make_objective: MakeObjective) -> None:
     """A wholly dead layer, a constant output, a loss at chance, and where no gradient arrives."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-    model[2].bias.data.fill_(-100.0)
-    model[4].bias.data.zero_()
+    model.get_parameter("2.bias").data.fill_(-100.0)
+    model.get_parameter("4.bias").data.zero_()
     x, y = data()
     answer = asked(make_objective(model, x, y))
     found = rules(answer)
