@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, did_you_mean, some
+from curvcli.loading.class_weights import class_weights
 from curvcli.loading.references import resolve
 from curvcli.loading.spec import is_reference
-from curvcli.machine.containers import fresh
+from curvcli.machine.containers import fresh, samples_of
 from curvcli.objective.calls import call_model, guarded, main_output
 from curvcli.objective.terms import LossTerms
 
@@ -87,7 +88,7 @@ def cross_entropy(
 
     With a ``weight`` for each class a term counts as often as its class weighs, as in torch's weighted mean.
     """
-    weights_C = _class_weights(weight, outputs, targets)
+    weights_C = class_weights(weight, outputs, targets)
     if targets.is_floating_point() and targets.shape == outputs.shape:
         total = F.cross_entropy(
             outputs, targets.to(outputs.dtype), reduction="sum", label_smoothing=label_smoothing
@@ -106,25 +107,6 @@ def cross_entropy(
     if weights_C is not None:
         count = float(weights_C[labels[labels != ignore_index].long()].sum())
     return total, count
-
-
-def _class_weights(weight: list[float] | None, outputs: Tensor, targets: Tensor) -> Tensor | None:
-    """One weight for each class.
-
-    Raises:
-        DataError: there are others than classes, or the targets are no labels.
-    """
-    if weight is None:
-        return None
-    classes = outputs.shape[1] if targets.dim() < outputs.dim() == 2 else outputs.shape[-1]
-    if outputs.dim() > 2 and tuple(targets.shape) == (outputs.shape[0], *outputs.shape[2:]):
-        classes = outputs.shape[1]
-    if targets.is_floating_point() or not isinstance(weight, list) or len(weight) != classes:
-        raise DataError(
-            f"weight needs {classes} numbers, one for each class, and integer labels; found {weight!r}",
-            "write --loss-arg 'weight=[1.0, 2.0]'",
-        )
-    return torch.tensor(weight, dtype=outputs.dtype, device=outputs.device)
 
 
 def nll(outputs: Tensor, targets: Tensor, ignore_index: int = -100) -> tuple[Tensor, float]:
@@ -299,11 +281,13 @@ class OutputLoss:
 
 
 def objective_terms(reference: str) -> LossTerms:
-    """``--objective``: a function (model, batch) -> mean loss, or (sum, count)."""
+    """``--objective``: a function (model, batch) -> mean loss, which counts as often as the batch has samples, or (sum,
+    count)."""
     function = resolve(reference, "--objective", LossError)
 
     def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
-        return as_terms(guarded(reference, function, model, fresh(data)), 1, reference)
+        result = guarded(reference, function, model, fresh(data))
+        return as_terms(result, samples_of(data) or 1, reference)
 
     return terms
 
