@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from curvcli.analyses.info.result import InfoResult
     from curvcli.analyses.init.result import InitResult
     from curvcli.analyses.jacobian.result import JacobianResult
+    from curvcli.analyses.lr.result import LrResult
     from curvcli.analyses.saddle.result import SaddleResult
     from curvcli.analyses.step.result import StepResult
     from curvcli.analyses.taylor.result import TaylorResult
@@ -54,6 +55,10 @@ def analyse(
 def analyse(
     name: Literal["step"], subject: Subject, journal: Journal | None = None, /, **options: Any
 ) -> "Answer[StepResult]": ...
+@overload
+def analyse(
+    name: Literal["lr"], subject: Subject, journal: Journal | None = None, /, **options: Any
+) -> "Answer[LrResult]": ...
 @overload
 def analyse(
     name: Literal["info"], subject: Subject, journal: Journal | None = None, /, **options: Any

@@ -12,6 +12,7 @@ NAMES = (
     "taylor",
     "backprop",
     "step",
+    "lr",
     "info",
     "init",
     "gradients",

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, did_you_mean, some
+from curvcli.loading.class_weights import class_weights
 from curvcli.loading.references import resolve
 from curvcli.loading.spec import is_reference
-from curvcli.machine.containers import fresh
+from curvcli.machine.containers import fresh, samples_of
 from curvcli.objective.calls import call_model, guarded, main_output
 from curvcli.objective.terms import LossTerms
 
@@ -77,9 +78,17 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int, name: str) ->
 
 
 def cross_entropy(
-    outputs: Tensor, targets: Tensor, ignore_index: int = -100, label_smoothing: float = 0.0
+    outputs: Tensor,
+    targets: Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    weight: list[float] | None = None,
 ) -> tuple[Tensor, float]:
-    """-log softmax(outputs)[target] summed over targets that are not ``ignore_index``."""
+    """-log softmax(outputs)[target] summed over targets that are not ``ignore_index``.
+
+    With a ``weight`` for each class a term counts as often as its class weighs, as in torch's weighted mean.
+    """
+    weights_C = class_weights(weight, outputs, targets)
     if targets.is_floating_point() and targets.shape == outputs.shape:
         total = F.cross_entropy(
             outputs, targets.to(outputs.dtype), reduction="sum", label_smoothing=label_smoothing
@@ -93,7 +102,10 @@ def cross_entropy(
         ignore_index=ignore_index,
         reduction="sum",
         label_smoothing=label_smoothing,
+        weight=weights_C,
     )
+    if weights_C is not None:
+        count = float(weights_C[labels[labels != ignore_index].long()].sum())
     return total, count
 
 
@@ -269,11 +281,13 @@ class OutputLoss:
 
 
 def objective_terms(reference: str) -> LossTerms:
-    """``--objective``: a function (model, batch) -> mean loss, or (sum, count)."""
+    """``--objective``: a function (model, batch) -> mean loss, which counts as often as the batch has samples, or (sum,
+    count)."""
     function = resolve(reference, "--objective", LossError)
 
     def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
-        return as_terms(guarded(reference, function, model, fresh(data)), 1, reference)
+        result = guarded(reference, function, model, fresh(data))
+        return as_terms(result, samples_of(data) or 1, reference)
 
     return terms
 

@@ -29,7 +29,7 @@ from curvcli.loading.models.model import build_model, compute_dtype, load_weight
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
-from curvcli.machine.containers import move
+from curvcli.machine.containers import move, samples_of
 from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
 from curvcli.machine.memory import check_fits
 from curvcli.machine.precision import device_notes, set_precision
@@ -207,6 +207,12 @@ class Target:
             cut = self._learnt is None or self._learnt.additive
             made = self.model_batches
             return made if cut else [dataclasses.replace(b, splittable=False) for b in made]
+        sizes = {samples_of(raw) for raw in self._raw_batches}
+        if len(sizes) > 1:
+            self.notes.append(
+                "the batches have different numbers of samples: a mean that the objective returns is weighted by them "
+                "(by one where they cannot be told); it can return (sum, count) instead"
+            )
         return [
             as_batch(move(raw, self.device, self.dtype), opaque=True) for raw in self._raw_batches
         ]

@@ -80,3 +80,9 @@ def move(data: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return value
 
     return mapped(data, moved)
+
+
+def samples_of(data: Any) -> int | None:
+    """Samples in a batch of an objective: the first axis that all its tensors share; None where they share none."""
+    sizes = {t.shape[0] if t.dim() else 0 for t in tensors_in(data)}
+    return sizes.pop() or None if len(sizes) == 1 else None

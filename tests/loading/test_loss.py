@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from curvcli import load
 from curvcli.errors import DataError, LossError
 from curvcli.loading.loss import LOSSES, loss_terms, objective_terms
+from tests.conftest import MakeObjective
 from tests.oracles.samples import X, Y
 
 
@@ -99,7 +101,7 @@ def test_unknown_losses_and_arguments(tmp_path: Path) -> None:
     with pytest.raises(LossError, match="returned float, not a tensor"):
         terms(at + "wrong", z, t)
     total, count = objective_terms(at + "objective")(nn.Linear(2, 1), {"a": torch.ones(5, 2)})
-    assert count == 1
+    assert count == 5
     assert total.requires_grad
 
 
@@ -118,3 +120,31 @@ def test_model_that_returns_its_loss() -> None:
     assert float(total.detach()) / 6 == pytest.approx(
         float(F.cross_entropy(model.linear(X), Y).detach())
     )
+
+
+def test_class_weights_are_torchs(make_objective: MakeObjective) -> None:
+    """The weighted mean of torch.nn.CrossEntropyLoss over all data, however it is divided into batches."""
+    model, x, y = nn.Linear(4, 3).double(), torch.randn(20, 4).double(), torch.arange(20) % 3
+    weight = [0.5, 1.0, 4.0]
+    truth = nn.functional.cross_entropy(model(x), y, torch.tensor(weight).double())
+    for splits in ([20], [13, 7]):
+        found = make_objective(model, x, y, splits=splits, loss_args={"weight": weight})
+        assert found.loss == pytest.approx(float(truth.detach()), rel=1e-12)
+    with pytest.raises(DataError, match="3 numbers"):
+        make_objective(model, x, y, loss_args={"weight": [1.0]})
+
+
+def test_a_mean_objective_of_ragged_batches_is_the_mean_over_samples(tmp_path: Path) -> None:
+    """Batches of 4 and 1: the mean over five samples, not over two batches, with a note."""
+    (tmp_path / "user.py").write_text(
+        "import torch\n\ndef build():\n    return torch.nn.Linear(2, 1)\n\n"
+        "def batches():\n    x = torch.arange(10.0).reshape(5, 2)\n    return [x[:4], x[4:]]\n\n"
+        "def loss(model, x):\n    return (model(x) ** 2).mean()\n",
+        "utf-8",
+    )
+    at = f"{tmp_path}/user.py"
+    subject = load(model=f"{at}:build", data=f"{at}:batches", objective=f"{at}:loss")
+    objective = subject.objective
+    x = torch.arange(10.0).reshape(5, 2)
+    assert objective.loss == pytest.approx(float(objective.model(x).detach().square().mean()))
+    assert any("weighted" in note for note in subject.notes)

@@ -5,16 +5,15 @@ output gradients δ are recorded by hooks; the products are written out here and
 """
 
 import copy
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from curvcli.analyses.backprop.by_hand import Convolution, Record, recomputed
 from curvcli.errors import ModelError
 from curvcli.machine.containers import move, tensors_in
 from curvcli.machine.device import with_double
@@ -23,21 +22,11 @@ from curvcli.objective.checks import make_objective
 from curvcli.objective.network import is_stock
 from curvcli.objective.objective import Objective
 
-Convolution = nn.modules.conv._ConvNd
-Transposed = nn.modules.conv._ConvTransposeNd
 # Steps of the finite differences, relative to the first.
 _SHRINK = (0.03, 0.001)
+# Steps that must agree before autograd is accused, relative to the first.
+_WITNESSES = (1.0, 0.3, 0.1)
 _EPS_32, _EPS_64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
-
-
-@dataclass
-class Record:
-    """What went into a layer, and the gradient that came back, for each call."""
-
-    inputs: list[Tensor] = field(default_factory=list)
-    deltas: list[Tensor] = field(default_factory=list)
-    visits: list[int] = field(default_factory=list)
-    """How often a gradient came back to each call."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +50,8 @@ class Slope:
     difference: float
     error: float
     """|exact − difference| relative to the larger, or to the resolution of the difference."""
+    certain: bool
+    """Whether the differences agree with each other."""
 
 
 class _Difference(NamedTuple):
@@ -137,7 +128,7 @@ class BackpropCheck:
         by_hand: dict[int, Tensor] = {}
         owners: dict[int, list[tuple[str, str]]] = {}
         for name, module in _checked(self.objective.model):
-            for parameter, value in _recomputed(module, self.records[name]):
+            for parameter, value in recomputed(module, self.records[name]):
                 key = id(parameter)
                 by_hand[key] = by_hand[key] + value if key in by_hand else value
                 owners.setdefault(key, []).append(
@@ -162,9 +153,17 @@ class BackpropCheck:
         return found
 
     def slopes(
-        self, seed: int, progress: Callable[[int, int], None] = lambda done, all_: None
+        self,
+        seed: int,
+        tolerance: float,
+        progress: Callable[[int, int], None] = lambda done, all_: None,
     ) -> list[Slope]:
         """∂L along a random direction of each parameter tensor, against central differences.
+
+        Args:
+            seed: of the directions.
+            tolerance: relative difference up to which they agree.
+            progress: told of each parameter.
 
         A detached branch or a wrong backward shows in the parameters in front of it.
         """
@@ -191,8 +190,29 @@ class BackpropCheck:
                 other = self._difference(direction_N, first * shrink, exact)
                 if other.resolved and other.error < best.error:
                     best = other
-            found.append(Slope(name, exact, best.value, best.error))
+            certain = best.error <= tolerance or self._agree(direction_N, first, exact)
+            found.append(Slope(name, exact, best.value, best.error, certain))
         return found
+
+    def _agree(self, direction_N: Tensor, first: float, exact: float) -> bool:
+        """Whether differences over three steps, and both sides, agree with each other more than with ``exact``.
+
+        Across a kink the sides differ, and with them the steps: what differs among themselves accuses nobody.
+        """
+        here = self.objective.value()
+        middles: list[float] = []
+        for step in _WITNESSES:
+            h = first * step
+            sides = []
+            for sign in (1.0, -1.0):
+                with self.objective.moved(sign * h * direction_N):
+                    sides.append(sign * (self.objective.value() - here) / h)
+            rounding = 8 * (_EPS_32 if self.single else _EPS_64) * abs(here) / h
+            middles.append(sum(sides) / 2)
+            doubt = 0.5 * abs(middles[-1] - exact) + rounding
+            if not max(abs(sides[0] - sides[1]), max(middles) - min(middles)) <= doubt:
+                return False
+        return True
 
     def _difference(self, direction_N: Tensor, h: float, exact: float) -> _Difference:
         """The central difference of L over ± h, held against ``exact``."""
@@ -280,74 +300,3 @@ def _recorder(record: Record) -> Callable[..., Tensor | None]:
         return output.clone()
 
     return hook
-
-
-def _recomputed(module: nn.Module, record: Record) -> list[tuple[nn.Parameter, Tensor]]:
-    """(parameter, gradient by hand) of one layer, summed over its calls."""
-    found: dict[int, tuple[nn.Parameter, Tensor]] = {}
-
-    def add(parameter: Any, value: Tensor) -> None:
-        if parameter is not None:
-            known = found.get(id(parameter))
-            found[id(parameter)] = (parameter, value if known is None else known[1] + value)
-
-    for x, delta in zip(record.inputs, record.deltas, strict=True):
-        if isinstance(module, nn.Linear):
-            rows, deltas = x.reshape(-1, x.shape[-1]), delta.reshape(-1, delta.shape[-1])
-            add(module.weight, deltas.T @ rows)
-            add(module.bias, deltas.sum(0))
-        elif isinstance(module, nn.Embedding):
-            add(module.weight, _embedding(module, x, delta))
-        elif isinstance(module, Transposed):
-            add(module.weight, _correlate(delta, x, module, transposed=True))
-            add(module.bias, _over_positions(delta))
-        elif isinstance(module, Convolution):
-            add(module.weight, _correlate(x, delta, module, transposed=False))
-            add(module.bias, _over_positions(delta))
-    return list(found.values())
-
-
-def _embedding(module: nn.Embedding, tokens: Tensor, delta: Tensor) -> Tensor:
-    """Σ of the output gradients of each token."""
-    one_hot = F.one_hot(tokens.reshape(-1), module.num_embeddings).to(delta.dtype)
-    if module.padding_idx is not None:
-        one_hot[:, module.padding_idx] = 0
-    return one_hot.T @ delta.reshape(-1, delta.shape[-1])
-
-
-def _over_positions(delta: Tensor) -> Tensor:
-    return delta.sum([d for d in range(delta.dim()) if d != 1])
-
-
-def _correlate(wide: Tensor, narrow: Tensor, module: Any, transposed: bool) -> Tensor:
-    """Σ over samples and positions of wide (shifted by each kernel offset) times narrow.
-
-    For a convolution ``wide`` is the padded input and ``narrow`` the output gradient; for a transposed one the
-    output gradient and the input change places.
-    """
-    dims = len(module.kernel_size)
-    if wide.dim() == dims + 1:
-        wide, narrow = wide[None], narrow[None]
-    if transposed:
-        wide = F.pad(wide, [p for d in reversed(range(dims)) for p in (module.padding[d],) * 2])
-    else:
-        pads = list(module._reversed_padding_repeated_twice)
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        wide = F.pad(wide, pads, mode=mode)
-    weight = torch.zeros_like(module.weight)
-    groups = module.groups
-    wide_G = wide.unflatten(1, (groups, -1))
-    narrow_G = narrow.unflatten(1, (groups, -1))
-    letters = "xyz"[:dims]
-    for offset in itertools.product(*(range(k) for k in module.kernel_size)):
-        window = wide_G
-        for d in range(dims):
-            first = offset[d] * module.dilation[d]
-            count = narrow.shape[2 + d]
-            last = first + (count - 1) * module.stride[d] + 1
-            window = window.movedim(3 + d, 0)[first : last : module.stride[d]].movedim(0, 3 + d)
-        # weight: (out, in/groups, …) of a convolution, (in, out/groups, …) of a transposed one.
-        product = torch.einsum(f"bgi{letters},bgo{letters}->goi", window, narrow_G)
-        index: Any = (slice(None), slice(None), *offset)
-        weight[index] = product.flatten(0, 1)
-    return weight

@@ -24,6 +24,10 @@ class SlopeCheck(Struct, frozen=True):
     difference: Annotated[float, Meta(description="(L(θ + hv) − L(θ − hv)) / 2h")]
     error: Annotated[float, Meta(description="relative difference")]
     passed: bool
+    decided: Annotated[
+        bool,
+        Meta(description="false: differences of several lengths and sides differ among themselves"),
+    ] = True
 
 
 class BackpropResult(Struct, frozen=True):

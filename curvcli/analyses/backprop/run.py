@@ -7,6 +7,7 @@ from curvcli.analyses.backprop.result import BackpropResult, IdentityCheck, Slop
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
+from curvcli.errors import some
 
 # Relative errors that single precision inside the network explains: sums of some thousand terms, and differences over
 # steps that its rounding allows.
@@ -39,9 +40,10 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
         for i in check.identities()
     ]
     slopes = [
-        SlopeCheck(s.parameter, s.exact, s.difference, s.error, s.error <= slope_tol)
+        SlopeCheck(s.parameter, s.exact, s.difference, s.error, s.error <= slope_tol, s.certain)
         for s in check.slopes(
             subject.spec.seed,
+            slope_tol,
             lambda done, all_: journal.progress(Stage("finite differences", done, all_)),
         )
     ]
@@ -53,7 +55,13 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
                 "custom function changes it behind the layer",
                 value=identity.error, threshold=tol,
             )  # fmt: skip
-    wrong = [s for s in slopes if not s.passed]
+    wrong = [s for s in slopes if not s.passed and s.decided]
+    open_ = [s.parameter for s in slopes if not s.decided]
+    if open_:
+        journal.note(
+            f"{some(open_)} cannot be decided here: differences of several lengths, or to both sides, do not agree "
+            "with each other (kinks at these weights, or weights so large that steps are lost)"
+        )
     for slope in wrong:
         journal.find(
             SLOPE, slope.parameter,

@@ -14,7 +14,9 @@ def view(result: BackpropResult) -> list[Block]:
             identities[name].kind if name in identities else "",
             identities[name].error if name in identities else None,
             slope.error,
-            slope.passed and (name not in identities or identities[name].passed),
+            slope.passed and (name not in identities or identities[name].passed)
+            if slope.decided
+            else "undecided",
         )
         for name, slope in slopes.items()
     ]

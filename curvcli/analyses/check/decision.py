@@ -70,11 +70,24 @@ def decide(
         return [Outcome("skipped", None, None, f"{rule.subject} has no entries")]
     outcomes = []
     for figure in subject:
+        if _says_nothing(figure):
+            reason = "cannot be decided on this network: its interval is the whole line"
+            outcomes.append(Outcome("skipped", figure, None, reason))
+            continue
         chosen = {
             path: (figure if path == rule.subject else found[0]) for path, found in values.items()
         }
         outcomes.append(_decide(rule, chosen, figure, baseline))
     return outcomes
+
+
+def _says_nothing(figure: Figure) -> bool:
+    """A fit over too few layers has an interval without ends: no threshold would ever be decided."""
+    return (
+        figure.basis == "interval"
+        and figure.value is not None
+        and (figure.bounds == (-math.inf, math.inf))
+    )
 
 
 # Answers that say that nothing is known yet.

@@ -51,7 +51,9 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
         raise UsageError(
             "a baseline is needed, but none is named", "name its file by --baseline baseline.json"
         )
-    before = read_baseline(path, may_be_missing=options.update_baseline) if path else BaselineFile()
+    before = read_baseline(path, may_be_missing=True) if path else BaselineFile()
+    if path is not None and not path.exists() and not options.update_baseline:
+        journal.note(f"there is no baseline {str(path)!r}: make it by --update-baseline")
     shared = Budget(seconds, sum(len(_needed(s)) and sum(_needed(s).values()) for s in sets))
     checked: list[CheckedTarget] = []
     updated: dict[str, BaselineTarget] = {}

@@ -60,6 +60,19 @@ class Barrier(Struct, frozen=True, kw_only=True):
     connected: Annotated[bool, Meta(description="height within rounding of zero")]
 
 
+class Paired(Struct, frozen=True):
+    """The difference in loss on the same samples, without weight decay."""
+
+    difference: Annotated[float, Meta(description="L(B) − L(A)")]
+    standard_error: Annotated[
+        Number, Meta(description="over the pieces of the data, pair by pair; null: too few")
+    ]
+    pieces: int
+    better: Annotated[
+        str | None, Meta(description="a or b, beyond three standard errors; null: not decided")
+    ]
+
+
 class MovedLayer(Struct, frozen=True, kw_only=True):
     """How far one parameter moved."""
 
@@ -76,6 +89,8 @@ class CompareResult(Struct, frozen=True, kw_only=True):
     a: TargetInfo | None
     b: TargetInfo | None
     figures: list[FigureComparison]
+    identical: Annotated[bool, Meta(description="weights and buffers are the same to the bit")]
+    paired: Annotated[Paired | None, Meta(description="null where the samples are not the same")]
     eigenspaces: Eigenspaces | None
     line: Barrier
     layers: Annotated[list[MovedLayer], Meta(description="largest relative distance first")]

@@ -5,6 +5,7 @@ from typing import Any
 
 from curvcli.analyses.compare.between import Between, check_alike, moved, principal_cosines
 from curvcli.analyses.compare.command import CompareOptions
+from curvcli.analyses.compare.paired import identical, paired
 from curvcli.analyses.compare.result import (
     Barrier,
     CompareResult,
@@ -65,6 +66,8 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
             a=a.info(),
             b=b.info(),
             figures=compared,
+            identical=identical(a.objective, b.objective),
+            paired=paired(a.objective, b.objective) if a.spec.data == b.spec.data else None,
             eigenspaces=spaces,
             line=_line(a, b, journal, options.points),
             layers=[

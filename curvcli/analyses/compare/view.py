@@ -29,6 +29,32 @@ def view(result: CompareResult) -> list[Block]:
         *_eigenspaces(result),
         *_line(result),
         _layers(result),
+        *_verdict(result),
+    ]
+
+
+def _verdict(result: CompareResult) -> list[Block]:
+    """Which is better on this data, by how much, with its error."""
+    if result.identical:
+        return [Sentence("The checkpoints are identical: every weight is the same to the bit.")]
+    pair = result.paired
+    if pair is None:
+        return []
+    if pair.standard_error is None:
+        return [
+            Sentence("Which is better cannot be told: the data has too few parts for an error.")
+        ]
+    told = f"{number(abs(pair.difference), 3)} ± {number(pair.standard_error, 2)}"
+    if pair.better is None:
+        return [
+            Sentence(
+                f"On this data neither is better: the losses differ by {told}, within sampling."
+            )
+        ]
+    return [
+        Sentence(
+            f"{pair.better.upper()} is better on this data: its loss is lower by {told} (paired, {pair.pieces} parts)."
+        )
     ]
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.shared.sanity import SanityInfo
 from curvcli.report.data import Number
 
 Role = Literal["trunk", "branch", "sum", "unreached"]
@@ -176,6 +177,9 @@ class GradientsResult(Struct, frozen=True, kw_only=True):
     """How signals and gradients travel through the network."""
 
     loss: Number
+    sanity: Annotated[SanityInfo | None, Meta(description="null where the pass had no answer")] = (
+        None
+    )
     layers: list[LayerSignal]
     depth_gain: Annotated[
         Number,

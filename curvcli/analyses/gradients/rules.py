@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from curvcli.analyses.shared.sanity import AT_CHANCE, CONSTANT
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.report.data import Severity
 
@@ -49,6 +50,19 @@ RULES = {
         Rule("vanishing-time", "error", 1e-6, False, "resolution of float32 sums, 1e-7, tenfold"),
         Rule("exploding-time", "error", 1e3, True, "torchmortem: norm > 1000, first to last step"),
         Rule("gate-saturation", "warning", 0.9, True, "a gate that neither opens nor closes"),
+        Rule("short-memory", "warning", 0.1, False, "a horizon of less than a tenth of the sequence"),
+        Rule("dead-layer", "error", 0, True, "a layer whose units are all dead passes nothing"),
+        Rule("chance-dead", "error", 0.5, True, "dead units, and the loss of a constant predictor"),
+        Rule("constant-output", "error", CONSTANT, False, "deviation over the samples, relative"),
+        Rule("softmax-twice", "error", 1, False, "softmax of softmax is nearly uniform"),
+        Rule("not-log-probabilities", "error", 1, False, "nll is -outputs[target]"),
+        Rule("sigmoid-twice", "warning", 1, False, "sigmoid of sigmoid lies in [0.5, 0.73]"),
+        Rule("inputs-large", "warning", 20, True, "initial weights are made for inputs of RMS 1"),
+        Rule("inputs-small", "warning", 0.02, False, "initial weights are made for inputs of RMS 1"),
+        Rule("running-statistics", "warning", 5, True, "ratio of variances, or 1 + squared shift"),
+        Rule("not-learned", "note", AT_CHANCE, True, "loss over that of the best constant predictor"),
+        Rule("imbalance", "note", 0.1, False, "rarest over commonest class"),
+        Rule("frozen", "note", 0, True, "parameters without a gradient beside others"),
         Rule("attention-collapse", "warning", 0.01, False, "entropy collapse: Zhai et al. 2023"),
     )
 }  # fmt: skip

@@ -12,6 +12,7 @@ from curvcli.analyses.gradients.schemes import compare
 from curvcli.analyses.gradients.time import attention_heads, time_trends
 from curvcli.analyses.gradients.verdicts import Judge
 from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.forward_pass import forward_pass
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
@@ -49,7 +50,8 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
             f"ended early: {sum(found.part_samples)} of {objective.samples} samples were seen"
         )
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
-    journal.findings.extend(Judge(result, limits, options.learning_rate, given).findings())
+    name = getattr(objective.terms, "name", None)
+    journal.findings.extend(Judge(result, limits, options.learning_rate, given, name).findings())
     return journal.answer(result)
 
 
@@ -80,6 +82,7 @@ def _answer(
         initialisations = compare(subject, journal, objective, schemes, seeds)
     return GradientsResult(
         loss=finite(found.loss),
+        sanity=forward_pass(subject) if found.complete else None,
         layers=layers,
         depth_gain=finite(whole[0]) if whole else None,
         depth_gain_interval=_finite_pair(whole[1]) if whole else None,

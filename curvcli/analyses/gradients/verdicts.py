@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal
 from curvcli.analyses.gradients.rules import RULES
+from curvcli.analyses.gradients.sanity import sanity_findings, sanity_notes
 from curvcli.report.data import Finding
 from curvcli.report.numbers import number
 
@@ -29,13 +30,22 @@ class Judge:
     learning_rate: float | None = None
     given: frozenset[str] = frozenset()
     """Rules whose threshold the user set: they are obeyed to the letter."""
+    loss_name: str | None = None
 
-    def findings(self) -> Iterator[Finding]:
-        """Every finding, the gravest cause first."""
+    def findings(self) -> list[Finding]:
+        """Every finding, the gravest cause first, notes on what may be meant last."""
+        found = list(self._judged())
+        ill = any(f.severity != "note" for f in found)
+        return found + list(sanity_notes(self.result, dict(self.limits), ill, self._finding))
+
+    def _judged(self) -> Iterator[Finding]:
         yield from self._nonfinite()
-        yield from self._zero()
-        depth = list(self._depth())
+        zero = list(self._zero())
+        yield from zero
+        # Where no gradient arrives, what is left of it has no trend.
+        depth = [] if zero else list(self._depth())
         yield from depth
+        yield from sanity_findings(self.result, dict(self.limits), self.loss_name, self._finding)
         yield from self._layers(already=bool(depth))
         yield from self._activations()
         if self.learning_rate is not None:
@@ -94,8 +104,8 @@ class Judge:
         named = zero[0].name if len(zero) == 1 else f"{zero[0].name} to {zero[-1].name}"
         yield self._finding(
             "zero-gradient", zero[-1].name, share,
-            f"the gradient is exactly zero at {len(zero)} of {len(weighted)} layers with weights ({named}); {where}: "
-            "look for softmax over a single output, dead units, round, clamp or detach on the way",
+            f"no gradient reaches {named}: it is exactly zero at {len(zero)} of {len(weighted)} layers with weights; "
+            f"{where}: look for softmax over a single output, dead units, round, clamp or detach on the way",
         )  # fmt: skip
 
     def _depth(self) -> Iterator[Finding]:
@@ -249,6 +259,13 @@ class Judge:
                     "vanishing-time", trend.name, gain,
                     f"the gradient of {trend.name} fades by a factor of {number(gain, 3)} over {steps} steps"
                     f"{horizon}: {remedy}, shorten the sequences, or add attention",
+                )  # fmt: skip
+            horizon_share = trend.memory_horizon / steps if trend.memory_horizon else None
+            if self._ill("short-memory", horizon_share) and not self._ill("vanishing-time", gain):
+                yield self._finding(
+                    "short-memory", trend.name, horizon_share,
+                    f"{trend.name} remembers {number(trend.memory_horizon or 0.0, 3)} of {steps} steps, and nothing "
+                    "further back: use an LSTM with a forget bias of 1, a GRU, or orthogonal weights",
                 )  # fmt: skip
             if self._ill("exploding-time", gain):
                 yield self._finding(

@@ -27,3 +27,9 @@ UNRESOLVED = Rule(
     "gradients at weights whose last digits are moved",
     remedy="use --dtype float64",
 )
+AT_CHANCE = Rule(
+    "saddle.at-chance",
+    "warning",
+    "the loss of the best constant predictor, with the same output for every sample",
+    remedy="a dead network is flat everywhere, no minimum that was reached; 'curvcli gradients' says where",
+)

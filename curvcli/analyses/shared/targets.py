@@ -15,6 +15,7 @@ _STEPS = tuple(
     re.compile(rf"(?:{words})[-_=]?(\d+)", re.IGNORECASE)
     for words in (r"global_?step|steps?|iter(?:ation)?s?|checkpoint|ckpt", "epochs?")
 )
+_TRAINING = (".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -96,7 +97,12 @@ def _series(argument: str) -> list[str]:
         if (entry.suffix in _WEIGHTS or _is_checkpoint_folder(entry))
         and not _SHARD.search(entry.name) and not entry.name.startswith(".")
     ]  # fmt: skip
-    numbered = [entry for entry in entries if step_of(entry.name) is not None]
+    # Files of torch.save may say their step inside.
+    numbered = [e for e in entries if step_of(e.name) is not None or e.suffix in _TRAINING]
+    if all(entry.is_dir() and step_of(entry.name) is None for entry in entries):
+        runs = [e for e in sorted(folder.iterdir()) if e.is_dir() and _is_checkpoint_folder(e)]
+        if runs:
+            return [path for run in runs for path in _series(str(run))]
     if not numbered:
         raise UsageError(
             f"the directory {argument!r} holds no checkpoint with a step number in its name",

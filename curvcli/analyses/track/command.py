@@ -14,14 +14,17 @@ from curvcli.analyses.track.view import view
 class TrackOptions(Struct, frozen=True, kw_only=True):
     """Curvature over training: λ_max, λ_min, trace, stationarity and loss by checkpoint.
 
-    Takes checkpoints in the order of training, or a directory with step numbers in the names; a target file before
-    them gives model, data and loss. Each checkpoint starts from the eigenvectors of the one before and a random
-    part, which keeps the reach valid. A checkpoint that cannot be read is a finding; the rest are reported.
+    Takes checkpoints, or a directory of them; a target file before them gives model, data and loss. Step, learning
+    rate and optimizer come from the checkpoints themselves, else the step from their names. Each checkpoint starts
+    from the eigenvectors of the one before and a random part, which keeps the reach valid. A checkpoint that cannot be
+    read is a finding; the rest are reported.
     """
 
     lr: Annotated[
         Annotated[float, Meta(gt=0)] | None,
-        Meta(description="Learning rate: λ_max is held against 2/lr, the edge of stability."),
+        Meta(
+            description="Learning rate of gradient descent: λ_max is held against 2/lr, whatever the checkpoints say."
+        ),
     ] = None
     tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-2
     max_matvecs: Annotated[

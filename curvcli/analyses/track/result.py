@@ -28,8 +28,29 @@ class TrackedTrace(Struct, frozen=True):
 class TrackPoint(Struct, frozen=True, kw_only=True):
     """One checkpoint of the series."""
 
-    step: Annotated[int | None, Meta(description="from its name; null where there is no number")]
+    step: Annotated[
+        int | None,
+        Meta(description="global_step or epoch in the file, else from its name; null: neither"),
+    ]
     checkpoint: str
+    run: Annotated[str | None, Meta(description="folder, where there are several runs")] = None
+    optimizer: Annotated[str | None, Meta(description="kind, from the checkpoint's state")] = None
+    learning_rate: Annotated[Number, Meta(description="--lr, else the checkpoint's own")] = None
+    momentum: Annotated[Number, Meta(description="β of momentum, β₁ of Adam")] = None
+    limit: Annotated[
+        Number,
+        Meta(
+            description="λ at which steps grow: 2/lr, 2(1 + β)/lr, or 2(1 + β₁)/((1 − β₁) lr) of D⁻¹H"
+        ),
+    ] = None
+    preconditioned: Annotated[
+        TrackedValue | None, Meta(description="largest eigenvalue of D⁻¹H, for Adam")
+    ] = None
+    dead_fraction: Annotated[Number, Meta(description="of the units that can die")] = None
+    moved: Annotated[
+        dict[str, float],
+        Meta(description="‖Δθ‖/‖θ‖ of each parameter since the checkpoint before"),
+    ] = {}
     loss: Number = None
     gradient_norm: Number = None
     stationarity: Annotated[Number, Meta(description="ρ = ‖g‖² / (2 ‖H‖ (L − L*))")] = None
@@ -46,11 +67,11 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     edge: Annotated[
         Edge | None,
         Meta(
-            description="λ_max against 2/lr: at: within 30 %, below and above: beyond that, each with the probability "
+            description="λ against the limit: at: within 30 %, below and above: beyond that, each with the probability "
             "of the reach; undecided: the interval of λ_max has both"
         ),
     ] = None
-    sharpness_ratio: Annotated[Number, Meta(description="λ_max · lr / 2")] = None
+    sharpness_ratio: Annotated[Number, Meta(description="λ over the limit")] = None
     warm: Annotated[
         bool, Meta(description="started from the eigenvectors of the checkpoint before")
     ] = False

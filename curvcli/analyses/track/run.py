@@ -1,6 +1,7 @@
 """`curvcli track`: curvature over training, each checkpoint started from the one before."""
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer, error_info
@@ -9,10 +10,20 @@ from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.known import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
-from curvcli.analyses.shared.targets import step_of
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
 from curvcli.analyses.track.command import TrackOptions
+from curvcli.analyses.track.development import development
 from curvcli.analyses.track.findings import BAD_CHECKPOINT, EDGE_ABOVE, EDGE_AT, NOT_CONVERGED
+from curvcli.analyses.track.limits import (
+    ADAPTIVE,
+    Known,
+    limit_of,
+    momentum_of,
+    moved,
+    preconditioned,
+    weights_of,
+)
+from curvcli.analyses.track.order import ordered
 from curvcli.analyses.track.result import (
     Edge,
     TrackedTrace,
@@ -27,6 +38,7 @@ from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.stochastic.probes import deflated_trace
 from curvcli.operators.curvature.hessian import Hessian
+from curvcli.operators.surface.rollout import dead_units
 
 # "At" the edge of stability: λ_max within this of 2/lr (the range that training monitors use).
 _EDGE = 0.3
@@ -42,8 +54,9 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
     problems: list[CurvError] = []
     guess_N: Tensor | None = None
     first: Subject | None = None
-    members = list(subject.members)
-    for index, member in enumerate(members):
+    members = ordered(list(subject.members), journal)
+    previous: tuple[str | None, dict[str, Tensor]] = (None, {})
+    for index, (member, place, step, training) in enumerate(members):
         if journal.stop() is not None:
             journal.cut_short(f"ended before {member.name}: {len(members) - index} are left out")
             break
@@ -51,14 +64,20 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
         try:
             if first is not None:
                 member.target.share_data(first.target)
+            if place != previous[0]:
+                guess_N, previous = None, (place, {})
+            known = Known(step, place, training.optimizer if training else None)
             point, guess_N = _point(
-                journal, member, options, guess_N if options.warm else None, index
+                journal, member, options, guess_N if options.warm else None, index, known
             )
+            weights = weights_of(member.objective)
+            point = replace(point, moved=moved(previous[1], weights))
+            previous = (place, weights)
             first = first or member
         except CurvError as problem:
             problems.append(problem)
             point = TrackPoint(
-                step=step_of(member.name), checkpoint=member.name, error=error_info(problem)
+                step=step, run=place, checkpoint=member.name, error=error_info(problem)
             )
             journal.find(BAD_CHECKPOINT, member.name, f"{member.name}: {problem.message}")
         points.append(point)
@@ -77,11 +96,17 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
         failed=len(problems),
     )
     _findings(journal, result)
+    development(journal, points)
     return journal.answer(result)
 
 
 def _point(
-    journal: Journal, member: Subject, options: TrackOptions, guess_N: Tensor | None, index: int
+    journal: Journal,
+    member: Subject,
+    options: TrackOptions,
+    guess_N: Tensor | None,
+    index: int,
+    known: Known,
 ) -> tuple[TrackPoint, Tensor]:
     """The figures of one checkpoint, and what the next one starts from."""
     objective = member.objective
@@ -132,8 +157,31 @@ def _point(
     upper = max([found.upper + rounding, *zeros])
     height = objective.loss - options.loss_floor
     stationarity = stationarity_of(norm, found.norm, height)
+    rate, limit = limit_of(known.optimizer, options.lr)
+    adaptive = (
+        None if options.lr else preconditioned(member, known.optimizer, operator, options, journal)
+    )
+    low, high = values[0].value - values[0].residual, upper
+    judged = values[0]
+    if adaptive is not None:
+        judged, high = adaptive
+        low = judged.value - judged.residual
+    elif (
+        limit is not None
+        and known.optimizer is not None
+        and known.optimizer.kind in ADAPTIVE
+        and not options.lr
+    ):
+        limit = None
     point = TrackPoint(
-        step=step_of(member.name),
+        step=known.step,
+        run=known.run,
+        optimizer=known.optimizer.kind if known.optimizer else None,
+        learning_rate=rate,
+        momentum=momentum_of(known.optimizer),
+        limit=limit,
+        preconditioned=judged if adaptive is not None else None,
+        dead_fraction=dead_units(objective).fraction,
         checkpoint=member.name,
         loss=objective.loss,
         gradient_norm=norm,
@@ -142,8 +190,8 @@ def _point(
         lambda_min=values[-1],
         reach=Reach(lower, upper, options.probability),
         trace=trace,
-        edge=_edge(values[0].value - values[0].residual, upper, options.lr),
-        sharpness_ratio=values[0].value * options.lr / 2 if options.lr else None,
+        edge=_edge(low, high, limit),
+        sharpness_ratio=judged.value / limit if limit else None,
         warm=state.share < 1.0,
         matvecs=found.matvecs,
         trace_matvecs=objective.cost.matvecs - before,
@@ -161,11 +209,11 @@ def _guess(vectors_KN: Tensor) -> Tensor:
     return guess_N
 
 
-def _edge(low: float, high: float, rate: float | None) -> Edge | None:
-    """Where λ_max, which lies between two numbers, is beside 2/lr."""
-    if rate is None:
+def _edge(low: float, high: float, limit: float | None) -> Edge | None:
+    """Where λ, which lies between two numbers, is beside the limit."""
+    if limit is None:
         return None
-    below, above = ((1 + sign * _EDGE) * 2 / rate for sign in (-1, 1))
+    below, above = ((1 + sign * _EDGE) * limit for sign in (-1, 1))
     if low > above:
         return "above"
     if high < below:
@@ -178,9 +226,9 @@ def _findings(journal: Journal, result: TrackResult) -> None:
         (
             "above",
             EDGE_ABOVE,
-            "above the edge of stability 2/lr: plain gradient descent diverges there",
+            "above the edge of stability: the optimizer's steps grow there",
         ),
-        ("at", EDGE_AT, "at the edge of stability 2/lr"),
+        ("at", EDGE_AT, "at the edge of stability"),
     ):
         points = [p for p in result.points if p.edge == edge and p.lambda_max is not None]
         if points:
@@ -188,5 +236,5 @@ def _findings(journal: Journal, result: TrackResult) -> None:
             journal.find(
                 rule, last.checkpoint,
                 f"{len(points)} of {len(result.points)} checkpoints are {told}",
-                value=last.lambda_max.value if last.lambda_max else None, threshold=result.edge,
+                value=last.sharpness_ratio, threshold=1.0,
             )  # fmt: skip

@@ -7,11 +7,12 @@ from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, T
 def view(result: TrackResult) -> list[Block]:
     """One row for each checkpoint, and the sharpness over training."""
     rate = result.learning_rate
+    limited = any(p.limit is not None for p in result.points)
     columns = [
         Column("step"),
         Column("loss"),
         Column("λ max"),
-        *([Column("λ lr/2"), Column("edge", numeric=False)] if rate else []),
+        *([Column("λ/limit"), Column("edge", numeric=False)] if limited else []),
         Column("λ min"),
         Column("trace"),
         Column("ρ"),
@@ -21,7 +22,7 @@ def view(result: TrackResult) -> list[Block]:
         Table(
             "Curvature over training",
             tuple(columns),
-            [_row(point, rate is not None) for point in result.points],
+            [_row(point, limited) for point in result.points],
             "λ ± residual, trace ± standard error; ρ: stationarity ‖g‖² / (2 ‖H‖ (L − L*)).",
         )
     ]

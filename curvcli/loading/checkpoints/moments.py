@@ -52,7 +52,7 @@ def read_preconditioner(
     """
     content = load_torch(path, unsafe_pickle, "optimizer checkpoint")
     try:
-        state_dict = next(_found(content), None)
+        state_dict = next(state_dicts(content), None)
     except RecursionError:
         state_dict = None  # a container that holds itself
     if state_dict is None:
@@ -87,7 +87,7 @@ def _diagonals(state_dict: dict[str, Any], shapes: Shapes, path: Path) -> Precon
             f"{path.name} keeps no second moments: {some(kept) if kept else 'its state is empty'}",
             "use the state of Adam, AdamW, RMSprop or Adagrad after at least one step",
         )
-    keys = _keys(groups, states, kind, shapes, path)
+    keys = keys_of(groups, states, kind, shapes, path)
     diagonal, missing, steps = {}, [], 0
     for name, shape in shapes.items():
         key, group = keys[name]
@@ -139,7 +139,7 @@ def _threshold(group: dict[str, Any], kind: str) -> float | None:
     return 2 * (1 + beta) / ((1 - beta) * float(rate))
 
 
-def _found(content: Any) -> Iterator[dict[str, Any]]:
+def state_dicts(content: Any) -> Iterator[dict[str, Any]]:
     """The optimizers' state_dicts in a checkpoint."""
     if not isinstance(content, Mapping):
         return
@@ -149,7 +149,7 @@ def _found(content: Any) -> Iterator[dict[str, Any]]:
     for place in _PLACES:
         inner = content.get(place)
         for one in inner if isinstance(inner, list | tuple) else [inner]:
-            yield from _found(one)
+            yield from state_dicts(one)
 
 
 def _plain(name: str) -> str:
@@ -159,7 +159,7 @@ def _plain(name: str) -> str:
     return name
 
 
-def _keys(
+def keys_of(
     groups: list[dict[str, Any]],
     states: dict[Any, dict[str, Any]],
     kind: str,

@@ -17,6 +17,9 @@ from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian
 
+# A quasi-Newton step may be so many times longer than the way on which its history was gathered.
+_TRUST = 2.0
+
 
 @dataclass(frozen=True)
 class Step:
@@ -175,6 +178,7 @@ class StepMaker:
         offset_N, g_N = torch.zeros_like(self.gradient_N), self.gradient_N
         value = objective.loss
         history: list[tuple[Tensor, Tensor]] = []
+        radius = 0.0
         for _ in range(self.history):
             if self.stop():
                 break
@@ -188,11 +192,19 @@ class StepMaker:
             with objective.moved(next_N), self.hessian.kernels.active():
                 next_g_N = objective.gradient(self.hessian.micro_batch)
             s_N, y_N = next_N - offset_N, next_g_N - g_N
-            # Pairs without positive curvature would make the model indefinite.
-            if float(torch.dot(s_N, y_N)) > 1e-10 * float(torch.dot(s_N, s_N)):
+            # Pairs without positive curvature would make the model indefinite, nearly orthogonal ones huge.
+            lengths = float(euclidean_norm(s_N)) * float(euclidean_norm(y_N))
+            if float(torch.dot(s_N, y_N)) > 1e-6 * lengths:
                 history.append((s_N, y_N))
+            radius = max(radius, float(euclidean_norm(next_N)))
             offset_N, g_N = next_N, next_g_N
-        return Step(_two_loop(self.gradient_N, history), f"{len(history)} pairs of history")
+        step_N = _two_loop(self.gradient_N, history)
+        length = float(euclidean_norm(step_N))
+        told = f"{len(history)} pairs of history"
+        if history and length > _TRUST * radius:
+            # The history knows nothing of the surface farther away than it was gathered.
+            return Step(step_N * (_TRUST * radius / length), f"{told}, bounded by their radius")
+        return Step(step_N, told)
 
     def _search(
         self, offset_N: Tensor, direction_N: Tensor, value: float, slope: float

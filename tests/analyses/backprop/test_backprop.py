@@ -14,6 +14,7 @@ from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
+from tests.oracles.samples import objective_for
 
 
 def check(
@@ -207,3 +208,47 @@ def test_a_loss_that_differentiates_the_network_has_no_identity() -> None:
     assert answer.result.passed
     assert not answer.result.identities
     assert any("takes derivatives itself" in note for note in answer.notes)
+
+
+class _Corner(nn.Module):
+    """Σ relu(w x) at w = 0: autograd's slope is 0, the differences to both sides are 1 and 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.w * x).sum(1, keepdim=True)
+
+
+def test_a_kink_at_the_weights_accuses_nobody() -> None:
+    """Both sides disagree, so the slope is undecided with a note, and no finding is made."""
+    objective = objective_for(_Corner(), torch.rand(8, 2) + 1, torch.ones(8, 1), "mse")
+    answer = analyse("backprop", Subject(objective=objective))
+    (slope,) = answer.result.slopes
+    assert (slope.passed, slope.decided) == (False, False)
+    assert not answer.findings
+    assert any("cannot be decided here" in note for note in answer.notes)
+
+
+def test_a_wrong_backward_is_still_accused() -> None:
+    """A gradient that is twice the slope differs from all differences, which agree with each other."""
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_context: Any, gradient: Tensor) -> Tensor:
+            return 2 * gradient
+
+    class Wrong(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = Doubled.apply(super().forward(x))
+            return out
+
+    objective = objective_for(Wrong(3, 1), torch.randn(8, 3), torch.randn(8, 1), "mse")
+    answer = analyse("backprop", Subject(objective=objective))
+    assert {f.rule for f in answer.findings} == {"backprop.slope"}
+    assert all(s.decided for s in answer.result.slopes)

@@ -26,7 +26,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 MIXED = [
     "gradients.loss < 1",
     "gradients.loss > 1",
-    "gradients.depth_gain < 2",
+    "gradients.noise.signal_to_noise < 1.2",
     "info.nonfinite == 0",
 ]
 
@@ -88,7 +88,7 @@ def test_json_holds_the_contract_and_violations_exit_1(project: Path) -> None:
 
 
 def test_undecided_has_its_own_exit_status(project: Path) -> None:
-    write_target(project, ["gradients.depth_gain < 2"])
+    write_target(project, ["gradients.noise.signal_to_noise < 1.2"])
     for flag, code in (("warn", 0), ("pass", 0), ("fail", 3)):
         done, envelope = checked("run.toml", "--undecided", flag)
         assert done == code, flag

@@ -16,6 +16,7 @@ from curvcli.analyses.check.decision import decide
 from curvcli.analyses.check.expression import parse
 from curvcli.analyses.check.rules import RuleEntry, make_rule
 from curvcli.analyses.check.run import DEFAULT_RULES
+from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.saddle.result import Extreme
 from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
@@ -212,8 +213,6 @@ def test_a_value_with_its_error_may_be_named_without_value() -> None:
 
 
 def test_fields_beside_a_number_tell_its_interval() -> None:
-    from curvcli.analyses.gradients.result import GradientsResult
-
     result = GradientsResult(
         loss=1.0, layers=[], depth_gain=2.0, depth_gain_interval=(1.5, 3.0), gain_per_layer=None,
         gain_per_layer_interval=None, chi=1.0, chi_interval=None, trend_layers=[], activation_gain_per_layer=None,
@@ -249,3 +248,22 @@ def test_what_an_answer_leaves_open_does_not_hold(
     answers = {"saddle": replace(whole, complete=complete)}
     (outcome,) = decide(make_rule(rule), answers, lambda _: Precision(), lambda _: None)
     assert outcome.decision == decision
+
+
+def test_an_interval_without_ends_decides_nothing_and_does_not_count() -> None:
+    """Few layers give a trend with the interval [−∞, ∞]: the rule is skipped with its reason."""
+    result = GradientsResult(
+        loss=1.0, layers=[], depth_gain=2.0, depth_gain_interval=None, gain_per_layer=None,
+        gain_per_layer_interval=None, chi=None, chi_interval=None, trend_layers=[],
+        activation_gain_per_layer=None, activation_gain_per_layer_interval=None,
+        residual_growth=None, first_nonfinite=None, time=[], attention=[],
+        noise=None, initialisations=[], rows=None,
+    )  # fmt: skip
+    answer: Envelope[Any] = Envelope(
+        command="gradients", version="", target=None, result=result, findings=[], notes=[],
+        cost=CostInfo(0, 0, 0.0, None),
+    )  # fmt: skip
+    rule = make_rule("gradients.depth_gain > 1e-3")
+    (outcome,) = decide(rule, {"gradients": answer}, lambda _: Precision(), lambda _: None)
+    assert outcome.decision == "skipped"
+    assert "cannot be decided on this network" in outcome.reason

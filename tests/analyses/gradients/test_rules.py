@@ -57,7 +57,7 @@ def test_the_sigmoid_sample_vanishes() -> None:
     assert first.value == result.depth_gain
     assert first.threshold == 1e-3
     assert "sigmoid" in first.message
-    assert rules(findings) == {"vanishing-depth", "vanishing-layer"}
+    assert rules(findings) == {"vanishing-depth", "vanishing-layer", "constant-output"}
     assert result.depth_gain is not None
     assert result.depth_gain < 1e-10
     # The sample's README: 1.3e-12 in the first layer's weights, 3.8e-2 in the last one's biases and weights.

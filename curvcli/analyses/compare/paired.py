@@ -1,0 +1,54 @@
+"""Which of two networks is better on this data: losses of the same samples, subtracted pair by pair."""
+
+import math
+
+import torch
+
+from curvcli.analyses.compare.result import Paired
+from curvcli.objective.batch import Batch
+from curvcli.objective.objective import Objective
+
+# Pieces of the data whose losses are compared, and the fewest that tell an error.
+_PIECES, _FEWEST = 64, 5
+# Standard errors beyond which a difference is no sampling.
+_CERTAIN = 3.0
+
+
+def identical(a: Objective, b: Objective) -> bool:
+    """Whether weights and buffers are the same to the bit."""
+    pairs = [(dict(m.named_parameters()) | dict(m.named_buffers())) for m in (a.model, b.model)]
+    return pairs[0].keys() == pairs[1].keys() and all(
+        t.shape == pairs[1][n].shape
+        and t.dtype == pairs[1][n].dtype
+        and torch.equal(t.detach(), pairs[1][n].detach())
+        for n, t in pairs[0].items()
+    )
+
+
+def paired(a: Objective, b: Objective) -> Paired | None:
+    """L(B) − L(A) and its sampling error; None where the batches are not the same samples."""
+    if [batch.size for batch in a.batches] != [batch.size for batch in b.batches]:
+        return None
+    size = max(1, math.ceil(a.samples / _PIECES)) if a.splittable and b.splittable else None
+    sums, weights = [], []
+    for first, second in zip(_pieces(a, size), _pieces(b, size), strict=True):
+        with torch.no_grad(), a.evaluation():
+            total_a, count = a.terms(a.model, first.data)
+        with torch.no_grad(), b.evaluation():
+            total_b, _ = b.terms(b.model, second.data)
+        sums.append(float(total_b) - float(total_a))
+        weights.append(count)
+    whole, n = sum(weights), len(sums)
+    difference = sum(sums) / whole
+    error = None
+    if n >= _FEWEST:
+        squares = sum((s - w * difference) ** 2 for s, w in zip(sums, weights, strict=True))
+        error = math.sqrt(n / (n - 1) * squares) / whole
+    better = None
+    if error is not None and abs(difference) > _CERTAIN * error:
+        better = "b" if difference < 0 else "a"
+    return Paired(difference, error, n, better)
+
+
+def _pieces(objective: Objective, size: int | None) -> list[Batch]:
+    return [p for batch in objective.batches for p in batch.pieces(size or batch.size)]

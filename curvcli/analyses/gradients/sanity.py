@@ -1,0 +1,158 @@
+"""Findings from one forward pass: each names the likeliest cause and the next command."""
+
+from collections.abc import Callable, Iterator
+
+from curvcli.analyses.gradients.result import GradientsResult
+from curvcli.analyses.shared.sanity import SanityInfo
+from curvcli.report.data import Finding
+from curvcli.report.numbers import number
+
+Make = Callable[[str, str, float | None, str], Finding]
+"""(rule, subject, value, message) -> finding."""
+
+
+def sanity_findings(
+    result: GradientsResult, limits: dict[str, float], loss_name: str | None, make: Make
+) -> Iterator[Finding]:
+    """What is wrong with outputs, inputs and statistics.
+
+    Args:
+        result: what was measured.
+        limits: threshold of every rule.
+        loss_name: the loss, where it has a name.
+        make: makes a finding of a rule.
+    """
+    sane = result.sanity
+    if sane is None or result.loss is None:
+        return
+    yield from _dead(result, sane, limits, make)
+    yield from _outputs(sane, loss_name, make)
+    yield from _inputs(sane, limits, make)
+    yield from _running(sane, limits, make)
+
+
+def sanity_notes(
+    result: GradientsResult, limits: dict[str, float], ill: bool, make: Make
+) -> Iterator[Finding]:
+    """What may be meant: a network that has not learned, rare classes, frozen parameters.
+
+    Args:
+        result: what was measured.
+        limits: threshold of every rule.
+        ill: whether something graver was found, which explains the loss.
+        make: makes a finding of a rule.
+    """
+    sane = result.sanity
+    if sane is None or result.loss is None:
+        return
+    if not ill and sane.at_chance(result.loss):
+        yield make(
+            "not-learned", "loss", result.loss,
+            f"{_chance(result.loss, sane)}, while gradients arrive: the network has not learned. Fresh weights, a "
+            "learning rate that is too small ('curvcli lr'), or labels that carry no signal (shuffled, off by a row)",
+        )  # fmt: skip
+    yield from _classes(sane, limits, make)
+    if sane.frozen:
+        yield make(
+            "frozen", sane.frozen[0], float(len(sane.frozen)),
+            f"{len(sane.frozen)} parameters are frozen while others are trained ({sane.frozen[0]} first): if this is "
+            "not meant, look for requires_grad = False",
+        )  # fmt: skip
+
+
+def _chance(loss: float, sane: SanityInfo) -> str:
+    return f"the loss, {number(loss)}, is that of the best constant predictor ({number(sane.chance or 0.0)})"
+
+
+def _dead(
+    result: GradientsResult, sane: SanityInfo, limits: dict[str, float], make: Make
+) -> Iterator[Finding]:
+    dying = [s for s in result.layers if (s.dead_fraction or 0.0) > limits["chance-dead"]]
+    wholly = [s.name for s in dying if s.dead_fraction == 1.0]
+    if len(wholly) > limits["dead-layer"]:
+        named = ", ".join(wholly[:3])
+        yield make(
+            "dead-layer", wholly[0], float(len(wholly)),
+            f"no unit of {named} fires for any sample, so nothing that depends on the input passes: a learning rate "
+            "that was too high, or inputs of a wrong scale; start again, with a rate from 'curvcli lr'",
+        )  # fmt: skip
+    if dying and sane.at_chance(result.loss):
+        worst = max(dying, key=lambda s: s.dead_fraction or 0.0)
+        yield make(
+            "chance-dead", worst.name, worst.dead_fraction,
+            f"{_chance(result.loss or 0.0, sane)}, and {worst.dead_fraction:.0%} of the units of {worst.name} are "
+            "dead: the network died. A learning rate that was too high is the usual cause ('curvcli lr')",
+        )  # fmt: skip
+    if sane.constant:
+        yield make(
+            "constant-output", "output", sane.output_spread,
+            "the output is the same for every sample: dead units, vanished activations or an input that is not used; "
+            "the table of layers shows where activations stop to vary",
+        )  # fmt: skip
+
+
+def _outputs(sane: SanityInfo, loss_name: str | None, make: Make) -> Iterator[Finding]:
+    if loss_name in ("cross_entropy", "token_cross_entropy") and sane.simplex:
+        yield make(
+            "softmax-twice", "output", None,
+            "the outputs are probabilities that sum to one, and cross_entropy applies softmax itself: drop the "
+            "softmax at the end of the network",
+        )  # fmt: skip
+    if loss_name == "nll" and not sane.log_simplex and sane.uniform is not None:
+        yield make(
+            "not-log-probabilities", "output", None,
+            "nll needs log-probabilities, and exp(outputs) does not sum to one: end with log_softmax, or use "
+            "cross_entropy",
+        )  # fmt: skip
+    if loss_name == "bce_with_logits" and sane.unit_interval:
+        yield make(
+            "sigmoid-twice", "output", None,
+            "all outputs lie in [0, 1], and bce_with_logits applies the sigmoid itself: drop the sigmoid at the "
+            "end of the network",
+        )  # fmt: skip
+
+
+def _inputs(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:
+    for rule, bad, why in (
+        ("inputs-large", lambda r: r > limits["inputs-large"], "not divided by 255, or not standardised"),
+        ("inputs-small", lambda r: 0 < r < limits["inputs-small"], "divided twice, or in another unit"),
+    ):  # fmt: skip
+        found = [c for c in sane.inputs if c.rms is not None and bad(c.rms)]
+        if found:
+            worst = found[0]
+            yield make(
+                rule, worst.name, worst.rms,
+                f"the RMS of {worst.name} is {number(worst.rms or 0.0, 3)} (mean {number(worst.mean or 0.0, 3)}), "
+                f"and about 1 is what initial weights are made for: {why}. Normalise the data as in training",
+            )  # fmt: skip
+
+
+def _running(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:
+    def far(ratio: float | None, shift: float | None) -> float:
+        spread = max(ratio or 0.0, 1 / ratio if ratio else 0.0)
+        return max(spread, 1 + (shift or 0.0) ** 2)
+
+    worst = max(sane.running, key=lambda r: far(r.variance_ratio, r.shift), default=None)
+    if worst is not None and far(worst.variance_ratio, worst.shift) > limits["running-statistics"]:
+        variance, shift = number(worst.variance_ratio or 0.0, 3), number(worst.shift or 0.0, 3)
+        yield make(
+            "running-statistics", worst.name, worst.variance_ratio,
+            f"the running statistics of {worst.name} are not those of the data (variance {variance} "
+            f"times, mean {shift} deviations away): data normalised otherwise than in training, too few steps, or "
+            "statistics of another model; --train-mode uses those of the batch",
+        )  # fmt: skip
+
+
+def _classes(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:
+    counts = [c for c in sane.class_counts if c]
+    if not 1 < len(sane.class_counts) <= 100 or not counts:
+        return
+    share = min(sane.class_counts) / max(counts)
+    if share < limits["imbalance"]:
+        absent = len(sane.class_counts) - len(counts)
+        told = f"{absent} classes have no sample, " if absent else ""
+        yield make(
+            "imbalance", "targets", share,
+            f"{told}the rarest class has {min(sane.class_counts)} samples, the commonest {max(counts)}: accuracy says "
+            "little then; look at single classes, and weigh them by --loss-arg weight=[…]",
+        )  # fmt: skip

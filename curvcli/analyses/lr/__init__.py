@@ -1,0 +1,1 @@
+"""A learning rate that works, with its evidence."""

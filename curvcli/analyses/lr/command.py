@@ -1,0 +1,49 @@
+"""The options of `curvcli lr`."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from curvcli.analyses.lr.result import Kind, LrResult
+from curvcli.analyses.lr.view import view
+from curvcli.analyses.shared.question import Question
+
+
+class LrOptions(Struct, frozen=True, kw_only=True):
+    """A learning rate that works: short true training runs beside the bound from the curvature.
+
+    Trains copies of the weights for a few steps at several rates, watches loss, dead units and curvature, and
+    answers with a range, why it ends where it ends, and what warm-up would change. The weights are as before
+    afterwards. Where the checkpoint holds an optimizer's state, runs go on from it.
+    """
+
+    optimizer_kind: Annotated[
+        Kind | None, "The optimizer.  [default: that of the checkpoint's state, else sgd]"
+    ] = None
+    optimizer: Annotated[
+        str | None, "File with the optimizer's state.  [default: the checkpoint]"
+    ] = None
+    momentum: Annotated[
+        Annotated[float, Meta(ge=0, lt=1)] | None,
+        Meta(description="β of momentum, β₁ of Adam.  [default: the state's, else 0.9]"),
+    ] = None
+    steps: Annotated[int, Meta(ge=4, description="Of each run, one batch a step.")] = 50
+    refine: Annotated[
+        int,
+        Meta(ge=0, description="Halvings of the factor of 4 between what works and what fails."),
+    ] = 5
+    confirm: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="The highest rate and 0.9 times it must also work for so many times the steps; 0: not asked.",
+        ),
+    ] = 6
+    max_trials: Annotated[int, Meta(ge=2, description="Runs at most.")] = 24
+    max_matvecs: Annotated[
+        int, Meta(ge=2, description="Products for the largest eigenvalue at the start at most.")
+    ] = 100
+    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+
+
+QUESTION = Question("lr", LrOptions, LrResult, view)

@@ -1,0 +1,85 @@
+"""How a learning rate is shown."""
+
+from curvcli.analyses.lr.result import LrResult, Verdict
+from curvcli.report.data import Block, Column, Facts, Measured, Sentence, Table
+from curvcli.report.numbers import number
+
+_WHY: dict[Verdict, str] = {
+    "works": "it works",
+    "diverges": "the loss diverges",
+    "rises": "the loss rises again",
+    "dies": "units die",
+    "unstable": "λ · rate stays above the limit",
+}
+
+
+def view(result: LrResult) -> list[Block]:
+    """The bound, one row for each run, and what to do."""
+    bound = result.bound
+    facts = Facts(
+        [
+            ("optimizer", f"{result.optimizer} ({result.state} state)"),
+            ("loss", result.loss),
+            ("λ max", Measured(bound.lambda_max, bound.residual)),
+            (f"bound {number(bound.limit, 3)}/λ", bound.rate),
+        ]
+    )
+    table = Table(
+        "Short training runs",
+        (
+            Column("rate"),
+            Column("rate/bound"),
+            Column("outcome", numeric=False),
+            Column("steps"),
+            Column("loss"),
+            Column("dead"),
+        ),
+        [
+            (
+                number(t.rate, 3),
+                number(t.rate / bound.rate, 3) if bound.rate else None,
+                _WHY[t.verdict],
+                t.steps,
+                t.loss,
+                None if t.dead_fraction is None else f"{t.dead_fraction:.0%}",
+            )
+            for t in result.trials
+        ],
+        "On copies of the weights; loss over all batches at the end; dead: share of units that never fire.",
+    )
+    return [facts, table, *(Sentence(text) for text in _sentences(result))]
+
+
+def _sentences(result: LrResult) -> list[str]:
+    if result.highest is None or result.lowest is None or result.best is None:
+        return ["No rate that was tried works."]
+    told = [
+        f"Rates from {number(result.lowest, 3)} to {number(result.highest, 3)} work; the lowest loss is reached with "
+        f"{number(result.best, 3)}."
+    ]
+    if result.ends_by is not None and result.fails_at is not None:
+        told.append(
+            f"The range ends because at {number(result.fails_at, 3)} {_WHY[result.ends_by]}."
+        )
+    else:
+        told.append("No rate that fails was found: the range may go on.")
+    return [*told, *_warm_up(result)]
+
+
+def _warm_up(result: LrResult) -> list[str]:
+    told = []
+    if len(result.curvature) > 1 and result.curvature[0].lambda_max > 0:
+        ratio = result.curvature[-1].lambda_max / result.curvature[0].lambda_max
+        word = "falls" if ratio < 0.9 else "grows" if ratio > 1.1 else "stays"
+        told.append(
+            f"At the highest rate λ {word}: {number(ratio, 3)} times its start after {result.curvature[-1].step} steps."
+        )
+    warm = result.warm_up
+    if warm is not None:
+        outcome = (
+            "it works: warm up, and go higher"
+            if warm.verdict == "works"
+            else f"{_WHY[warm.verdict]}: warm-up does not help to that rate"
+        )
+        told.append(f"Warmed up over {warm.steps} steps to {number(warm.rate, 3)}, {outcome}.")
+    return told

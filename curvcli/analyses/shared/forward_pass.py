@@ -1,0 +1,31 @@
+"""The figures of one forward pass, in the form of answers."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from curvcli.analyses.shared.sanity import SanityInfo
+from curvcli.analyses.shared.subject import Subject
+from curvcli.operators.signals.sanity import sanity
+
+
+def forward_pass(subject: Subject) -> SanityInfo:
+    """One pass over all batches of the subject, whose objective is loaded."""
+    objective = subject.load(accept_nonfinite=True)
+    frozen = [
+        name
+        for name, p in objective.model.named_parameters()
+        # Those that --params leaves out are frozen by curvcli itself.
+        if not p.requires_grad and p.is_floating_point() and not subject.spec.params
+    ]
+    return msgspec.convert(_finite({**asdict(sanity(objective)), "frozen": frozen}), SanityInfo)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,147 @@
+"""One forward pass: loss against constants, outputs, inputs, classes, running statistics, frozen layers."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curvcli import analyse
+from curvcli.analyses.gradients.result import GradientsResult
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.subject import Subject
+from tests.conftest import MakeObjective
+
+
+def data(samples: int = 60, classes: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.randn(samples, 4), torch.arange(samples) % classes
+
+
+def net(*more: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3), *more)
+
+
+def asked(objective: Any, **options: Any) -> Answer[GradientsResult]:
+    answer: Answer[GradientsResult] = analyse("gradients", Subject(objective=objective), **options)
+    return answer
+
+
+def rules(answer: Answer[GradientsResult]) -> dict[str, str]:
+    return {f.rule.removeprefix("gradients."): f.severity for f in answer.findings}
+
+
+def test_constants_are_what_the_counts_say(make_objective: MakeObjective) -> None:
+    """Entropy of the class shares, ln C, accuracy and majority, by hand; ragged batches change nothing."""
+    x, y = torch.randn(10, 4), torch.tensor([0] * 7 + [1] * 2 + [2])
+    model = net()
+    result = asked(make_objective(model, x, y, splits=[7, 3])).result
+    sane = result.sanity
+    assert sane is not None
+    assert sane.class_counts == [7, 2, 1]
+    assert sane.chance == pytest.approx(-sum(p * math.log(p) for p in (0.7, 0.2, 0.1)))
+    assert sane.uniform == pytest.approx(math.log(3))
+    assert sane.majority == pytest.approx(0.7)
+    right = (model(x).argmax(1) == y).double().mean()
+    assert sane.accuracy == pytest.approx(float(right))
+
+
+def test_the_constant_of_a_regression_is_the_mean(make_objective: MakeObjective) -> None:
+    """mse of the mean is the variance of the targets."""
+    y = torch.randn(30, 2)
+    sane = asked(make_objective(nn.Linear(4, 2), torch.randn(30, 4), y, "mse")).result.sanity
+    assert sane is not None
+    assert sane.chance == pytest.approx(float(y.var(0, correction=0).mean()), rel=1e-5)
+
+
+def test_softmax_twice_is_said(make_objective: MakeObjective) -> None:
+    """Outputs that sum to one under cross_entropy are an error, logits are none."""
+    x, y = data()
+    assert rules(asked(make_objective(net(nn.Softmax(1)), x, y)))["softmax-twice"] == "error"
+    assert "softmax-twice" not in rules(asked(make_objective(net(), x, y)))
+
+
+def test_probabilities_under_a_loss_of_logits_are_said(make_objective: MakeObjective) -> None:
+    """bce_with_logits after a sigmoid, and nll without log_softmax."""
+    x, y = data()
+    hot = nn.functional.one_hot(y, 3).float()
+    found = asked(make_objective(net(nn.Sigmoid()), x, hot, "bce_with_logits"))
+    assert rules(found)["sigmoid-twice"] == "warning"
+    assert rules(asked(make_objective(net(), x, y, "nll")))["not-log-probabilities"] == "error"
+    right = asked(make_objective(net(nn.LogSoftmax(1)), x, y, "nll"))
+    assert "not-log-probabilities" not in rules(right)
+
+
+@pytest.mark.parametrize(("scale", "rule"), [(127.0, "inputs-large"), (1 / 255, "inputs-small")])
+def test_pixels_of_a_wrong_scale_are_said(
+    make_objective: MakeObjective, scale: float, rule: str
+) -> None:
+    """Of images by channel, with the figure; inputs of RMS 1 are not."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    x, y = torch.randn(30, 2, 4, 4), torch.arange(30) % 3
+    wrong = x * torch.tensor([1.0, scale])[:, None, None]
+    found = next(
+        f for f in asked(make_objective(model, wrong, y)).findings if f.rule.endswith(rule)
+    )
+    assert found.subject == "input 0, channel 1"
+    assert found.value == pytest.approx(float(wrong[:, 1].square().mean().sqrt()), rel=1e-5)
+    assert rule not in rules(asked(make_objective(model, x, y)))
+
+
+def test_running_statistics_of_other_data_are_said(make_objective: MakeObjective) -> None:
+    """A variance of 1e6 times the data's; statistics that were gathered on the data are in order."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = data()
+    for _ in range(200):
+        model(x)
+    assert "running-statistics" not in rules(asked(make_objective(model, x, y)))
+    norm = model.get_submodule("1")
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_var is not None
+    norm.running_var *= 1e6
+    answer = asked(make_objective(model, x, y))
+    assert rules(answer)["running-statistics"] == "warning"
+    sane = answer.result.sanity
+    assert sane is not None
+    assert sane.running[0].variance_ratio == pytest.approx(1e-6, rel=0.05)
+
+
+def test_a_dead_network_is_an_error(make_objective: MakeObjective) -> None:
+    """A wholly dead layer, a constant output, a loss at chance, and where no gradient arrives."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    model.get_parameter("2.bias").data.fill_(-100.0)
+    model.get_parameter("4.bias").data.zero_()
+    x, y = data()
+    answer = asked(make_objective(model, x, y))
+    found = rules(answer)
+    assert {"dead-layer", "chance-dead", "constant-output", "zero-gradient"} <= found.keys()
+    assert all(found[r] == "error" for r in ("dead-layer", "chance-dead", "constant-output"))
+    zero = next(f for f in answer.findings if f.rule == "gradients.zero-gradient")
+    assert "no gradient reaches 0 to 4" in zero.message
+    saddle = analyse("saddle", Subject(objective=make_objective(model, x, y)))
+    if saddle.result.verdict in ("flat-minimum", "local-minimum"):
+        assert "saddle.at-chance" in {f.rule for f in saddle.findings}
+
+
+def test_labels_without_signal_are_a_note(make_objective: MakeObjective) -> None:
+    """Loss at chance with gradients that arrive: not learned, shuffled labels among the causes."""
+    x, y = torch.randn(300, 4), torch.randint(0, 3, (300,))
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    answer = asked(make_objective(model, x, y))
+    assert rules(answer)["not-learned"] == "note"
+    assert "shuffled" in next(f.message for f in answer.findings if "not-learned" in f.rule)
+
+
+def test_frozen_layers_and_rare_classes_are_notes(make_objective: MakeObjective) -> None:
+    """Each is said once, and neither fails anything."""
+    model = net()
+    model[0].weight.requires_grad_(False)
+    x = torch.randn(60, 4)
+    y = torch.tensor([0] * 57 + [1] * 3)
+    found = rules(asked(make_objective(model, x, y)))
+    assert (found["frozen"], found["imbalance"]) == ("note", "note")
