@@ -10,8 +10,8 @@ from curvcli.analyses.lr.result import Bound, CurvaturePoint, LrResult, Trial, W
 from curvcli.analyses.lr.search import highest_working, judge, lowest_failing, search
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.certified import by_recurrence
+from curvcli.analyses.shared.eigenpairs import critical_rates
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.rates import critical_rates
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import CurvError
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
