@@ -26,6 +26,13 @@ class TargetSpec(
     """The settings shared by all analyses."""
 
     checkpoint: Annotated[str | None, Meta(description="File of weights.")] = None
+    weights: Annotated[
+        str | None,
+        Meta(
+            description="Which of several sets of weights in the checkpoint: a key (ema, netG) or the first part of "
+            "the names."
+        ),
+    ] = None
     model: Annotated[
         str | None,
         Meta(

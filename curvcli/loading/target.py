@@ -66,7 +66,9 @@ class Target:
         if self.spec.checkpoint is None:
             return None
         path = Path(self.spec.checkpoint)
-        checkpoint = read_settled(path, lambda: open_checkpoint(path, self.spec.unsafe_pickle))
+        checkpoint = read_settled(
+            path, lambda: open_checkpoint(path, self.spec.unsafe_pickle, self.spec.weights)
+        )
         self._signature = signature(path)
         self.notes.extend(checkpoint.notes)
         return checkpoint
@@ -132,6 +134,11 @@ class Target:
     def model(self) -> nn.Module:
         """The network with the checkpoint's weights, on its device and in its dtype."""
         directory, checkpoint = self.directory, self.checkpoint
+        if directory is not None and self.spec.weights is not None:
+            raise UsageError(
+                "--weights chooses among several sets of weights, and a Hugging Face directory has one",
+                "drop it, or name the file of weights and its --model",
+            )
         torch.manual_seed(self.spec.seed)
         if checkpoint is not None:
             stored = sum(t.bytes for t in checkpoint.tensors)

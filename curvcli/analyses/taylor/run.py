@@ -152,7 +152,8 @@ def _way_to(subject: Subject, journal: Journal, path: str | None) -> Tensor:
     """θ' − θ for the weights θ' in another checkpoint."""
     objective = subject.objective
     other = copy.deepcopy(objective.model)
-    checkpoint = open_checkpoint(Path(path or ""), subject.spec.unsafe_pickle)
-    journal.notes.extend(load_weights(other, checkpoint, subject.spec.allow_partial))
+    spec = subject.spec
+    checkpoint = open_checkpoint(Path(path or ""), spec.unsafe_pickle, spec.weights)
+    journal.notes.extend(load_weights(other, checkpoint, spec.allow_partial))
     there = dict(other.named_parameters())
     return objective.flatten([there[name].detach() for name in objective.names]) - objective.flat()

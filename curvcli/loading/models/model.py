@@ -13,10 +13,9 @@ from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.quantised import dequantised, scales_of
 from curvcli.loading.models.guess import build_auto
 from curvcli.loading.models.library import build_from_library, is_library
+from curvcli.loading.models.names import match_names, missing
 from curvcli.loading.references import resolve
 from curvcli.machine.memory import not_of_memory
-
-PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def build_model(
@@ -76,7 +75,7 @@ def load_weights(
 ) -> list[str]:
     """Copy the checkpoint's tensors into ``model``; returns notes on what was not literal.
 
-    Prefixes of wrappers (DataParallel, torch.compile, Lightning) are removed where that fits better.
+    What wrappers put into names (DataParallel, FSDP, torch.compile, Lightning) is removed, see `match_names`.
     A missing key that is tied to a loaded one is not missing.
 
     Raises:
@@ -86,13 +85,7 @@ def load_weights(
     scales = scales_of(checkpoint)
     expected = model.state_dict()
     stored = {i.name: i for i in checkpoint.tensors if i.name not in scales.values()}
-    stripped = _best_prefix(list(stored), expected)
-    names = {_strip(name, stripped): name for name in stored}
-    notes = (
-        [f"the prefix {stripped!r} was removed from the names in the checkpoint"]
-        if stripped
-        else []
-    )
+    names, notes = match_names({n: i.shape for n, i in stored.items()}, expected)
 
     matching = names.keys() & expected.keys()
     misshapen = {n for n in matching if tuple(expected[n].shape) != stored[names[n]].shape}
@@ -101,18 +94,14 @@ def load_weights(
         raise ModelError(
             f"no tensor of the checkpoint fits the model: it has {some(sorted(stored), 3)}; "
             f"the model expects {some(sorted(expected), 3)}",
-            "check that --model builds the network this checkpoint was saved from",
+            "FSDP saved its own flat parameters: save with StateDictType.FULL_STATE_DICT"
+            if any(n.endswith("_flat_param") for n in stored)
+            else "check that --model builds the network this checkpoint was saved from",
         )
-    loaded_storage = {expected[n].untyped_storage().data_ptr() for n in loadable}
-    missing = {
-        n
-        for n in expected.keys() - names.keys()
-        if expected[n].untyped_storage().data_ptr() not in loaded_storage
-        and not n.endswith("num_batches_tracked")
-    }
+    absent = missing(set(names), loadable, expected)
     unexpected = names.keys() - expected.keys()
     problems = _describe(
-        missing, unexpected, misshapen, expected, {n: stored[names[n]].shape for n in matching}
+        absent, unexpected, misshapen, expected, {n: stored[names[n]].shape for n in matching}
     )
     if problems and not allow_partial:
         raise ModelError(
@@ -121,6 +110,7 @@ def load_weights(
         )
     if problems:
         notes.append("loaded in part: " + "; ".join(problems))
+    _check_tied({n: names[n] for n in expected if n in loadable}, expected, checkpoint)
     original = {stored_name: n for n, stored_name in names.items()}
     with torch.no_grad():
         for stored_name, tensor in checkpoint.items():
@@ -176,34 +166,34 @@ def _copy(into: Tensor, tensor: Tensor, name: str) -> None:
     into.copy_(tensor)
 
 
-def _strip(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
-
-
-def _best_prefix(stored: list[str], expected: Mapping[str, Tensor]) -> str:
-    """The prefix whose removal lets the most names match; none when that is as good."""
-    candidates = {""}
-    for _ in range(3):
-        candidates |= {
-            c + p for c in candidates for p in PREFIXES if any(n.startswith(c + p) for n in stored)
-        }
-    return max(
-        sorted(candidates, key=len),
-        key=lambda c: sum(_strip(n, c) in expected for n in stored),
-    )
+def _check_tied(
+    names: Mapping[str, str], expected: Mapping[str, Tensor], checkpoint: Checkpoint
+) -> None:
+    """What the model ties is stored once, or the same each time."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name, stored in names.items():
+        tensor = expected[name]
+        if not tensor.numel():
+            continue
+        other = first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+        if other != name and not torch.equal(checkpoint[names[other]], checkpoint[stored]):
+            raise ModelError(
+                f"{other!r} and {name!r} are one tensor in the model, and two different ones in the checkpoint",
+                "build the network without tied weights by --model or --model-arg",
+            )
 
 
 def _describe(
-    missing: set[str],
+    absent: set[str],
     unexpected: set[str],
     misshapen: set[str],
     expected: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[str]:
     problems = []
-    if missing:
-        text = f"{len(missing)} missing ({some(sorted(missing), 3)}"
-        close = nearest(sorted(missing)[0], unexpected, 1)
+    if absent:
+        text = f"{len(absent)} missing ({some(sorted(absent), 3)}"
+        close = nearest(sorted(absent)[0], unexpected, 1)
         problems.append(text + (f"; nearest in the file: {close[0]!r})" if close else ")"))
     if unexpected:
         problems.append(f"{len(unexpected)} unexpected ({some(sorted(unexpected), 3)})")
