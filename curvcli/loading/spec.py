@@ -46,7 +46,7 @@ class TargetSpec(
     data: Annotated[
         str | None,
         Meta(
-            description="Batches: .npz, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or "
+            description="Batches: .npz, .npy, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or "
             "module:attribute."
         ),
     ] = None
@@ -328,5 +328,5 @@ def _anchor(value: Any, folder: Path) -> Any:
 
 _SUFFIXES = {
     ".safetensors", ".pt", ".pth", ".bin", ".npz", ".json", ".ckpt", ".pt2", ".ts", ".csv", ".parquet",
-    ".txt", ".jsonl",
+    ".txt", ".jsonl", ".npy",
 }  # fmt: skip

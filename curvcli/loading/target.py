@@ -16,6 +16,7 @@ from curvcli.loading.data.batches import (
     arrange,
     as_batch,
     fingerprint,
+    names_of,
     read_batches,
 )
 from curvcli.loading.data.readers import readers_of
@@ -223,7 +224,13 @@ class Target:
         """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
         arranged = [self._arranged(raw) for raw in self._raw_batches]
         set_precision(self.spec.tf32)  # what was imported may have set its own
-        made = [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
+        made = [
+            dataclasses.replace(
+                as_batch(move(data, self.device, self.dtype), opaque=False),
+                names=names_of(raw, data[0]),
+            )
+            for raw, data in zip(self._raw_batches, arranged, strict=True)
+        ]
         if self._takes_whole_batches(made):
             return [dataclasses.replace(batch, splittable=False) for batch in made]
         return made

@@ -15,6 +15,7 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
+from curvcli.objective.faults import fault_in_data
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.depth_trend import depth_trend, power
 from curvcli.operators.signals.gradient_flow import Flow, flow
@@ -49,7 +50,8 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
             f"ended early: {sum(found.part_samples)} of {objective.samples} samples were seen"
         )
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
-    journal.findings.extend(Judge(result, limits, options.learning_rate, given).findings())
+    fault = None if found.finite else fault_in_data(objective.batches)
+    journal.findings.extend(Judge(result, limits, options.learning_rate, given, fault).findings())
     return journal.answer(result)
 
 

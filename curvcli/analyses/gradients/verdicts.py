@@ -29,6 +29,8 @@ class Judge:
     learning_rate: float | None = None
     given: frozenset[str] = frozenset()
     """Rules whose threshold the user set: they are obeyed to the letter."""
+    fault_in_data: str | None = None
+    """Which input is not finite."""
 
     def findings(self) -> Iterator[Finding]:
         """Every finding, the gravest cause first."""
@@ -50,6 +52,12 @@ class Judge:
         limit = self.limits["nonfinite"]
         if self.result.loss is not None and not any(s.nonfinite_gradient > limit for s in layers):
             return  # masked on purpose: -inf before a softmax leaves loss and gradients finite
+        if self.fault_in_data is not None:
+            yield self._finding(
+                "nonfinite", "data", None,
+                f"in the data, {self.fault_in_data}: no layer is to blame; clean the data",
+            )  # fmt: skip
+            return
         first = next((s for s in layers if s.nonfinite > limit), None)
         if first is not None:
             later = sum(s.nonfinite > limit for s in layers) - 1
