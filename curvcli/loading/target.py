@@ -26,7 +26,7 @@ from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
 from curvcli.loading.models.complex import cast_model, with_real_parameters
 from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.huggingface import Directory, is_directory
-from curvcli.loading.models.model import build_model, compute_dtype, load_weights
+from curvcli.loading.models.model import build_model, compute_dtype, load_weights, settle_lazy
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
@@ -149,6 +149,7 @@ class Target:
             self.notes.extend(notes)
         elif self.spec.model is not None:
             model = build_model(self.spec.model, self.spec.model_args, checkpoint)
+            self.notes.extend(settle_lazy(model, lambda: self._arranged(self._raw_batches[0])))
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
         elif checkpoint is not None and checkpoint.program is not None:

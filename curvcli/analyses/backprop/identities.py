@@ -4,7 +4,6 @@ For z = x Wᵀ + b: ∂L/∂W = δᵀx and ∂L/∂b = Σ δ with δ = ∂L/∂z
 output gradients δ are recorded by hooks; the products are written out here and share nothing with autograd.
 """
 
-import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from curvcli.machine.containers import move, tensors_in
 from curvcli.machine.device import with_double
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
-from curvcli.objective.network import is_stock
+from curvcli.objective.network import copied, is_stock
 from curvcli.objective.objective import Objective
 
 Convolution = nn.modules.conv._ConvNd
@@ -107,7 +106,7 @@ class BackpropCheck:
         piece = next(iter(objective.batches[0].pieces(samples)))
         device = with_double(objective.device)
         try:
-            model = copy.deepcopy(objective.model).to(device).double()
+            model = copied(objective.model).to(device).double()
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"the model cannot be copied to float64: {error}",

@@ -69,6 +69,8 @@ class Checkpoint:
     """Where each tensor is read from when it is asked for, of safetensors."""
     loaded: dict[str, Tensor] = field(default_factory=dict)
     """The tensors, of formats that are read as a whole."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What modules keep besides tensors (`get_extra_state`), by name."""
     files: list[Path] = field(default_factory=list)
     """What it was read from, where that is not one file."""
 

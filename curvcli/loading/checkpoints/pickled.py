@@ -12,7 +12,7 @@ from curvcli.errors import CheckpointError, some
 from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import EXPANSION_BYTES
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, check_plain, tensor_infos
-from curvcli.loading.checkpoints.selection import NESTED, select
+from curvcli.loading.checkpoints.selection import NESTED, is_extra, select
 from curvcli.machine.memory import not_of_memory
 
 
@@ -100,6 +100,7 @@ def read_torch(path: Path, unsafe_pickle: bool, weights: str | None = None) -> C
             f"expected a state_dict, plain or under one of {', '.join(NESTED)}",
         )
     notes += found_under(where, others)
+    extra = {n: tensors.pop(n) for n in list(tensors) if is_extra(n)}
     _check_sizes(tensors, path)
     return Checkpoint(
         path,
@@ -108,6 +109,7 @@ def read_torch(path: Path, unsafe_pickle: bool, weights: str | None = None) -> C
         notes=notes,
         program=module if weights is None else None,
         loaded=tensors,
+        extra=extra,
     )
 
 

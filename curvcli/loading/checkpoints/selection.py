@@ -43,7 +43,11 @@ def select(content: Any, weights: str | None, name: str) -> tuple[Tensors, str, 
             found,
         )
         return chosen, where, []
-    large = {p: ts for p, ts in found.items() if any(t.dim() for t in ts.values())} or found
+    large = {
+        p: ts
+        for p, ts in found.items()
+        if any(isinstance(t, Tensor) and t.dim() for t in ts.values())
+    } or found
     usual = sorted((p for p in large if all(k in NESTED for k in _keys(p))), key=_rank)
     if not usual and len(large) > 1:
         raise CheckpointError(
@@ -86,6 +90,11 @@ def choose(
     )
 
 
+def is_extra(name: str) -> bool:
+    """Whether it names what a module's `get_extra_state` gave."""
+    return name.rpartition(".")[2] == "_extra_state"
+
+
 def _place(name: str, weights: str) -> str | None:
     """The start of a tensor's name up to the key, if it has the key as whole parts."""
     at = f".{name}".find(f".{weights}.")
@@ -100,7 +109,7 @@ def _candidates(content: Any, where: str) -> Iterator[tuple[str, Tensors]]:
         return
     if "param_groups" in content:
         return
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor) or is_extra(k)}
     if tensors:
         yield where, tensors
     for key, inner in content.items():

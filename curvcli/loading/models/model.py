@@ -1,21 +1,28 @@
 """A factory and named tensors -> the nn.Module that holds them."""
 
-import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from curvcli.errors import ModelError, nearest, some
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.quantised import dequantised, scales_of
+from curvcli.loading.checkpoints.selection import is_extra
 from curvcli.loading.models.guess import build_auto
 from curvcli.loading.models.library import build_from_library, is_library
 from curvcli.loading.models.names import match_names, missing
 from curvcli.loading.references import resolve
+from curvcli.machine.containers import move
 from curvcli.machine.memory import not_of_memory
+from curvcli.objective.calls import call_model
+from curvcli.objective.network import copied
+
+Arranged = tuple[tuple[Any, ...], dict[str, Any], Any]
+"""Positional arguments, keyword arguments and targets."""
 
 
 def build_model(
@@ -41,7 +48,7 @@ def build_model(
             raise ModelError(
                 f"{reference} is an instance and takes no --model-arg", "name its class instead"
             )
-        return copy.deepcopy(found)
+        return copied(found)
     if not callable(found):
         raise ModelError(
             f"{reference} is a {type(found).__name__}, not a module, class or function",
@@ -70,6 +77,16 @@ def build_model(
     return model
 
 
+def settle_lazy(model: nn.Module, batch: Callable[[], Arranged]) -> list[str]:
+    """Lazy layers take their shapes from the arguments in a batch; returns a note if there are any."""
+    if not any(is_lazy(t) for t in model.state_dict().values()):
+        return []
+    positional, keywords, _ = move(batch(), torch.device("cpu"), torch.get_default_dtype())
+    with torch.no_grad():
+        call_model(model.eval(), positional, keywords)
+    return ["lazy layers took their shapes from the first batch"]
+
+
 def load_weights(
     model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False
 ) -> list[str]:
@@ -83,7 +100,9 @@ def load_weights(
             nothing matches at all.
     """
     scales = scales_of(checkpoint)
-    expected = model.state_dict()
+    whole = model.state_dict()
+    expected = {n: t for n, t in whole.items() if not is_extra(n)}
+    extra, lost = _extra_states([n for n in whole if is_extra(n)], checkpoint.extra)
     stored = {i.name: i for i in checkpoint.tensors if i.name not in scales.values()}
     names, notes = match_names({n: i.shape for n, i in stored.items()}, expected)
 
@@ -98,7 +117,7 @@ def load_weights(
             if any(n.endswith("_flat_param") for n in stored)
             else "check that --model builds the network this checkpoint was saved from",
         )
-    absent = missing(set(names), loadable, expected)
+    absent = missing(set(names), loadable, expected) | lost
     unexpected = names.keys() - expected.keys()
     problems = _describe(
         absent, unexpected, misshapen, expected, {n: stored[names[n]].shape for n in matching}
@@ -121,6 +140,8 @@ def load_weights(
                     _copy(expected[name], dequantised(tensor, scale, stored_name), name)
                 else:
                     _copy(expected[name], tensor, name)
+    for name, value in extra.items():
+        model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
     if scales:
         notes.append(
             f"{len(scales)} float8 tensors are multiplied by the scales stored beside them"
@@ -164,6 +185,18 @@ def _copy(into: Tensor, tensor: Tensor, name: str) -> None:
             "use the checkpoint from before quantisation, or dequantise it",
         )
     into.copy_(tensor)
+
+
+def _extra_states(
+    expected: list[str], stored: Mapping[str, Any]
+) -> tuple[dict[str, Any], set[str]]:
+    """What modules keep besides tensors, by its name in the model; and what the checkpoint lacks of it."""
+    found = {}
+    for name in expected:
+        places = [n for n in stored if f".{n}".endswith(f".{name}")]
+        if len(places) == 1:
+            found[name] = stored[places[0]]
+    return found, set(expected) - found.keys()
 
 
 def _check_tied(

@@ -1,6 +1,7 @@
 """Data in the forms that people have them: single arrays, unused ones, one batch or several, gaps named."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,12 @@ def test_gaps_are_named_by_input_and_sample(place: Path, value: float) -> None:
     x = np.random.default_rng(0).normal(size=(10, 4)).astype("f4")
     x[7, 2] = value
     np.savez("d.npz", pixels=x, y=np.arange(10) % 2)
-    load = {"model": "forms.py:net", "data": "d.npz", "loss": "cross_entropy", "batch_size": 4}
+    load: dict[str, Any] = {
+        "model": "forms.py:net",
+        "data": "d.npz",
+        "loss": "cross_entropy",
+        "batch_size": 4,
+    }
     words = rf"'pixels' of sample 7 is {value}, entry \[2\]"
     with pytest.raises(CurvError, match=words):
         curvcli.analyse("hessian", curvcli.load(**load))
