@@ -1,6 +1,7 @@
 """The rules of `curvcli gradients` applied: each finding names layer, value, threshold and a remedy."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,15 @@ from curvcli.report.numbers import number
 # More hits of one rule are summed up in the message of the last one.
 _SHOWN = 3
 _RECTIFY = "use ReLU or GELU between the layers, normalisation or residual connections"
+
+
+# The last part of the names that libraries give to the projections of attention.
+_ATTENDING = re.compile(r"(query|key|q|k)(_?(proj|lin|layer|head|dense|net))?")
+
+
+def _attends(layer: LayerSignal) -> bool:
+    """Whether it makes queries or keys, whose gradient is small as long as all places are attended to alike."""
+    return _ATTENDING.fullmatch(layer.name.rpartition(".")[2]) is not None
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ class Judge:
         ):
             yield from self._each(
                 rule,
-                reached,
+                [s for s in reached if rule != "vanishing-layer" or not _attends(s)],
                 value,
                 lambda s, v, what=what: (  # type: ignore[misc]
                     f"the gradient at {s.name} is {number(v, 3)} times that at the output "
