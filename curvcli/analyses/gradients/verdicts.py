@@ -16,7 +16,7 @@ _RECTIFY = "use ReLU or GELU between the layers, normalisation or residual conne
 
 
 # The last part of the names that libraries give to the projections of attention.
-_ATTENDING = re.compile(r"(query|key|q|k)(_?(proj|lin|layer|head|dense|net))?")
+_ATTENDING = re.compile(r"(pos_)?(query|key|q|k)(_?(proj|lin|layer|head|dense|net))?")
 
 
 def _attends(layer: LayerSignal) -> bool:

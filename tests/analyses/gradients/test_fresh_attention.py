@@ -43,7 +43,8 @@ def vanishing(names: tuple[str, str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "names", [("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q", "k", "v"), ("q_lin", "k_lin", "v_lin")]
+    "names", [("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q", "k", "v"),
+        ("pos_query_proj", "pos_key_proj", "v"), ("q_lin", "k_lin", "v_lin")]
 )  # fmt: skip
 def test_queries_and_keys_are_not_called_vanishing(names: tuple[str, str, str]) -> None:
     assert not vanishing(names)
