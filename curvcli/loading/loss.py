@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, did_you_mean, some
 from curvcli.loading.class_weights import class_weights
+from curvcli.loading.data.batches import ONE_OR_MORE
 from curvcli.loading.references import resolve
 from curvcli.loading.spec import is_reference
 from curvcli.machine.containers import fresh, samples_of
@@ -255,7 +256,7 @@ class OutputLoss:
         if targets is None:
             raise DataError(
                 f"the loss {self.name} needs targets, and the batches have none",
-                "name them by --target-key",
+                f"name them by --target-key; of Python objects, {ONE_OR_MORE}",
             )
         if isinstance(targets, Mapping):
             raise DataError(

@@ -79,4 +79,5 @@ def _files(path: Path) -> Iterator[Path]:
     elif path.exists():
         yield path
         if path.suffix == ".json":  # an index of shards
-            yield from sorted(path.parent.glob("*.safetensors"))
+            for pattern in ("*.safetensors", "*.bin"):
+                yield from sorted(path.parent.glob(pattern))

@@ -26,6 +26,13 @@ class TargetSpec(
     """The settings shared by all analyses."""
 
     checkpoint: Annotated[str | None, Meta(description="File of weights.")] = None
+    weights: Annotated[
+        str | None,
+        Meta(
+            description="Which of several sets of weights in the checkpoint: a key (ema, netG) or the first part of "
+            "the names."
+        ),
+    ] = None
     model: Annotated[
         str | None,
         Meta(
@@ -39,7 +46,7 @@ class TargetSpec(
     data: Annotated[
         str | None,
         Meta(
-            description="Batches: .npz, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or "
+            description="Batches: .npz, .npy, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or "
             "module:attribute."
         ),
     ] = None
@@ -321,5 +328,5 @@ def _anchor(value: Any, folder: Path) -> Any:
 
 _SUFFIXES = {
     ".safetensors", ".pt", ".pth", ".bin", ".npz", ".json", ".ckpt", ".pt2", ".ts", ".csv", ".parquet",
-    ".txt", ".jsonl",
+    ".txt", ".jsonl", ".npy",
 }  # fmt: skip

@@ -16,6 +16,7 @@ from curvcli.loading.data.batches import (
     arrange,
     as_batch,
     fingerprint,
+    names_of,
     read_batches,
 )
 from curvcli.loading.data.readers import readers_of
@@ -25,7 +26,7 @@ from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
 from curvcli.loading.models.complex import cast_model, with_real_parameters
 from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.huggingface import Directory, is_directory
-from curvcli.loading.models.model import build_model, compute_dtype, load_weights
+from curvcli.loading.models.model import build_model, compute_dtype, load_weights, settle_lazy
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
@@ -66,7 +67,9 @@ class Target:
         if self.spec.checkpoint is None:
             return None
         path = Path(self.spec.checkpoint)
-        checkpoint = read_settled(path, lambda: open_checkpoint(path, self.spec.unsafe_pickle))
+        checkpoint = read_settled(
+            path, lambda: open_checkpoint(path, self.spec.unsafe_pickle, self.spec.weights)
+        )
         self._signature = signature(path)
         self.notes.extend(checkpoint.notes)
         return checkpoint
@@ -132,6 +135,11 @@ class Target:
     def model(self) -> nn.Module:
         """The network with the checkpoint's weights, on its device and in its dtype."""
         directory, checkpoint = self.directory, self.checkpoint
+        if directory is not None and self.spec.weights is not None:
+            raise UsageError(
+                "--weights chooses among several sets of weights, and a Hugging Face directory has one",
+                "drop it, or name the file of weights and its --model",
+            )
         torch.manual_seed(self.spec.seed)
         if checkpoint is not None:
             stored = sum(t.bytes for t in checkpoint.tensors)
@@ -141,6 +149,7 @@ class Target:
             self.notes.extend(notes)
         elif self.spec.model is not None:
             model = build_model(self.spec.model, self.spec.model_args, checkpoint)
+            self.notes.extend(settle_lazy(model, lambda: self._arranged(self._raw_batches[0])))
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
         elif checkpoint is not None and checkpoint.program is not None:
@@ -222,7 +231,13 @@ class Target:
         """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
         arranged = [self._arranged(raw) for raw in self._raw_batches]
         set_precision(self.spec.tf32)  # what was imported may have set its own
-        made = [as_batch(move(data, self.device, self.dtype), opaque=False) for data in arranged]
+        made = [
+            dataclasses.replace(
+                as_batch(move(data, self.device, self.dtype), opaque=False),
+                names=names_of(raw, data[0]),
+            )
+            for raw, data in zip(self._raw_batches, arranged, strict=True)
+        ]
         if self._takes_whole_batches(made):
             return [dataclasses.replace(batch, splittable=False) for batch in made]
         return made

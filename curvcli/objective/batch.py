@@ -16,11 +16,13 @@ class Batch:
         size: samples in it.
         splittable: whether every tensor's first dimension runs over the samples, so that a slice of
             the batch is a batch.
+        names: what the data calls the inputs that are passed by position.
     """
 
     data: Any
     size: int
     splittable: bool = True
+    names: tuple[str, ...] = ()
 
     def pieces(self, samples: int) -> Iterator["Batch"]:
         """Consecutive slices of at most ``samples`` samples."""

@@ -1,10 +1,10 @@
 """Which module makes a loss random, or not finite: the outputs of all leaf modules are watched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from curvcli.linalg.vectors import double
 from curvcli.machine.containers import tensors_in
@@ -37,16 +37,47 @@ def why_not_finite(value: float, model: nn.Module, batches: Sequence[Batch], ter
 
     for batch in batches:
         _with_hooks(watch, model, batch, terms)
-    data_is_finite = all(
-        bool(torch.isfinite(t).all())
-        for batch in batches
-        for t in tensors_in(batch.data)
-        if t.is_floating_point()
-    )
-    if not data_is_finite:
-        return f"the loss is {value}: the data contains NaN or Inf"
+    fault = fault_in_data(batches)
+    if fault is not None:
+        return f"the loss is {value}: in the data, {fault}"
     where = f", first in the output of {found[0]!r}" if found else " in the loss itself"
     return f"the loss is {value} although weights and data are finite{where}"
+
+
+def fault_in_data(batches: Sequence[Batch]) -> str | None:
+    """Which input is NaN or Inf, and in which sample; NaN first, since masks are -Inf on purpose."""
+    for test in (torch.isnan, torch.isinf):
+        first = 0
+        for batch in batches:
+            for name, tensor in _named(batch):
+                bad = test(tensor)
+                if bool(bad.any()):
+                    place = [int(i) for i in bad.nonzero()[0]]
+                    value = float(tensor[tuple(place)])
+                    sample = f" of sample {first + place[0]}" if place else ""
+                    within = f", entry {place[1:]}" if place[1:] else ""
+                    more = int(bad.sum()) - 1
+                    rest = f" (and {more} more)" if more else ""
+                    return f"{name}{sample} is {value}{within}{rest}"
+            first += batch.size
+    return None
+
+
+def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """Floating-point tensors of a batch, by what the data calls them."""
+    arranged = isinstance(batch.data, tuple) and len(batch.data) == 3
+    if arranged and isinstance(batch.data[0], tuple) and isinstance(batch.data[1], Mapping):
+        positional, keywords, targets = batch.data
+        names = batch.names or tuple(
+            f"input {i + 1}" if len(positional) > 1 else "the input" for i in range(len(positional))
+        )
+        parts = [*zip(names, positional, strict=True), *keywords.items(), ("the target", targets)]
+    else:
+        parts = [("the batch", batch.data)]
+    for name, value in parts:
+        for tensor in tensors_in(value):
+            if tensor.is_floating_point():
+                yield name if name.startswith("the ") else repr(name), tensor
 
 
 def random_modules(model: nn.Module, batch: Batch, terms: Terms) -> list[str]:

@@ -1,16 +1,19 @@
 """The network that is inspected: its mode, which of its parameters are θ, and what must not change in it."""
 
+import copy
 import fnmatch
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from curvcli.errors import ModelError, NonFiniteError, did_you_mean, some
 from curvcli.machine.precision import without_cudnn
+
+M = TypeVar("M", bound=nn.Module)
 
 # Torch's private name of what wraps a function whose activations are not kept; absent in some releases.
 _GENERATOR = "_checkpoint_without_reentrant_generator"
@@ -199,3 +202,14 @@ def check_weights(model: nn.Module) -> None:
 def is_stock(module: nn.Module) -> bool:
     """Whether a module computes what torch's layer of that kind computes: its forward is torch's own."""
     return "forward" not in vars(module) and type(module).forward.__module__.startswith("torch.nn.")
+
+
+def copied(model: M) -> M:
+    """A copy, also of a module with tensors that it computed itself (pruning, weight_norm): it computes them again."""
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})

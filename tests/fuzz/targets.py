@@ -65,6 +65,28 @@ def _data(path: Path) -> None:
     read_batches(str(path), batch_size=2, max_batches=2)
 
 
+def _distributed(path: Path) -> None:
+    """The bytes are the index; the pieces are honest."""
+    folder = path.parent / "c"
+    folder.mkdir()
+    (folder / "__0_0.distcp").write_bytes(_pieces()[1])
+    (folder / ".metadata").write_bytes(path.read_bytes())
+    _checkpoint(folder)
+
+
+@cache
+def _pieces() -> tuple[bytes, bytes]:
+    """Index and pieces of a directory of torch.distributed.checkpoint."""
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save({"a": torch.ones(3, 2), "n": 3}, checkpoint_id=folder, no_dist=True)
+        return (Path(folder) / ".metadata").read_bytes(), (
+            Path(folder) / "__0_0.distcp"
+        ).read_bytes()
+
+
 def _directory(path: Path) -> None:
     """The bytes are each of the configurations in turn; weights are not reached."""
     for name in ("config.json", "adapter_config.json", "modules.json"):
@@ -92,6 +114,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "index": (".index.json", _checkpoint),
     "torch": (".pt", _checkpoint),
     "pickle": (".pth", _checkpoint),
+    "distributed": (".metadata", _distributed),
     "program": (".pt2", _checkpoint),
     "torchscript": (".ts", _checkpoint),
     "npz": (".npz", _data),
@@ -176,6 +199,10 @@ def _index(folder: Path, _: str) -> list[bytes]:
     ]  # fmt: skip
 
 
+def _indices(folder: Path, _: str) -> list[bytes]:
+    return [_pieces()[0], pickle.dumps(Bomb(CANARY), protocol=2), *_torch(folder, "pickle")[-1:]]
+
+
 def _safetensors(folder: Path, _: str) -> list[bytes]:
     save_file({"a.weight": torch.ones(3, 2), "a.bias": torch.ones(3)}, folder / "m", {"k": "v"})
 
@@ -255,7 +282,8 @@ def _png(_: Path, __: str) -> list[bytes]:
 
 _MAKERS: dict[str, Callable[[Path, str], list[bytes]]] = {
     "safetensors": _safetensors, "torch": _torch, "pickle": _torch, "program": _program, "torchscript": _torchscript,
-    "npz": _npz, "parquet": _parquet, "images": _png, "index": _index, "project": kept.projects, "rules": kept.rules,
+    "npz": _npz, "parquet": _parquet, "images": _png, "index": _index, "distributed": _indices,
+    "project": kept.projects, "rules": kept.rules,
     "state": kept.states, "baseline": kept.baselines, "cache": kept.answers, "optimizer": kept.optimizers,
 }  # fmt: skip
 # Readers written in C++ that trust what carries a right checksum: inside, only text is changed.

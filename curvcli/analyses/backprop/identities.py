@@ -4,7 +4,6 @@ For z = x Wᵀ + b: ∂L/∂W = δᵀx and ∂L/∂b = Σ δ with δ = ∂L/∂z
 output gradients δ are recorded by hooks; the products are written out here and share nothing with autograd.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from curvcli.machine.containers import move, tensors_in
 from curvcli.machine.device import with_double
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
-from curvcli.objective.network import is_stock
+from curvcli.objective.network import copied, is_stock
 from curvcli.objective.objective import Objective
 
 # Steps of the finite differences, relative to the first.
@@ -98,7 +97,7 @@ class BackpropCheck:
         piece = next(iter(objective.batches[0].pieces(samples)))
         device = with_double(objective.device)
         try:
-            model = copy.deepcopy(objective.model).to(device).double()
+            model = copied(objective.model).to(device).double()
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"the model cannot be copied to float64: {error}",

@@ -5,6 +5,7 @@ changes no finding. Where a rule elsewhere is absolute, the unit here is the gra
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -84,3 +85,12 @@ def limits_of(given: Mapping[str, float]) -> dict[str, float]:
             )
         chosen[name] = value
     return chosen
+
+
+# The last part of the names that libraries give to the projections of attention.
+_ATTENDING = re.compile(r"(pos_)?(query|key|q|k)(_?(proj|lin|layer|head|dense|net))?")
+
+
+def attends(layer: str) -> bool:
+    """Whether it makes queries or keys, whose gradient is small as long as all places are attended to alike."""
+    return _ATTENDING.fullmatch(layer.rpartition(".")[2]) is not None

@@ -16,6 +16,7 @@ from curvcli.analyses.shared.forward_pass import forward_pass
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
+from curvcli.objective.faults import fault_in_data
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.depth_trend import depth_trend, power
 from curvcli.operators.signals.gradient_flow import Flow, flow
@@ -51,7 +52,9 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
         )
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
     name = getattr(objective.terms, "name", None)
-    journal.findings.extend(Judge(result, limits, options.learning_rate, given, name).findings())
+    fault = None if found.finite else fault_in_data(objective.batches)
+    judge = Judge(result, limits, options.learning_rate, given, name, fault)
+    journal.findings.extend(judge.findings())
     return journal.answer(result)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal
-from curvcli.analyses.gradients.rules import RULES
+from curvcli.analyses.gradients.rules import RULES, attends
 from curvcli.analyses.gradients.sanity import sanity_findings, sanity_notes
 from curvcli.report.data import Finding
 from curvcli.report.numbers import number
@@ -31,6 +31,8 @@ class Judge:
     given: frozenset[str] = frozenset()
     """Rules whose threshold the user set: they are obeyed to the letter."""
     loss_name: str | None = None
+    fault_in_data: str | None = None
+    """Which input is not finite."""
 
     def findings(self) -> list[Finding]:
         """Every finding, the gravest cause first, notes on what may be meant last."""
@@ -60,6 +62,12 @@ class Judge:
         limit = self.limits["nonfinite"]
         if self.result.loss is not None and not any(s.nonfinite_gradient > limit for s in layers):
             return  # masked on purpose: -inf before a softmax leaves loss and gradients finite
+        if self.fault_in_data is not None:
+            yield self._finding(
+                "nonfinite", "data", None,
+                f"in the data, {self.fault_in_data}: no layer is to blame; clean the data",
+            )  # fmt: skip
+            return
         first = next((s for s in layers if s.nonfinite > limit), None)
         if first is not None:
             later = sum(s.nonfinite > limit for s in layers) - 1
@@ -169,7 +177,7 @@ class Judge:
         ):
             yield from self._each(
                 rule,
-                reached,
+                [s for s in reached if rule != "vanishing-layer" or not attends(s.name)],
                 value,
                 lambda s, v, what=what: (  # type: ignore[misc]
                     f"the gradient at {s.name} is {number(v, 3)} times that at the output "

@@ -16,6 +16,7 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import NonFiniteError, UsageError
 from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
+from curvcli.objective.faults import fault_in_data
 from curvcli.objective.network import check_weights, set_mode
 from curvcli.operators.jacobian.chunks import Chunks, Measured
 from curvcli.operators.jacobian.jacobian import Structure, explore
@@ -123,9 +124,7 @@ def _check_data(batches: list[Batch]) -> None:
     for batch in batches:
         for tensor in tensors_in(batch.data[:2]):
             if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-                raise NonFiniteError(
-                    f"the data contains {int(torch.isnan(tensor).sum())} NaN", "clean the inputs"
-                )
+                raise NonFiniteError(f"in the data, {fault_in_data([batch])}", "clean the inputs")
 
 
 def _measure(

@@ -1,6 +1,5 @@
 """`curvcli taylor`: how far the second-order model of the loss can be trusted, and where its best step lies."""
 
-import copy
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from curvcli.linalg.operator import random_unit_vector
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.models.model import load_weights
+from curvcli.objective.network import copied
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import Line
 from curvcli.operators.surface.steps import StepMaker
@@ -150,8 +150,9 @@ def _direction(
 def _way_to(subject: Subject, journal: Journal, path: str | None) -> Tensor:
     """θ' − θ for the weights θ' in another checkpoint."""
     objective = subject.objective
-    other = copy.deepcopy(objective.model)
-    checkpoint = open_checkpoint(Path(path or ""), subject.spec.unsafe_pickle)
-    journal.notes.extend(load_weights(other, checkpoint, subject.spec.allow_partial))
+    other = copied(objective.model)
+    spec = subject.spec
+    checkpoint = open_checkpoint(Path(path or ""), spec.unsafe_pickle, spec.weights)
+    journal.notes.extend(load_weights(other, checkpoint, spec.allow_partial))
     there = dict(other.named_parameters())
     return objective.flatten([there[name].detach() for name in objective.names]) - objective.flat()

@@ -1,5 +1,6 @@
 """What a checkpoint is once it is open: named tensors, of which its header tells names, shapes and dtypes."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,12 +13,19 @@ from safetensors import safe_open
 from torch import Tensor
 
 from curvcli.errors import CheckpointError, CurvError
+from curvcli.loading.checkpoints.selection import choose
 
 # Of a tensor, at most.
 _DIMENSIONS = 64
 
 Format = Literal[
-    "safetensors", "sharded safetensors", "torch", "torch.export program", "TorchScript"
+    "safetensors",
+    "sharded safetensors",
+    "torch",
+    "sharded torch",
+    "torch.distributed",
+    "torch.export program",
+    "TorchScript",
 ]
 
 
@@ -61,6 +69,10 @@ class Checkpoint:
     """Where each tensor is read from when it is asked for, of safetensors."""
     loaded: dict[str, Tensor] = field(default_factory=dict)
     """The tensors, of formats that are read as a whole."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What modules keep besides tensors (`get_extra_state`), by name."""
+    files: list[Path] = field(default_factory=list)
+    """What it was read from, where that is not one file."""
 
     @cached_property
     def _known(self) -> dict[str, TensorInfo]:
@@ -98,10 +110,23 @@ class Checkpoint:
         for begin in range(0, info.bytes, size):
             yield _read(place, info, place.start + begin, min(size, info.bytes - begin))
 
+    def only(self, weights: str) -> None:
+        """Keep the tensors whose names start with a key, without it, as `--weights` asks.
+
+        Raises:
+            CheckpointError: there are none.
+        """
+        kept, where = choose({info.name: info for info in self.tensors}, weights, self.path.name)
+        self.tensors = [dataclasses.replace(info, name=name) for name, info in kept.items()]
+        self.places = {n: self.places[i.name] for n, i in kept.items() if i.name in self.places}
+        self.loaded = {n: self.loaded[i.name] for n, i in kept.items() if i.name in self.loaded}
+        self.program = None
+        self.notes.append(f"the weights were found under {where!r}")
+
     def sha256(self) -> str:
         """SHA-256 of the file; of a sharded checkpoint, of the shards one after the other."""
         digest = hashlib.sha256()
-        for path in dict.fromkeys(p.path for p in self.places.values()) or [self.path]:
+        for path in self.files or [self.path]:
             with path.open("rb") as file:
                 while chunk := file.read(1 << 22):
                     digest.update(chunk)

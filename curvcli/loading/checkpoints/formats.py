@@ -7,21 +7,28 @@ from curvcli.errors import CheckpointError, some
 from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import archive_kind
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, Format, tensor_infos
+from curvcli.loading.checkpoints.distributed import INDEX, read_distributed
 from curvcli.loading.checkpoints.pickled import read_torch
-from curvcli.loading.checkpoints.safetensors import read_safetensors, read_sharded
+from curvcli.loading.checkpoints.safetensors import read_safetensors
+from curvcli.loading.checkpoints.sharded import read_sharded
 
 
-def open_checkpoint(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: Path, unsafe_pickle: bool = False, weights: str | None = None
+) -> Checkpoint:
     """Open a checkpoint of any known format, recognised by its content.
 
     Args:
-        path: ``.safetensors``, its ``.index.json``, a directory with one of these, a PyTorch file, a
-            ``torch.export`` program or TorchScript.
+        path: ``.safetensors``, an ``.index.json`` of shards, a directory with one of these or of
+            ``torch.distributed.checkpoint``, a PyTorch file, a ``torch.export`` program or TorchScript.
         unsafe_pickle: let a PyTorch file run the code it contains.
+        weights: which of several sets of weights, by its key or the first part of its names.
 
     Raises:
         CheckpointError: missing, truncated, not what its name says, or a pickle that needs code.
     """
+    if path.is_dir() and (path / INDEX).exists():
+        return read_distributed(path, weights)
     if path.is_dir():
         path = _in_directory(path)
     check_regular(path, CheckpointError)
@@ -38,17 +45,24 @@ def open_checkpoint(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
             f"{path.name} is named .safetensors but holds {_KINDS[kind]}",
             "export it as safetensors, or rename it to what it is (.pt)",
         )
+    if kind == "pickle" or (kind == "zip" and archive_kind(path) == "torch"):
+        return read_torch(path, unsafe_pickle, weights)
+    checkpoint = _opened(path, kind, unsafe_pickle)
+    if weights is not None:
+        checkpoint.only(weights)
+    return checkpoint
+
+
+def _opened(path: Path, kind: "_Kind", unsafe_pickle: bool) -> Checkpoint:
     if kind == "safetensors":
         return read_safetensors(path)
     if kind == "json":
-        return read_sharded(path)
+        return read_sharded(path, unsafe_pickle)
     if kind == "zip" and (inner := archive_kind(path)) != "torch":
         return _program(path, inner, unsafe_pickle)
-    if kind in ("zip", "pickle"):
-        return read_torch(path, unsafe_pickle)
     raise CheckpointError(
         f"{path.name} holds {_KINDS[kind]}, not a checkpoint",
-        "expected safetensors (also sharded, by its .index.json) or a PyTorch .pt/.pth file",
+        "expected safetensors or a PyTorch .pt/.pth file (also sharded, by the .index.json)",
     )
 
 
@@ -81,9 +95,11 @@ def _sniff(head: bytes, path: Path) -> _Kind:
 
 
 def _in_directory(path: Path) -> Path:
+    _refuse_deepspeed(path)
     for pattern in (
-        "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors", "pytorch_model.bin",
-        "*.safetensors.index.json", "*.safetensors", "*.pt2", "*.pt", "*.pth", "*.ckpt", "*.bin",
+        "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors",
+        "pytorch_model.bin.index.json", "pytorch_model.bin",
+        "*.safetensors.index.json", "*.safetensors", "*.bin.index.json", "*.pt2", "*.pt", "*.pth", "*.ckpt", "*.bin",
     ):  # fmt: skip
         found = sorted(path.glob(pattern))
         if len(found) == 1:
@@ -94,6 +110,17 @@ def _in_directory(path: Path) -> Path:
                 "name one of them",
             )
     raise CheckpointError(f"the directory {str(path)!r} holds no checkpoint", "name the file")
+
+
+def _refuse_deepspeed(path: Path) -> None:
+    """DeepSpeed has a program of its own that puts the pieces together, and writes it beside them."""
+    if any(path.glob("*zero_pp_rank_*")) or any(path.glob("*/*zero_pp_rank_*")):
+        root = path if any(path.glob("*/*zero_pp_rank_*")) else path.parent
+        raise CheckpointError(
+            f"the directory {str(path)!r} holds DeepSpeed's ZeRO shards: each file has a part of every weight",
+            f"put them together by DeepSpeed's own script: python {root / 'zero_to_fp32.py'} {root} weights, and name "
+            "what it writes",
+        )
 
 
 def _program(

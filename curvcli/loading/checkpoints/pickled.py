@@ -12,19 +12,8 @@ from curvcli.errors import CheckpointError, some
 from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import EXPANSION_BYTES
 from curvcli.loading.checkpoints.checkpoint import Checkpoint, check_plain, tensor_infos
+from curvcli.loading.checkpoints.selection import NESTED, is_extra, select
 from curvcli.machine.memory import not_of_memory
-
-NESTED = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "module",
-    "ema",
-    "ema_state_dict",
-    "params",
-    "weights",
-    "net",
-)
 
 
 def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
@@ -54,10 +43,22 @@ def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
         ) from None
     except Exception as error:  # a damaged pickle makes its parser raise anything
         not_of_memory(error)
+        if unsafe_pickle and isinstance(error, ImportError | AttributeError):
+            raise CheckpointError(
+                _missing_code(error, f"the {what} {path.name}"),
+                "install it here, or save the model's state_dict() where it is installed",
+            ) from None
         raise CheckpointError(
             f"the {what} {path.name} is truncated or damaged: {_shorten(str(error)) or type(error).__name__}",
             "copy it again",
         ) from None
+
+
+def _missing_code(error: Exception, what: str) -> str:
+    """What a pickle that may run its code looks for in vain."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{what} needs the Python package {error.name.partition('.')[0]!r}, which is not installed here"
+    return f"{what} needs Python code that is not here: {_shorten(str(error))}"
 
 
 def _shorten(text: str, limit: int = 160) -> str:
@@ -65,20 +66,22 @@ def _shorten(text: str, limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def read_torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
+def read_torch(path: Path, unsafe_pickle: bool, weights: str | None = None) -> Checkpoint:
     """Open a file written by ``torch.save``: a state_dict, a dictionary that holds one, or a whole module.
+
+    Args:
+        path: the file.
+        unsafe_pickle: let it run the code it contains.
+        weights: which of several sets of weights.
 
     Raises:
         CheckpointError: it is damaged, needs code to be run, or holds no weights.
     """
     content = load_torch(path, unsafe_pickle, "checkpoint")
-    notes: list[str] = []
     module = content if isinstance(content, torch.nn.Module) else None
-    if module is not None:
-        content = module.state_dict()
-        notes.append("the checkpoint is a whole pickled module")
+    notes = [] if module is None else ["the checkpoint is a whole pickled module"]
     try:
-        tensors, where = _find_state_dict(content)
+        tensors, where, others = select(content, weights, path.name)
     except RecursionError:
         raise CheckpointError(
             f"{path.name} is nested too deeply, or contains itself", "save the model's state_dict()"
@@ -96,12 +99,26 @@ def read_torch(path: Path, unsafe_pickle: bool) -> Checkpoint:
             f"no weights found in {path.name}; it contains {keys}",
             f"expected a state_dict, plain or under one of {', '.join(NESTED)}",
         )
-    if where:
-        notes.append(f"the weights were found under {where!r}")
+    notes += found_under(where, others)
+    extra = {n: tensors.pop(n) for n in list(tensors) if is_extra(n)}
     _check_sizes(tensors, path)
     return Checkpoint(
-        path, "torch", tensor_infos(tensors), notes=notes, program=module, loaded=tensors
+        path,
+        "torch",
+        tensor_infos(tensors),
+        notes=notes,
+        program=module if weights is None else None,
+        loaded=tensors,
+        extra=extra,
     )
+
+
+def found_under(where: str, others: list[str]) -> list[str]:
+    """Notes on where the weights were found, and what else there is."""
+    if not where:
+        return []
+    more = f"; --weights takes another: {some(others)}" if others else ""
+    return [f"the weights were found under {where!r}{more}"]
 
 
 def _check_sizes(tensors: dict[str, Tensor], path: Path) -> None:
@@ -116,22 +133,3 @@ def _check_sizes(tensors: dict[str, Tensor], path: Path) -> None:
                 f"{path.name}: {name!r} would take {size} bytes but stores {tensor.untyped_storage().nbytes()}",
                 "save its values: tensor.contiguous()",
             )
-
-
-def _find_state_dict(content: Any, where: str = "") -> tuple[dict[str, Tensor], str]:
-    """The first mapping of names to tensors, at the top or under a usual key."""
-    if not isinstance(content, dict):
-        return {}, where
-    if hasattr(content, "keys") and content and all(isinstance(k, str) for k in content):
-        tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-        nested = [k for k in NESTED if isinstance(content.get(k), dict | torch.nn.Module)]
-        if tensors and not nested:
-            return tensors, where
-        for key in nested:
-            inner = content[key]
-            inner = inner.state_dict() if isinstance(inner, torch.nn.Module) else inner
-            found, place = _find_state_dict(inner, f"{where}.{key}".lstrip("."))
-            if found:
-                return found, place
-        return tensors, where
-    return {}, where

@@ -1,4 +1,4 @@
-"""Safetensors, single and sharded: headers are checked against the files before any tensor is read."""
+"""Safetensors: headers are checked against the files before any tensor is read."""
 
 import json
 import struct
@@ -8,8 +8,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from curvcli.errors import CheckpointError
-from curvcli.files import check_regular
-from curvcli.loading.checkpoints.archive import read_json
 from curvcli.loading.checkpoints.checkpoint import (
     Checkpoint,
     Place,
@@ -112,57 +110,3 @@ _DTYPES = {
 
 def _dtype_name(code: str) -> str:
     return _DTYPES.get(code, code)
-
-
-def read_sharded(path: Path) -> Checkpoint:
-    """Open the shards that an ``.index.json`` names.
-
-    Raises:
-        CheckpointError: it is no index, or its shards are missing, damaged or outside its own folder.
-    """
-    try:
-        weight_map = dict(read_json(path, CheckpointError)["weight_map"])
-        if not all(isinstance(name, str) for name in weight_map.values()):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(
-            f"{path.name} is not an index of sharded safetensors: no 'weight_map' from names to files",
-            "name the .safetensors.index.json file",
-        ) from None
-    shards: dict[str, Checkpoint] = {}
-    for name in dict.fromkeys(weight_map.values()):
-        if "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise CheckpointError(
-                f"{path.name} names the shard {name!r} outside its own folder",
-                "shards lie beside their index",
-            )
-        shard = path.parent / name
-        check_regular(shard, CheckpointError, "shard")
-        _stays(path, shard)
-        shards[name] = read_safetensors(shard)
-    known = {name: {t.name: t for t in shard.tensors} for name, shard in shards.items()}
-    tensors: list[TensorInfo] = []
-    places: dict[str, Place] = {}
-    for tensor, name in weight_map.items():
-        found = known[name].get(tensor)
-        if found is None:
-            raise CheckpointError(
-                f"{path.name}: {tensor!r} is not in its shard {name!r}", "copy all shards again"
-            )
-        tensors.append(found)
-        places[tensor] = shards[name].places[tensor]
-    return Checkpoint(
-        path, "sharded safetensors", tensors, {"shards": str(len(shards))}, places=places
-    )
-
-
-def _stays(index: Path, shard: Path) -> None:
-    """A link leads to the index's own folder, or to where the Hugging Face cache keeps its files."""
-    folder, place = index.resolve().parent, shard.resolve().parent
-    own = index.parent.resolve()
-    cache = own.parent.parent / "blobs" if own.parent.name == "snapshots" else own
-    if place not in (folder, own, cache):
-        raise CheckpointError(
-            f"{index.name} names the shard {shard.name!r}, a link that leads outside its own folder",
-            "copy the shard itself",
-        )

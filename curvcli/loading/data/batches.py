@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,8 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import DataError, did_you_mean, some
-from curvcli.files import check_regular
-from curvcli.loading.checkpoints.archive import check_archive
 from curvcli.loading.checkpoints.checkpoint import check_plain
-from curvcli.loading.checkpoints.formats import open_checkpoint
-from curvcli.loading.checkpoints.pickled import load_torch
+from curvcli.loading.data.arrays import read_file
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
 from curvcli.loading.references import resolve
@@ -26,6 +22,8 @@ from curvcli.machine.containers import mapped, tensors_in
 from curvcli.machine.memory import check_fits, not_of_memory
 from curvcli.objective.batch import Batch
 
+ONE_OR_MORE = "a tensor, tuple or dict is one batch; a list, an iterator, a DataLoader or a dataset is several"
+"""How Python objects are taken as data."""
 TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
 
 
@@ -38,6 +36,8 @@ class Readers:
     images: Callable[[Path], Iterable[Any]]
     prepare: Callable[[dict[str, Any]], dict[str, Any]]
     """Pixels in named tensors -> what the model takes."""
+    chosen: Callable[[Iterable[str]], list[str]]
+    """Of the names in a file, those that are used."""
 
 
 def read_batches(
@@ -53,8 +53,9 @@ def read_batches(
     """The raw batches: containers of tensors on the CPU, or whatever objects an iterable yields.
 
     Args:
-        source: ``.npz``, ``.safetensors`` or ``.pt`` with named tensors, or ``module:attribute`` giving a
-            DataLoader, a dataset or any iterable, or a function that returns one.
+        source: ``.npz``, ``.npy``, ``.safetensors`` or ``.pt`` with tensors, or ``module:attribute``: an object, or a
+            function that returns one. A tensor, tuple or dict is one batch; a list, an iterator, a DataLoader or a
+            dataset is several.
         batch_size: samples per batch; tensors from a file are one batch without it.
         max_batches: stop after so many.
         unsafe_pickle: let a ``.pt`` file run code.
@@ -96,7 +97,7 @@ def _raw(
     elif readers is not None and is_table(source):
         yield from _cut(readers.table(Path(source)), batch_size, source)
     else:
-        tensors = _read_file(Path(source), unsafe_pickle)
+        tensors = read_file(Path(source), unsafe_pickle, readers.chosen if readers else list)
         if readers is not None and isinstance(tensors, dict):
             tensors = readers.prepare(tensors)
         yield from _cut(tensors, batch_size, source)
@@ -133,6 +134,22 @@ def fingerprint(batches: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
+def chosen_names(
+    names: Iterable[str], input_keys: Sequence[str], target_key: str | None
+) -> list[str]:
+    """Of the names in a file, those that are used: all, unless the inputs are named.
+
+    Without the name of the target, what could be one is used too.
+    """
+
+    def targets(name: str) -> bool:
+        if target_key is not None:
+            return name == target_key
+        return name in TARGET_NAMES or "label" in name or name.endswith("_positions")
+
+    return [n for n in names if not input_keys or n in input_keys or targets(n)]
+
+
 def arrange(
     raw: Any, input_keys: Sequence[str] = (), target_key: str | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
@@ -159,8 +176,15 @@ def arrange(
         return tuple(raw[:-1]), {}, raw[-1]
     raise DataError(
         f"a batch is a {type(raw).__name__}: tensors, tuples and dicts are understood",
-        "use --objective for batches of any other kind",
+        f"{ONE_OR_MORE}; use --objective for batches of any other kind",
     )
+
+
+def names_of(raw: Any, positional: tuple[Any, ...]) -> tuple[str, ...]:
+    """What a raw batch calls the arguments that are passed by position; nothing where they have no names."""
+    if not isinstance(raw, Mapping):
+        return ()
+    return tuple(str(key) for p in positional for key, value in raw.items() if value is p)
 
 
 def as_batch(data: Any, opaque: bool) -> Batch:
@@ -208,89 +232,6 @@ def _arrange_mapping(
     return (), {key: raw[key] for key in inputs}, targets
 
 
-def _read_file(path: Path, unsafe_pickle: bool) -> dict[str, Any] | tuple[Any, ...]:
-    check_regular(path, DataError, "data file")
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return _read_npz(path)
-    if suffix == ".safetensors":
-        return dict(open_checkpoint(path).items())
-    if suffix in (".pt", ".pth"):
-        content = load_torch(path, unsafe_pickle, "data file")
-        if isinstance(content, Tensor):
-            return (content,)
-        if isinstance(content, dict | tuple | list) and content:
-            return dict(content) if isinstance(content, dict) else tuple(content)
-        raise DataError(
-            f"{path.name} holds {type(content).__name__}, not tensors", "save a dict of tensors"
-        )
-    raise DataError(
-        f"{path.name}: data of the kind {suffix or '(no suffix)'!r} is not known",
-        "use .npz, .safetensors, .pt, .csv, .parquet, .txt, .jsonl, a folder of images, or module:attribute",
-    )
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            check_archive(path, DataError)
-            _check_arrays(archive, path)
-            arrays = {name: _native(archive[name], name, path) for name in archive.files}
-    except DataError:
-        raise
-    except Exception as error:  # a damaged header makes the parsers raise anything
-        not_of_memory(error)
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(
-            f"{path.name} is not a readable .npz file: {reason}",
-            "save plain arrays with np.savez; object arrays are refused because they can run code",
-        ) from None
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def _native(array: Any, name: str, path: Path) -> "np.ndarray[Any, Any]":
-    """The array in this machine's byte order, whole numbers in a type that torch computes with."""
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path.name}: the entry {name!r} is no array", "save it by np.savez")
-    if array.dtype.kind not in "fiub":
-        raise DataError(
-            f"{path.name}: {name!r} is not numbers", "keep text and objects out of the file"
-        )
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        raise DataError(
-            f"{path.name}: {name!r} is {array.dtype}, which torch has not", "save it as float64"
-        )
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        if array.size and int(array.max()) >= 2**63:
-            raise DataError(
-                f"{path.name}: {name!r} holds numbers of 2**63 and more", "save it as int64"
-            )
-        return array.astype(np.int64)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _check_arrays(archive: Any, path: Path) -> None:
-    """No array's header promises more than its entry holds."""
-    for entry in archive.zip.infolist():
-        if not entry.filename.endswith(".npy"):
-            continue
-        with archive.zip.open(entry) as file:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            if read is None:
-                continue
-            shape, _, dtype = read(file)
-        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:
-            raise DataError(
-                f"{path.name}: the header of {entry.filename!r} promises "
-                f"{math.prod(shape) * dtype.itemsize} bytes, the entry has {entry.file_size}",
-                "save it again",
-            )
-
-
 def _cut(tensors: Any, batch_size: int | None, source: str) -> Iterator[Any]:
     listed = list(tensors_in(tensors))
     for tensor in listed:
@@ -320,8 +261,8 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
             raise DataError(
                 f"{source} failed: {type(error).__name__}: {error}", "--verbose shows the traceback"
             ) from error
-    one_batch = isinstance(found, tuple) and found and all(isinstance(t, Tensor) for t in found)
-    if one_batch or isinstance(found, Tensor | Mapping):
+    if isinstance(found, Tensor | np.ndarray | Mapping) or (isinstance(found, tuple) and found):
+        found = freeze(found)
         yield from _cut(found, batch_size, source)
         return
     if isinstance(found, torch.utils.data.Dataset) and not isinstance(
@@ -331,7 +272,7 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
     if not isinstance(found, Iterable) and not hasattr(found, "__getitem__"):
         raise DataError(
             f"{source} gave a {type(found).__name__}, not something to iterate over",
-            "name a DataLoader, a dataset, or a function that returns one",
+            f"name something else: {ONE_OR_MORE}",
         )
     if batch_size is not None and not isinstance(found, torch.utils.data.DataLoader):
         found = _resize(found, batch_size)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from curvcli.errors import DataError
-from curvcli.loading.data.batches import TARGET_NAMES, Readers
+from curvcli.loading.data.batches import TARGET_NAMES, Readers, chosen_names
 from curvcli.loading.data.images import image_batches, prepare_pixels, preprocessing
 from curvcli.loading.data.tabular import read_table
 from curvcli.loading.data.text import read_records
@@ -50,4 +50,8 @@ def readers_of(spec: TargetSpec, directory: Directory | None, notes: list[str]) 
             notes,
         )
 
-    return Readers(text=text, table=table, images=images, prepare=prepare)
+    def chosen(names: Iterable[str]) -> list[str]:
+        keys = [] if spec.objective is not None else spec.input_key
+        return chosen_names(names, keys, spec.target_key)
+
+    return Readers(text=text, table=table, images=images, prepare=prepare, chosen=chosen)

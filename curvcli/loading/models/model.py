@@ -1,22 +1,28 @@
 """A factory and named tensors -> the nn.Module that holds them."""
 
-import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from curvcli.errors import ModelError, nearest, some
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.quantised import dequantised, scales_of
+from curvcli.loading.checkpoints.selection import is_extra
 from curvcli.loading.models.guess import build_auto
 from curvcli.loading.models.library import build_from_library, is_library
+from curvcli.loading.models.names import match_names, missing
 from curvcli.loading.references import resolve
+from curvcli.machine.containers import move
 from curvcli.machine.memory import not_of_memory
+from curvcli.objective.calls import call_model
+from curvcli.objective.network import copied
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
+Arranged = tuple[tuple[Any, ...], dict[str, Any], Any]
+"""Positional arguments, keyword arguments and targets."""
 
 
 def build_model(
@@ -42,7 +48,7 @@ def build_model(
             raise ModelError(
                 f"{reference} is an instance and takes no --model-arg", "name its class instead"
             )
-        return copy.deepcopy(found)
+        return copied(found)
     if not callable(found):
         raise ModelError(
             f"{reference} is a {type(found).__name__}, not a module, class or function",
@@ -71,12 +77,22 @@ def build_model(
     return model
 
 
+def settle_lazy(model: nn.Module, batch: Callable[[], Arranged]) -> list[str]:
+    """Lazy layers take their shapes from the arguments in a batch; returns a note if there are any."""
+    if not any(is_lazy(t) for t in model.state_dict().values()):
+        return []
+    positional, keywords, _ = move(batch(), torch.device("cpu"), torch.get_default_dtype())
+    with torch.no_grad():
+        call_model(model.eval(), positional, keywords)
+    return ["lazy layers took their shapes from the first batch"]
+
+
 def load_weights(
     model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False
 ) -> list[str]:
     """Copy the checkpoint's tensors into ``model``; returns notes on what was not literal.
 
-    Prefixes of wrappers (DataParallel, torch.compile, Lightning) are removed where that fits better.
+    What wrappers put into names (DataParallel, FSDP, torch.compile, Lightning) is removed, see `match_names`.
     A missing key that is tied to a loaded one is not missing.
 
     Raises:
@@ -84,15 +100,11 @@ def load_weights(
             nothing matches at all.
     """
     scales = scales_of(checkpoint)
-    expected = model.state_dict()
+    whole = model.state_dict()
+    expected = {n: t for n, t in whole.items() if not is_extra(n)}
+    extra, lost = _extra_states([n for n in whole if is_extra(n)], checkpoint.extra)
     stored = {i.name: i for i in checkpoint.tensors if i.name not in scales.values()}
-    stripped = _best_prefix(list(stored), expected)
-    names = {_strip(name, stripped): name for name in stored}
-    notes = (
-        [f"the prefix {stripped!r} was removed from the names in the checkpoint"]
-        if stripped
-        else []
-    )
+    names, notes = match_names({n: i.shape for n, i in stored.items()}, expected)
 
     matching = names.keys() & expected.keys()
     misshapen = {n for n in matching if tuple(expected[n].shape) != stored[names[n]].shape}
@@ -101,18 +113,14 @@ def load_weights(
         raise ModelError(
             f"no tensor of the checkpoint fits the model: it has {some(sorted(stored), 3)}; "
             f"the model expects {some(sorted(expected), 3)}",
-            "check that --model builds the network this checkpoint was saved from",
+            "FSDP saved its own flat parameters: save with StateDictType.FULL_STATE_DICT"
+            if any(n.endswith("_flat_param") for n in stored)
+            else "check that --model builds the network this checkpoint was saved from",
         )
-    loaded_storage = {expected[n].untyped_storage().data_ptr() for n in loadable}
-    missing = {
-        n
-        for n in expected.keys() - names.keys()
-        if expected[n].untyped_storage().data_ptr() not in loaded_storage
-        and not n.endswith("num_batches_tracked")
-    }
+    absent = missing(set(names), loadable, expected) | lost
     unexpected = names.keys() - expected.keys()
     problems = _describe(
-        missing, unexpected, misshapen, expected, {n: stored[names[n]].shape for n in matching}
+        absent, unexpected, misshapen, expected, {n: stored[names[n]].shape for n in matching}
     )
     if problems and not allow_partial:
         raise ModelError(
@@ -121,6 +129,7 @@ def load_weights(
         )
     if problems:
         notes.append("loaded in part: " + "; ".join(problems))
+    _check_tied({n: names[n] for n in expected if n in loadable}, expected, checkpoint)
     original = {stored_name: n for n, stored_name in names.items()}
     with torch.no_grad():
         for stored_name, tensor in checkpoint.items():
@@ -131,6 +140,8 @@ def load_weights(
                     _copy(expected[name], dequantised(tensor, scale, stored_name), name)
                 else:
                     _copy(expected[name], tensor, name)
+    for name, value in extra.items():
+        model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
     if scales:
         notes.append(
             f"{len(scales)} float8 tensors are multiplied by the scales stored beside them"
@@ -176,34 +187,46 @@ def _copy(into: Tensor, tensor: Tensor, name: str) -> None:
     into.copy_(tensor)
 
 
-def _strip(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
+def _extra_states(
+    expected: list[str], stored: Mapping[str, Any]
+) -> tuple[dict[str, Any], set[str]]:
+    """What modules keep besides tensors, by its name in the model; and what the checkpoint lacks of it."""
+    found = {}
+    for name in expected:
+        places = [n for n in stored if f".{n}".endswith(f".{name}")]
+        if len(places) == 1:
+            found[name] = stored[places[0]]
+    return found, set(expected) - found.keys()
 
 
-def _best_prefix(stored: list[str], expected: Mapping[str, Tensor]) -> str:
-    """The prefix whose removal lets the most names match; none when that is as good."""
-    candidates = {""}
-    for _ in range(3):
-        candidates |= {
-            c + p for c in candidates for p in PREFIXES if any(n.startswith(c + p) for n in stored)
-        }
-    return max(
-        sorted(candidates, key=len),
-        key=lambda c: sum(_strip(n, c) in expected for n in stored),
-    )
+def _check_tied(
+    names: Mapping[str, str], expected: Mapping[str, Tensor], checkpoint: Checkpoint
+) -> None:
+    """What the model ties is stored once, or the same each time."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name, stored in names.items():
+        tensor = expected[name]
+        if not tensor.numel():
+            continue
+        other = first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+        if other != name and not torch.equal(checkpoint[names[other]], checkpoint[stored]):
+            raise ModelError(
+                f"{other!r} and {name!r} are one tensor in the model, and two different ones in the checkpoint",
+                "build the network without tied weights by --model or --model-arg",
+            )
 
 
 def _describe(
-    missing: set[str],
+    absent: set[str],
     unexpected: set[str],
     misshapen: set[str],
     expected: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[str]:
     problems = []
-    if missing:
-        text = f"{len(missing)} missing ({some(sorted(missing), 3)}"
-        close = nearest(sorted(missing)[0], unexpected, 1)
+    if absent:
+        text = f"{len(absent)} missing ({some(sorted(absent), 3)}"
+        close = nearest(sorted(absent)[0], unexpected, 1)
         problems.append(text + (f"; nearest in the file: {close[0]!r})" if close else ")"))
     if unexpected:
         problems.append(f"{len(unexpected)} unexpected ({some(sorted(unexpected), 3)})")

@@ -18,6 +18,7 @@ from curvcli.machine.memory import retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan
 from curvcli.objective.batch import Batch
+from curvcli.objective.faults import fault_in_data
 from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.curvature.parts import PARTS, Part, parts_of
@@ -329,10 +330,10 @@ class Curvature(ABC, Generic[G]):
                 )
                 if not bool(torch.isfinite(part).all())
             ]
-            raise NonFiniteError(
-                f"the gradient contains NaN or Inf, first in {bad[0]!r}, although the loss is finite",
-                "gradients overflow: try --dtype float64",
-            )
+            message = f"the gradient contains NaN or Inf, first in {bad[0]!r}, although the loss is finite"
+            if (fault := fault_in_data(self.objective.batches)) is not None:
+                raise NonFiniteError(f"{message}: in the data, {fault}", "clean the data")
+            raise NonFiniteError(message, "gradients overflow: try --dtype float64")
         return gradient_N
 
     def _gradient(self) -> Tensor:

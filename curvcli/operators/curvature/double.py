@@ -1,6 +1,5 @@
 """The same products in float64: how much of a product is a kink of the surface, or a wrong derivative."""
 
-import copy
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -11,6 +10,7 @@ from curvcli.linalg.vectors import double, euclidean_norm
 from curvcli.machine.containers import move
 from curvcli.machine.device import with_double
 from curvcli.objective.batch import Batch
+from curvcli.objective.network import copied
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.hessian import Hessian
 
@@ -101,5 +101,5 @@ def twin_in_double(operator: C, samples: int) -> C:
         piece = piece.take(range(0, piece.size, piece.size // samples)[:samples])
     device = with_double(objective.device)
     data = move(piece.data, device, torch.float64)
-    model = copy.deepcopy(objective.model).to(device).double()
+    model = copied(objective.model).to(device).double()
     return operator.twin(objective.twin(model, [Batch(data, piece.size, piece.splittable)]))

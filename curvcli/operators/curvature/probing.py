@@ -11,6 +11,7 @@ from curvcli.machine.containers import move
 from curvcli.machine.device import with_double
 from curvcli.machine.memory import not_of_memory
 from curvcli.objective.batch import Batch
+from curvcli.objective.network import copied
 from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import Kernels, lacks_derivative
 
@@ -102,7 +103,7 @@ def in_double(operator: C, piece: Batch) -> C | None:
     try:
         device = with_double(operator.device)
         data = move(piece.data, device, torch.float64)
-        model = copy.deepcopy(operator.objective.model).to(device).double()
+        model = copied(operator.objective.model).to(device).double()
         wide = copy.copy(operator)
         wide.objective = operator.objective.twin(model, [Batch(data, piece.size, piece.splittable)])
     except (CurvError, RuntimeError, TypeError, AttributeError, ValueError) as error:

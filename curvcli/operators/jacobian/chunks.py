@@ -1,6 +1,5 @@
 """Jacobians of many samples in pieces that fit in memory."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from curvcli.machine.device import with_double
 from curvcli.machine.memory import HELD, Need, human, need_from, retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
+from curvcli.objective.network import copied
 from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.jacobian.spectra import Settings, Spectra, spectra
 from curvcli.operators.jacobian.taps import Passage
@@ -132,7 +132,7 @@ class Chunks:
             if room(device, self.memory) < needed:
                 return kinks_S
             device = with_double(device)
-            model = copy.deepcopy(self.passage.model).to(device).double()
+            model = copied(self.passage.model).to(device).double()
             twin = replace(self.passage, model=model)
             # Numbers of float64 take twice the memory.
             group = max(1, piece.size // 2)
