@@ -5,7 +5,7 @@ import importlib.util
 
 from curvcli.analyses.gradients.rules import RULES
 from curvcli.analyses.registry import NAMES
-from curvcli.analyses.shared import product_rules
+from curvcli.analyses.shared import rules as product_rules
 from curvcli.analyses.shared.rules import Rule
 
 

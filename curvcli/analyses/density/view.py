@@ -4,7 +4,7 @@ import math
 
 from curvcli.analyses.density.result import DensityResult, Share
 from curvcli.analyses.shared.matrix_options import TITLES
-from curvcli.analyses.shared.product_rules import product_check
+from curvcli.analyses.shared.rules import product_check
 from curvcli.report.data import Block, Chart, Column, Facts, Measured, Sentence, Series, Table
 from curvcli.report.numbers import number
 

@@ -4,7 +4,7 @@ from curvcli.analyses.hessian.layers_view import layer_blocks
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.shared.eigenpairs import Eigenpair, rate_sentence
 from curvcli.analyses.shared.matrix_options import TITLES
-from curvcli.analyses.shared.product_rules import product_check
+from curvcli.analyses.shared.rules import product_check
 from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number
 

@@ -1,7 +1,7 @@
 """How the kind of a point, and the way down from it, are shown."""
 
 from curvcli.analyses.saddle.result import Escape, SaddleResult
-from curvcli.analyses.shared.product_rules import product_check
+from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.shared.verdict import Verdict
 from curvcli.report.data import Bar, Block, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number

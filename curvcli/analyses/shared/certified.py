@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvcli.analyses.shared.eigenpairs import Eigenpair
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.product_rules import (
+from curvcli.analyses.shared.rules import (
     CHECK_LIMIT,
     KINKS,
     PRECISION,

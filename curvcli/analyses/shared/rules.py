@@ -22,3 +22,44 @@ class Rule:
     source: str
     threshold: float | None = None
     remedy: str = ""
+
+
+# A product that differs more than this from the finite difference of the gradient is suspect. Smooth
+# networks in float32 come to 1e-5 … 1e-3, kinks (ReLU) within a step to some percent.
+CHECK_LIMIT = 0.1
+# Above this a product is repeated in float64, where smooth networks come to 1e-6 and a wrong derivative stays off.
+SUSPECT = 0.01
+# An error of the computed matrix above this share of ‖H‖ is said: the network amplifies rounding.
+PRECISION_LIMIT = 1e-3
+
+PRODUCTS = Rule(
+    "hessian.products",
+    "error",
+    "finite differences of the gradient, in float32 and in float64",
+    threshold=SUSPECT,
+    remedy="look for a custom backward, .detach() or torch.no_grad()",
+)
+KINKS = Rule(
+    "hessian.kinks",
+    "note",
+    "the same differences over a step of 1e-7 in float64",
+    threshold=CHECK_LIMIT,
+)
+SINGLE_PRECISION = Rule(
+    "hessian.single-precision",
+    "note",
+    "the same differences over longer steps",
+    threshold=CHECK_LIMIT,
+)
+PRECISION = Rule(
+    "hessian.precision",
+    "warning",
+    "products repeated in float64 on some samples",
+    threshold=PRECISION_LIMIT,
+    remedy="use --dtype float64",
+)
+
+
+def product_check(difference: float | None) -> str | None:
+    """How the check of a product is shown."""
+    return None if difference is None else f"{difference:.1e} relative to finite differences"

@@ -1,6 +1,6 @@
 """How `curvcli step` is shown."""
 
-from curvcli.analyses.shared.product_rules import product_check
+from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.step.result import StepResult
 from curvcli.report.data import Block, Column, Facts, Sentence, Table
 from curvcli.report.numbers import number

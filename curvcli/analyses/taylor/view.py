@@ -3,7 +3,7 @@
 import math
 
 from curvcli.analyses.shared.eigenpairs import rate_sentence
-from curvcli.analyses.shared.product_rules import product_check
+from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.taylor.result import TaylorResult
 from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
 from curvcli.report.numbers import number

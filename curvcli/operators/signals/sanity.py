@@ -96,7 +96,7 @@ def _judge_outputs(found: Sanity, name: str, outputs: list[Tensor], targets: lis
     out_NC = torch.cat([double(r[0]) for r in rows if r])
     if not bool(torch.isfinite(out_NC).all()):
         return
-    target_N = torch.cat([r[1] for r in rows if r])
+    target_N = torch.cat([r[1] for r in rows if r]).to(out_NC.device)
     found.output_spread = _spread(out_NC)
     found.unit_interval = bool(((out_NC >= 0) & (out_NC <= 1)).all())
     if name in _CLASSES and not target_N.is_floating_point():

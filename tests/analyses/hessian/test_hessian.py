@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from curvcli import analyse
 from curvcli.analyses.hessian.result import HessianResult
-from curvcli.analyses.shared.product_rules import CHECK_LIMIT
+from curvcli.analyses.shared.rules import CHECK_LIMIT
 from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
 from curvcli.objective.batch import Batch
