@@ -19,8 +19,7 @@ from curvcli.analyses.shared.certified import (
 )
 from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.journal import Journal, Reason, Stage
-from curvcli.analyses.shared.known import exact_spectrum
-from curvcli.analyses.shared.matrices import Chosen
+from curvcli.analyses.shared.matrices import Chosen, exact_spectrum
 from curvcli.analyses.shared.matrix_options import PreconditionerInfo
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import OutputError, UsageError

@@ -36,7 +36,7 @@ from curvcli.analyses.shared.certified import (
 from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.forward_pass import forward_pass
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.known import untouched_zeros
+from curvcli.analyses.shared.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import (
     Evidence,

@@ -9,7 +9,7 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.certified import Checked, by_recurrence, check_products
 from curvcli.analyses.shared.eigenpairs import Reach, critical_rates
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.known import untouched_zeros
+from curvcli.analyses.shared.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.taylor.command import PLAIN, STEPS, TaylorOptions
 from curvcli.analyses.taylor.line import Model, measure
