@@ -55,18 +55,36 @@ def cast(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def joined(parts: Sequence[Any]) -> Any | None:
-    """The samples of all parts behind one another, in the containers of the first; None where their tensors differ
-    in kind or shape."""
-    listed = [list(tensors_in(part)) for part in parts]
-    first = listed[0]
-    alike = all(
-        [(t.shape[1:], t.dtype) for t in other] == [(t.shape[1:], t.dtype) for t in first]
-        for other in listed
-    )
-    if not first or not alike or any(t.dim() == 0 for t in first):
+    """The samples of all parts behind one another, in the containers of the first.
+
+    None where the containers, the tensors' kinds and shapes, or anything that is no tensor differ.
+    """
+    try:
+        return _joined(parts)
+    except (ValueError, RuntimeError):
         return None
-    columns = iter([torch.cat(column) for column in zip(*listed, strict=True)])
-    return mapped(parts[0], lambda value: next(columns) if isinstance(value, Tensor) else value)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, Tensor):
+        if len({part.dtype for part in parts}) > 1:
+            raise ValueError("kinds differ")
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        if any(part.keys() != first.keys() for part in parts):
+            raise ValueError("keys differ")
+        values = iter([_joined([part[key] for part in parts]) for key in first])
+        other = copy.copy(first)
+        for key in first:
+            other[key] = next(values)  # type: ignore[index]
+        return other
+    if isinstance(first, tuple | list):
+        together = [_joined(column) for column in zip(*parts, strict=True)]
+        return type(first)(*together) if hasattr(first, "_fields") else type(first)(together)
+    if any(part != first for part in parts):
+        raise ValueError("values differ")
+    return first
 
 
 def move(data: Any, device: torch.device, dtype: torch.dtype) -> Any:

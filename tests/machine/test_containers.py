@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from curvcli.machine.containers import fresh, mapped, move, take, tensors_in
+from curvcli.machine.containers import fresh, joined, mapped, move, take, tensors_in
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -49,3 +49,14 @@ def test_what_is_taken_out_of_a_fresh_copy_stays_in_the_batch() -> None:
     assert "pair" in batch
     assert "ids" in batch["encoding"]
     assert next(iter(tensors_in(copy)), None) is None
+
+
+def test_parts_are_joined_only_where_everything_but_the_samples_is_the_same() -> None:
+    """Keys in another order are the same; a length, a kind or a shape that differs is not."""
+    x, y = torch.zeros(2, 3), torch.ones(4, 3)
+    whole = joined([{"x": x, "n": 3}, {"n": 3, "x": y}])
+    assert whole is not None
+    assert torch.equal(whole["x"], torch.cat([x, y]))
+    assert whole["n"] == 3
+    for other in ({"x": y, "n": 4}, {"x": y.double(), "n": 3}, {"x": y[:, :2], "n": 3}, {"x": y}):
+        assert joined([{"x": x, "n": 3}, other]) is None

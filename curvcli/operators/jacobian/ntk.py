@@ -18,6 +18,7 @@ from curvcli.errors import MemoryLimitError, ModelError
 from curvcli.linalg.operator import ROUNDING
 from curvcli.linalg.svd.bidiagonal import steps_that_fit
 from curvcli.linalg.svd.golub_kahan import golub_kahan, true_residuals
+from curvcli.machine.containers import joined
 from curvcli.machine.memory import HELD, human
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
@@ -263,32 +264,8 @@ def join(batches: Sequence[Batch]) -> Batch | None:
         return batches[0]
     if not all(batch.splittable for batch in batches):
         return None
-    try:
-        data = _join([batch.data for batch in batches])
-    except (ValueError, RuntimeError):
-        return None
-    return Batch(data, sum(batch.size for batch in batches))
-
-
-def _join(parts: Sequence[Any]) -> Any:
-    """The same containers with tensors one after the other.
-
-    Raises:
-        RuntimeError: shapes differ.
-        ValueError: containers differ.
-    """
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(parts))
-    if isinstance(first, dict):
-        if any(part.keys() != first.keys() for part in parts):
-            raise ValueError("keys differ")
-        return {key: _join([part[key] for part in parts]) for key in first}
-    if isinstance(first, tuple | list):
-        return type(first)(_join(values) for values in zip(*parts, strict=True))
-    if any(part != first for part in parts):
-        raise ValueError("values differ")
-    return first
+    data = joined([batch.data for batch in batches])
+    return None if data is None else Batch(data, sum(batch.size for batch in batches))
 
 
 def output_hessians(terms: LossTerms, outputs: Tensor, batch: Batch) -> Tensor:
