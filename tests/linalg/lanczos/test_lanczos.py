@@ -69,11 +69,27 @@ def test_outliers_are_found_at_both_ends_with_any_basis(dtype: torch.dtype, capa
 @example([0.0, 1.4e-21], torch.float32, 0)
 @example([0.0, 1.4e-21], torch.float32, 1)
 @example([1e-21, 1.4e-21, -1e-20], torch.float32, 2)
-@settings(max_examples=60, deadline=None)
+# The same spectra in every run, so that a failure can be repeated.
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_bound_holds_on_any_spectrum(
     eigenvalues: list[float], dtype: torch.dtype, seed: int
 ) -> None:
     """Residual bounds contain an eigenvalue whatever the spectrum: clustered, repeated, zero."""
+    check_bounds(eigenvalues, dtype, seed)
+
+
+@pytest.mark.xfail(strict=True, reason="components left out after a breakdown are in no bound")
+def test_bounds_hold_where_the_krylov_space_ends_and_vectors_were_left_alone() -> None:
+    """Off by 55 eps here, up to 2e5 eps seen; the products that certify a pair show it, the recurrence does not."""
+    clustered = [1.0, 0.5, 0.75, 0.814453125, 0.814300967497541, 0.265625, 0.125, 0.0625, 0.09375]
+    spectrum = [0.0, 0.0, *clustered, -1.0, -0.5]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("curvcli.linalg.lanczos.factorization.WORTH_SKIPPING", 0)
+        check_bounds(spectrum, torch.float64, 62)
+
+
+def check_bounds(eigenvalues: list[float], dtype: torch.dtype, seed: int) -> None:
+    """Some eigenvalue lies within each bound, and the rounding of a product."""
     op = Prescribed(eigenvalues, dtype, rotate=True)
     found = lanczos(op, Wanted(3, 2), seed=seed)
     norm = max(np.abs(op.eigenvalues).max(), 1e-30)
