@@ -72,7 +72,8 @@ def choose(
     Raises:
         CheckpointError: there is no such key, or it is in several places.
     """
-    places = sorted({p for n in tensors if (p := _place(n, weights)) is not None}, key=len)
+    found = {p for n in tensors if (p := _place(n, weights)) is not None}
+    places = sorted(found, key=lambda p: (len(p), p))
     if weights in places:
         places = [weights]
     if len(places) == 1:

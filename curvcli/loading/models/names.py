@@ -103,7 +103,7 @@ def _cuts(name: str) -> Iterator[tuple[str, str]]:
 def _usual(names: list[str]) -> list[str]:
     """No prefix, and the usual ones that occur."""
     found = {p for n in names for p, _ in _cuts(n) if _USUAL.fullmatch(p)}
-    return ["", *sorted(found, key=len)]
+    return ["", *sorted(found, key=lambda p: (len(p), p))]
 
 
 def _named(
