@@ -170,7 +170,7 @@ def test_an_index_with_other_values(text: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a = " + "[" * 100_000, "a = " + "{a=" * 3000, ".".join(["a"] * 50_000) + " = 1", "seed = " + "9" * 6000,
+        "a = " + "[" * 100_000, "a = " + "{a=" * 3000, ".".join(["a"] * 5_000) + " = 1", "seed = " + "9" * 6000,
         "seed = 18446744073709551616", "checkpoint = 3", "hessian = 3", "model = [1]", "seed = 1979-05-27",
         "memory = 3", "\x00", "hessian = [[1]]",
     ],

@@ -80,9 +80,9 @@ class LanczosState:
     """Whether the next vector has to be orthogonalised."""
 
     left_out_MM: Float64Array = field(init=False)
-    """Components that orthogonalisation removed from each product and that T does not record, one column a vector.
-    In the first cycle they are coordinates in the basis. After a restart they are coordinates in some orthonormal
-    basis: bounds need only norms of combinations of the columns."""
+    """What the product of each vector has in the basis beside T, one column a vector, as coordinates in the basis.
+    After a restart what came before it are coordinates in some orthonormal basis: bounds need only norms of
+    combinations of the columns."""
 
     def __post_init__(self) -> None:
         self.left_out_MM = np.zeros_like(self.t_MM)
@@ -124,6 +124,9 @@ def step(op: Space, state: LanczosState, w_N: Tensor) -> None:
             f"product {state.matvecs} contains NaN or Inf although the loss is finite",
             "try --dtype float64; or a second derivative may not exist here (0/0, sqrt at 0)",
         )
+    if state.orthogonality.partial and not state.first_cycle:
+        # T has these coefficients for the vectors before as well, whose products contain the tails' part only.
+        state.left_out_MM[j, :j] = _expected(state) - column_M[:j]
     t_MM = state.t_MM
     t_MM[: j + 1, j] = column_M
     t_MM[j, : j + 1] = column_M
@@ -176,6 +179,15 @@ def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64
     return column_M, norm
 
 
+def _expected(state: LanczosState) -> Float64Array:
+    """What the products of the processed vectors contain of the pending vector, shape (processed,)."""
+    expected_M, pending_N = np.zeros(state.processed), state.basis[state.processed]
+    for tail in (*state.suspended, *([state.live] if state.live else [])):
+        share = 1.0 if tail.direction_N is None else float(tail.direction_N @ pending_N)
+        expected_M[: len(tail.c_M)] += tail.beta * share * tail.c_M
+    return expected_M
+
+
 def append_fresh(op: Space, state: LanczosState) -> None:
     """Make a random vector orthogonal to the processed ones the pending vector."""
     state.first_cycle = False
@@ -190,10 +202,15 @@ def append_fresh(op: Space, state: LanczosState) -> None:
 def suspend(state: LanczosState) -> None:
     """Let the pending vector wait, with its residual."""
     if state.live:
-        pending_N = state.basis[state.processed].clone()
-        state.suspended.append(Tail(state.live.beta, state.live.c_M, pending_N))
+        beta, c_M = state.live.beta, state.live.c_M
+        waiting_N = state.basis[state.processed].clone()
         state.live = None
-        state.basis.size = state.processed
+        state.basis.size = m = state.processed
+        if state.orthogonality.partial and state.first_cycle:
+            inside_M, share, _ = state.basis.project_out(waiting_N, lost=state.orthogonality.lost)
+            state.left_out_MM[:m, : len(c_M)] += beta * np.outer(inside_M, c_M)
+            beta, waiting_N = beta * share, waiting_N.div_(share)
+        state.suspended.append(Tail(beta, c_M, waiting_N))
 
 
 def outside(state: LanczosState, tail: Tail) -> Tail | None:
