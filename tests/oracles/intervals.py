@@ -3,6 +3,7 @@
 ``python -m tests.oracles.intervals 300`` prints the table of `docs/intervals.md`.
 """
 
+import copy
 import math
 import sys
 import warnings
@@ -16,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from curvcli import Subject, analyse
+from tests.oracles.jacobians import run as run_jacobian
 from tests.oracles.mixture import Sample, sample
 
 # Options with which random vectors are drawn even for the small matrices here.
@@ -215,8 +217,45 @@ def _density(truth: Truth, tally: Tally, options: dict[str, Any], how: str) -> N
         tally.add(truth.kind(f"density, {how}: shares"), holds, truth.name)
 
 
+def _gram(truth: Truth, tally: Tally, matrix: str) -> None:
+    """The exact spectrum of products of Jacobians: the i-th value is the i-th eigenvalue."""
+    result = truth.ask("hessian", top=5, bottom=0, matrix=matrix).result
+    values_N, error = truth.network.sampled_spectrum(matrix)
+    holds = all(
+        abs(pair.value - float(value)) <= pair.residual + error
+        for pair, value in zip(result.top, values_N, strict=False)
+    )
+    tally.add(truth.kind(f"hessian --matrix {matrix}: the i-th is the i-th"), holds, truth.name)
+
+
+def _jacobian(truth: Truth, tally: Tally) -> None:
+    model = copy.deepcopy(truth.network.model)
+    result = run_jacobian(copy.deepcopy(model).to(truth.dtype), truth.network.x.to(truth.dtype))
+    model = model.double()
+    norms = pairs = True
+    for found in result.samples:
+        assert found.frobenius is not None
+        assert found.frobenius_standard_error is not None
+        x = truth.network.x[found.index].double()
+        jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], x)
+        values = torch.linalg.svdvals(jacobian)
+        # The dense Jacobian's own rounding: of six inputs and three outputs through a few layers.
+        slack = 1e-13 * float(values[0])
+        norm = abs(float(jacobian.norm()) - found.frobenius)
+        norms &= norm <= 3 * found.frobenius_standard_error + slack
+        pairs &= all(
+            float((values - s.value).abs().min()) <= (s.residual or 0.0) + slack
+            for s in found.singular_values
+        )
+    tally.add(truth.kind("jacobian: ‖J‖_F of all samples"), norms, truth.name)
+    tally.add(truth.kind("jacobian: σ ± residual of all samples"), pairs, truth.name)
+
+
 QUESTIONS: dict[str, Callable[[Truth, Tally], None]] = {
     "hessian": _hessian,
+    "ggn": lambda truth, found: _gram(truth, found, "ggn"),
+    "empirical-fisher": lambda truth, found: _gram(truth, found, "empirical-fisher"),
+    "jacobian": _jacobian,
     "layers": _layers,
     "saddle": _saddle,
     "taylor": _taylor,

@@ -120,6 +120,41 @@ class Sample:
         here, there = (torch.linalg.eigvalsh(self.hessian(units)) for units in (0, 1))
         return 5 * float((here - there).abs().max())
 
+    def sampled_spectrum(self, matrix: str) -> tuple[Tensor, float]:
+        """Eigenvalues, largest first, of a matrix that is a sum over samples, and how far each is off; in float64.
+
+        Gauss-Newton: Σ Jᵀ (∇² of the loss by its outputs) J. Empirical Fisher: Σ g gᵀ / W with the gradients g of
+        each sample's sum and the W of L = Σ / W: samples, or elements where the loss is a mean over those.
+        """
+        model = copy.deepcopy(self.model).double()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        y = self.y.double() if self.y.is_floating_point() else self.y
+        roots = []
+        with sdpa_kernel(SDPBackend.MATH):
+            for x, t in zip(self.x.double(), y, strict=True):
+                output = model(x[None])
+                jacobian = torch.stack([
+                    torch.cat([g.reshape(-1) for g in torch.autograd.grad(o, parameters, retain_graph=True)])
+                    for o in output[0]
+                ])  # fmt: skip
+                out = output.detach().requires_grad_()
+                loss = LOSSES[self.loss](out, t[None])
+                if matrix == "ggn":
+                    curvature = torch.autograd.functional.hessian(
+                        lambda o, t=t: LOSSES[self.loss](o[None], t[None]), out[0].detach()
+                    )
+                    values, vectors = torch.linalg.eigh(curvature)
+                    roots.append(values.clamp(min=0).sqrt()[:, None] * (vectors.T @ jacobian))
+                else:
+                    (slope,) = torch.autograd.grad(loss, out)
+                    elements = 1 if self.loss == "cross_entropy" else _OUTPUTS
+                    roots.append(elements**0.5 * slope @ jacobian)
+        root = torch.cat(roots) / len(self.x) ** 0.5
+        values_N = root.new_zeros(sum(p.numel() for p in parameters))
+        singular = torch.linalg.svdvals(root)[: len(values_N)]
+        values_N[: len(singular)] = singular.square()
+        return values_N, 1e-12 * float(values_N[0])
+
     def hessian(self, units: int = 0) -> Tensor:
         """∇²L over the trainable parameters, (n, n), float64; at weights moved by so many units in the last place."""
         model = copy.deepcopy(self.model).double()

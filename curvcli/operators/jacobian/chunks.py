@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -21,8 +21,10 @@ from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.jacobian.spectra import Settings, Spectra, spectra
 from curvcli.operators.jacobian.taps import Passage
 
-# Moves of the input by rounding that the Jacobian's own rounding is estimated from.
-_MOVES = 2
+# Random vectors of which the largest difference to float64 counts: one may cancel it.
+_DRAWS = 2
+# Share of the room that a copy of the network in float64 may take.
+_COPY = 0.25
 # Share of ‖J‖_F by which it changes when the input moves by rounding, from which on a kink is looked for.
 _JUMP = 1e-2
 # Krylov steps that room is made for when samples are divided into pieces.
@@ -76,6 +78,8 @@ class Chunks:
 
     def __post_init__(self) -> None:
         self.samples = sum(batch.size for batch in self.batches)
+        # Before the room for samples is measured: copies take some of it.
+        self._twin, self._no_twin = self._double()
         self.micro_batch, self.steps = self._plan()
 
     def __iter__(self) -> Iterator[Measured]:
@@ -104,15 +108,20 @@ class Chunks:
         seeds = [self.settings.seed * 1_000_003 + first + i for i in range(op.count)]
         settings = replace(self.settings, max_steps=min(self.settings.max_steps, self.steps))
         found = spectra(op, settings, seeds)
-        moved_S = self._moved(self.passage, op, piece, seeds)
+        moved_S = _moved([self.passage], op, piece, seeds)
+        moved_S = torch.maximum(moved_S, self._against_double(op, piece, seeds))
         suspected_S = moved_S > _JUMP * found.frobenius_S.cpu().double()
         kinks_S = suspected_S
         if op.dtype != torch.float64:
             kinks_S = self._kinks(piece, suspected_S, found.frobenius_S.cpu().double(), seeds)
         jumps_S = torch.where(kinks_S, moved_S, math.nan)
-        # A singular value moves by no more than ‖ΔJ‖_F (Weyl). Across a kink it is another matrix that moves.
+        # Singular values and ‖J‖_F move by no more than ‖ΔJ‖_F (Weyl). Across a kink it is another matrix that moves.
         moved_S = torch.where(kinks_S, 0.0, moved_S)
-        found = replace(found, residuals_SK=found.residuals_SK + moved_S[:, None])
+        found = replace(
+            found,
+            residuals_SK=found.residuals_SK + moved_S[:, None],
+            frobenius_error_S=found.frobenius_error_S.hypot(moved_S.to(found.frobenius_error_S)),
+        )
         return Measured(first, piece.size, found.rechecked_for(settings.tol), op.products, jumps_S)
 
     def _kinks(
@@ -124,55 +133,93 @@ class Chunks:
         """
         kinks_S = torch.zeros_like(suspected_S)
         chosen = suspected_S.nonzero()[:, 0].tolist()
-        if not chosen or self._whole(piece):
-            return kinks_S
-        needed = 2 * 8 * sum(p.numel() for p in self.passage.model.parameters())
-        try:
-            device = next(tensors_in(piece.data)).device
-            if room(device, self.memory) < needed:
-                return kinks_S
-            device = with_double(device)
-            model = copied(self.passage.model).to(device).double()
-            twin = replace(self.passage, model=model)
-            # Numbers of float64 take twice the memory.
-            group = max(1, piece.size // 2)
-            for i in range(0, len(chosen), group):
-                some = chosen[i : i + group]
-                data = move(piece.take(some).data, device, torch.float64)
-                samples = Batch(data, len(some))
-                op = Jacobian.of(twin, samples, self.structure)
-                jumped_S = self._moved(twin, op, samples, [seeds[k] for k in some])
+        twin = self._twin
+        if chosen and self._no_twin:
+            self.notes.append(
+                f"kinks are not told from rounding: no run in float64 ({self._no_twin})"
+            )
+        if twin is not None and not self._whole(piece):
+            for some, op, samples in self._in_double(twin, piece, chosen):
+                jumped_S = _moved([twin, twin], op, samples, [seeds[k] for k in some])
                 kinks_S[some] = jumped_S > _JUMP * norms_S[some]
-        except (CurvError, RuntimeError, TypeError, AttributeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:120]
-            self.notes.append(f"kinks are not told from rounding: no run in float64 ({reason})")
         return kinks_S
 
-    def _moved(self, passage: Passage, op: Jacobian, piece: Batch, seeds: Sequence[int]) -> Tensor:
-        """Estimate of ‖ΔJ‖_F when the input moves by rounding: what the forward pass leaves uncertain.
+    def _against_double(self, op: Jacobian, piece: Batch, seeds: Sequence[int]) -> Tensor:
+        """Estimate of ‖ΔJ‖_F between the Jacobian and the one in float64: its rounding.
 
-        E‖ΔJᵀz‖² = ‖ΔJ‖_F² with Rademacher z; the larger of a few moves of every entry by ± eps.
+        Where there is no run in float64, the last digits of weights, buffers and input move instead.
         """
-        generators = [torch.Generator().manual_seed(seed + 15485863) for seed in seeds]
-        largest_S = torch.zeros(op.count, dtype=torch.float64)
-        eps = torch.finfo(op.dtype).eps
-        for _ in range(_MOVES):
-            signs = [
-                torch.randint(0, 2, (op.rows + op.columns,), generator=g) * 2 - 1
-                for g in generators
-            ]
-            signs_SL = torch.stack(signs).to(op.device, op.dtype)
-            values = [
-                x.detach() * (1 + eps * part)
-                for x, part in zip(op.sources, op.split(signs_SL[:, op.rows :]), strict=True)
-            ]
-            taps = passage.run(piece, values)
-            other = Jacobian(taps.sources, taps.target, piece.size, self.structure, passage.kernels)
-            z_SM = signs_SL[:, : op.rows]
-            change_S = torch.linalg.vector_norm(other.vjp(z_SM) - op.vjp(z_SM), dim=1)
-            largest_S = torch.maximum(largest_S, change_S.cpu().double())
-            op.products += other.products
-        return largest_S
+        twin = None if op.dtype == torch.float64 else self._twin
+        if twin is None or self._whole(piece):
+            return _moved([self._shaken], op, piece, seeds)
+        changes_S = torch.zeros(op.count, dtype=torch.float64)
+        drawn = [_signs(op, [s + 49979687 * i for s in seeds])[:, : op.rows] for i in range(_DRAWS)]
+        products = [op.vjp(z_SM) for z_SM in drawn]
+        for some, exact, _ in self._in_double(twin, piece, list(range(op.count))):
+            for z_SM, product_SN in zip(drawn, products, strict=True):
+                there_SN = exact.vjp(z_SM[some].to(exact.device, exact.dtype))
+                change_SN = there_SN - product_SN[some].to(exact.device, exact.dtype)
+                change_S = torch.linalg.vector_norm(change_SN, dim=1).cpu()
+                changes_S[some] = torch.maximum(changes_S[some], change_S)
+            op.products += exact.products
+        return changes_S
+
+    def _in_double(
+        self, twin: Passage, piece: Batch, chosen: Sequence[int]
+    ) -> Iterator[tuple[list[int], Jacobian, Batch]]:
+        """Some samples' Jacobians in float64, in groups that take less memory than the piece itself."""
+        device = next(twin.model.parameters(), torch.zeros(0)).device
+        group = max(1, piece.size // 4)
+        for i in range(0, len(chosen), group):
+            some = list(chosen[i : i + group])
+            samples = Batch(move(piece.take(some).data, device, torch.float64), len(some))
+            yield some, Jacobian.of(twin, samples, self.structure), samples
+
+    @cached_property
+    def _numbers(self) -> int:
+        """In the network."""
+        values = self.passage.model.state_dict().values()
+        return sum(t.numel() for t in values if isinstance(t, Tensor))
+
+    def _double(self) -> tuple[Passage | None, str]:
+        """A network of lower precision in float64, where a copy fits and runs; and why it does not run."""
+        if any(p.dtype == torch.float64 for p in self.passage.model.parameters()):
+            return None, ""
+        first = self.batches[0]
+        device = next(tensors_in(first.data)).device
+        if self._numbers * 8 > _COPY * room(device, self.memory):
+            return None, ""
+        try:
+            device = with_double(device)
+            twin = replace(self.passage, model=copied(self.passage.model).to(device).double())
+            sample = first if self._whole(first) else first.take([0])
+            data = move(sample.data, device, torch.float64)
+            if twin.run(Batch(data, sample.size)).target.dtype == torch.float64:
+                return twin, ""
+            return None, "parts of it compute in another precision"
+        except (CurvError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+            return None, " ".join(str(error).split())[:120]
+
+    @cached_property
+    def _shaken(self) -> Passage:
+        """The network with the last digits of its weights and buffers moved, where a copy fits.
+
+        Then intermediate results are rounded otherwise as well, of which the input's digits alone know nothing.
+        """
+        device = next(tensors_in(self.batches[0].data)).device
+        if self._numbers * 8 > _COPY * room(device, self.memory):
+            return self.passage
+        try:
+            model = copied(self.passage.model)
+        except (RuntimeError, TypeError, AttributeError, ValueError):
+            return self.passage
+        generator = torch.Generator().manual_seed(self.settings.seed + 32452843)
+        with torch.no_grad():
+            for value in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
+                if value.is_floating_point():
+                    signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+                    value.mul_(1 + torch.finfo(value.dtype).eps * signs)
+        return replace(self.passage, model=model)
 
     def _whole(self, batch: Batch) -> bool:
         return self.structure.coupled or not batch.splittable
@@ -214,7 +261,7 @@ class Chunks:
             if self.settings.chosen(op) != "dense" or op.columns < op.rows:
                 op.jvp(torch.zeros(op.count, op.columns, dtype=op.dtype, device=op.device))
             # A second graph lives beside the first one there.
-            self._moved(self.passage, op, piece, range(op.count))
+            _moved([self.passage], op, piece, range(op.count))
         return meter.peak, op
 
     def _give_way(self, batch: Batch) -> None:
@@ -232,3 +279,36 @@ class Chunks:
 def _part(batch: Batch, start: int, size: int) -> Batch:
     """Samples ``start`` to ``start + size`` of a batch."""
     return batch.take(range(start, min(start + size, batch.size)))
+
+
+def _signs(op: Jacobian, seeds: Sequence[int]) -> Tensor:
+    """Rademacher vectors for outputs and inputs side by side, shape (S, rows + columns)."""
+    drawn = [
+        torch.randint(
+            0, 2, (op.rows + op.columns,), generator=torch.Generator().manual_seed(s + 15485863)
+        )
+        for s in seeds
+    ]
+    return torch.stack(drawn).to(op.device, op.dtype) * 2 - 1
+
+
+def _moved(passages: Sequence[Passage], op: Jacobian, piece: Batch, seeds: Sequence[int]) -> Tensor:
+    """Estimate of ‖ΔJ‖_F when the last digits of the input move: what the forward pass leaves uncertain.
+
+    E‖ΔJᵀz‖² = ‖ΔJ‖_F² with Rademacher z; the largest over ``passages``, every entry moved by ± eps in each.
+    """
+    largest_S = torch.zeros(op.count, dtype=torch.float64)
+    eps = torch.finfo(op.dtype).eps
+    for round_, passage in enumerate(passages):
+        signs_SL = _signs(op, [seed + 86028121 * round_ for seed in seeds])
+        z_SM = signs_SL[:, : op.rows]
+        values = [
+            x.detach() * (1 + eps * part)
+            for x, part in zip(op.sources, op.split(signs_SL[:, op.rows :]), strict=True)
+        ]
+        taps = passage.run(piece, values)
+        other = Jacobian(taps.sources, taps.target, piece.size, op.structure, passage.kernels)
+        change_S = torch.linalg.vector_norm(other.vjp(z_SM) - op.vjp(z_SM), dim=1)
+        largest_S = torch.maximum(largest_S, change_S.cpu().double())
+        op.products += other.products
+    return largest_S
