@@ -114,22 +114,20 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
             journal.find(UNRESOLVED, "gradient",
                          "the gradient is within its rounding, and the loss is not: what is stationary cannot be told",
                          value=noise.norm, threshold=scales.resolution.gradient)  # fmt: skip
-        if not state.first_cycle:
-            journal.note("the basis is full, so that the reach cannot improve: raise --memory")
-        if state.matvecs >= options.max_matvecs:
-            journal.cut_short(
-                "the budget of products ended before the verdict: raise --max-matvecs"
-            )
-    sane = forward_pass(subject) if verdict in _MINIMA else None
-    if sane is not None and sane.constant and sane.at_chance(objective.loss):
-        journal.find(AT_CHANCE, "loss", "the output is the same for every sample, and the loss that of a constant",
-                     value=objective.loss, threshold=sane.chance)  # fmt: skip
+        _what_would_settle(journal, state, options.max_matvecs)
+    if verdict in _MINIMA:
+        _look_at_the_output(subject, journal)
     if journal.stop() is not None:
         journal.cut_short()
     estimate = (
         _index(subject, journal, operator, evidence, options.index_probes)
         if options.index
         else None
+    )
+    largest = max(extremes.low.residual, extremes.high.residual)
+    norms = (
+        max(0.0, evidence.norm - largest),
+        max(abs(evidence.lower), abs(evidence.upper)),
     )
     result = SaddleResult(
         verdict=verdict,
@@ -147,20 +145,29 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
         floor=evidence.floor,
         newton_promise=evidence.promise,
         hvp_check=extremes.check.difference,
-        stationarity_interval=stationarity_interval(
-            noise.norm,
-            (
-                max(0.0, evidence.norm - max(extremes.low.residual, extremes.high.residual)),
-                max(abs(evidence.lower), abs(evidence.upper)),
-            ),
-            objective.loss - options.loss_floor,
-        ),
+        stationarity_interval=stationarity_interval(noise.norm, norms, scales.height),
         parameters=operator.objective.dimension,
         more_products=more,
         index=estimate,
     )
     _findings(journal, result)
     return journal.answer(result)
+
+
+def _what_would_settle(journal: Journal, state: LanczosState, max_matvecs: int) -> None:
+    """Why an inconclusive run ended where it did."""
+    if not state.first_cycle:
+        journal.note("the basis is full, so that the reach cannot improve: raise --memory")
+    if state.matvecs >= max_matvecs:
+        journal.cut_short("the budget of products ended before the verdict: raise --max-matvecs")
+
+
+def _look_at_the_output(subject: Subject, journal: Journal) -> None:
+    """A minimum at which the network says the same of every sample is none that anybody wants."""
+    sane, loss = forward_pass(subject), subject.objective.loss
+    if sane is not None and sane.constant and sane.at_chance(loss):
+        journal.find(AT_CHANCE, "loss", "the output is the same for every sample, and the loss that of a constant",
+                     value=loss, threshold=sane.chance)  # fmt: skip
 
 
 def _weighed(

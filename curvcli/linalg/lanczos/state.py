@@ -74,6 +74,29 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     Raises:
         CurvError: not a saved state, or one of another operator.
     """
+    tensors, metadata = _read(path)
+    if metadata.get("fingerprint") != fingerprint:
+        raise CurvError(
+            f"{path.name} belongs to another run: weights, data, loss or dtype differ",
+            "delete it, or name another file by --state",
+        )
+    scalars = json.loads(metadata["scalars"])
+    if not _fits(tensors, scalars, op.n):
+        raise CurvError(
+            f"{path.name} holds no state of a run: its vectors are not {op.n} long and of length 1",
+            "delete it to start anew",
+        )
+    rows = tensors["basis"]
+    if rows.shape[0] > min(capacity, op.n):
+        raise CurvError(
+            f"{path.name} holds {rows.shape[0]} vectors, but only {capacity} fit in memory",
+            "raise --memory",
+        )
+    return _restored(op, capacity, tensors, scalars)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that is whole."""
     check_regular(path, CurvError, "state")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -92,25 +115,15 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
             f"{path.name} is damaged: its checksum is not that of its content",
             "delete it to start anew",
         )
-    if metadata.get("fingerprint") != fingerprint:
-        raise CurvError(
-            f"{path.name} belongs to another run: weights, data, loss or dtype differ",
-            "delete it, or name another file by --state",
-        )
-    scalars = json.loads(metadata["scalars"])
-    if not _fits(tensors, scalars, op.n):
-        raise CurvError(
-            f"{path.name} holds no state of a run: its vectors are not {op.n} long and of length 1",
-            "delete it to start anew",
-        )
-    rows = tensors["basis"]
-    if rows.shape[0] > min(capacity, op.n):
-        raise CurvError(
-            f"{path.name} holds {rows.shape[0]} vectors, but only {capacity} fit in memory",
-            "raise --memory",
-        )
+    return tensors, metadata
+
+
+def _restored(
+    op: SymmetricOperator, capacity: int, tensors: dict[str, Tensor], scalars: dict[str, Any]
+) -> LanczosState:
+    """The state that was saved as these tensors and numbers."""
     basis = Basis(op.n, capacity, op.dtype, op.device)
-    for row in rows:
+    for row in tensors["basis"]:
         basis.append(row.to(op.device))
     m = scalars["processed"]
     t_MM = np.zeros((basis.capacity, basis.capacity))

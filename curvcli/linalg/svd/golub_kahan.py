@@ -8,6 +8,7 @@ Shapes: ``S`` matrices, each ``(M, N)``; ``K`` triplets.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,22 +125,14 @@ def golub_kahan(
     for attempt in range(1, _ROUNDS + 1):
         if not (complete and recheck) or rechecked or steps >= max_steps:
             break
-        run = Bidiagonalisation(
+        start = Bidiagonalisation(
             _Deflated(work, found), max_steps - steps, [s + 7919 * attempt for s in seeds], found
         )
-        complete = run.advance(0, tol, stop, _after(steps, progress), recheck)
-        missed_S = run.pairs(1).values_SK[:, 0] > found.values_SK[:, top - 1] * (1 + tol)
-        # Rounding leaves this much of what was deflated.
-        missed_S &= (
-            run.pairs(1).values_SK[:, 0]
-            > ROUNDING * torch.finfo(op.dtype).eps * found.values_SK[:, 0]
-        )
-        if bool(missed_S.any()):
-            copies = max(copies, int(missed_S.sum()))
-            complete = run.advance(top, tol, stop, _after(steps, progress))
-            found = found.joined(run.pairs(top))
-        rechecked = complete and (not bool(missed_S.any()) or run.exhausted)
-        steps += run.steps
+        look = _look(start, found, top, tol, recheck, stop, _after(steps, progress))
+        complete, found = look.complete, look.found
+        copies = max(copies, look.missed)
+        rechecked = complete and (not look.missed or start.exhausted)
+        steps += start.steps
     found = found.first(top)
     floor_SK = torch.maximum(found.values_SK, SMALL * found.values_SK[:, :1])
     left, right = found.left_SKM, found.right_SKN
@@ -157,6 +150,35 @@ def golub_kahan(
         basis_SJM=first.right if flip else first.left,
         captured_S=first.captured(with_rest=not flip),
     )
+
+
+class _Look(NamedTuple):
+    """What a look for copies found."""
+
+    found: Pairs
+    missed: int
+    complete: bool
+
+
+def _look(
+    run: Bidiagonalisation,
+    found: Pairs,
+    top: int,
+    tol: float,
+    steps: int,
+    stop: Callable[[], bool],
+    progress: Callable[[int], None],
+) -> _Look:
+    """Whether the deflated matrix has singular values that belong to the ``top`` largest; they are added."""
+    complete = run.advance(0, tol, stop, progress, steps)
+    largest_S = run.pairs(1).values_SK[:, 0]
+    # Rounding leaves this much of what was deflated.
+    rounding_S = ROUNDING * torch.finfo(run.op.dtype).eps * found.values_SK[:, 0]
+    missed_S = (largest_S > found.values_SK[:, top - 1] * (1 + tol)) & (largest_S > rounding_S)
+    if bool(missed_S.any()):
+        complete = run.advance(top, tol, stop, progress)
+        found = found.joined(run.pairs(top))
+    return _Look(found, int(missed_S.sum()), complete)
 
 
 def true_residuals(op: BatchedOperator, found: Triplets) -> tuple[Tensor, Tensor]:
