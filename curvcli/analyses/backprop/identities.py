@@ -14,11 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvcli.analyses.backprop.by_hand import Convolution, Record, recomputed
 from curvcli.errors import ModelError
-from curvcli.machine.containers import move, tensors_in
-from curvcli.machine.device import with_double
-from curvcli.objective.batch import Batch
+from curvcli.machine.containers import tensors_in
 from curvcli.objective.checks import make_objective
-from curvcli.objective.network import copied, is_stock
+from curvcli.objective.float64 import in_double
+from curvcli.objective.network import is_stock
 from curvcli.objective.objective import Objective
 
 # Steps of the finite differences, relative to the first.
@@ -95,18 +94,16 @@ class BackpropCheck:
 
     def __init__(self, objective: Objective, samples: int) -> None:
         piece = next(iter(objective.batches[0].pieces(samples)))
-        device = with_double(objective.device)
         try:
-            model = copied(objective.model).to(device).double()
+            model, batch = in_double(objective.model, piece, objective.device)
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"the model cannot be copied to float64: {error}",
                 "backprop is checked in float64 only",
             ) from error
-        data = move(piece.data, device, torch.float64)
         self.objective = make_objective(
             model,
-            [Batch(data, piece.size, piece.splittable)],
+            [batch],
             objective.terms,
             select=objective.names,
             train_mode=objective.model.training,

@@ -23,7 +23,7 @@ from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.curvature.parts import PARTS, Part, parts_of
 from curvcli.operators.curvature.planning import make_plan
-from curvcli.operators.curvature.probing import find_kernels, in_double
+from curvcli.operators.curvature.probing import find_kernels, twin_of
 
 Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
@@ -285,7 +285,7 @@ class Curvature(ABC, Generic[G]):
 
     def _is_rounding(self, piece: Batch) -> bool:
         """Whether the matrix of a piece is symmetric in float64; False where that cannot be tried."""
-        wide = in_double(self, piece)
+        wide = twin_of(self, piece)
         return wide is not None and wide._asymmetry(wide.objective.batches[0]) <= _ASYMMETRY[True]
 
     def _attempt(self, piece: Batch) -> str | None:

@@ -2,15 +2,11 @@
 
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
 from curvcli.linalg.vectors import double, euclidean_norm
-from curvcli.machine.containers import move
-from curvcli.machine.device import with_double
-from curvcli.objective.batch import Batch
-from curvcli.objective.network import copied
+from curvcli.objective.float64 import in_double
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.hessian import Hessian
 
@@ -99,7 +95,5 @@ def twin_in_double(operator: C, samples: int) -> C:
         samples = min(samples, max(1, operator.micro_batch // 4))
     if objective.splittable and piece.size > samples:
         piece = piece.take(range(0, piece.size, piece.size // samples)[:samples])
-    device = with_double(objective.device)
-    data = move(piece.data, device, torch.float64)
-    model = copied(objective.model).to(device).double()
-    return operator.twin(objective.twin(model, [Batch(data, piece.size, piece.splittable)]))
+    model, batch = in_double(objective.model, piece, objective.device)
+    return operator.twin(objective.twin(model, [batch]))

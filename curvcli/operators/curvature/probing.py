@@ -7,11 +7,9 @@ from typing import Protocol, TypeVar
 import torch
 
 from curvcli.errors import CurvError
-from curvcli.machine.containers import move
-from curvcli.machine.device import with_double
 from curvcli.machine.memory import not_of_memory
 from curvcli.objective.batch import Batch
-from curvcli.objective.network import copied
+from curvcli.objective.float64 import in_double
 from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import Kernels, lacks_derivative
 
@@ -96,18 +94,16 @@ def _distinct(batches: Sequence[Batch]) -> Sequence[Batch]:
     return batches[:1] if all(batch.splittable for batch in batches) else batches[:4]
 
 
-def in_double(operator: C, piece: Batch) -> C | None:
+def twin_of(operator: C, piece: Batch) -> C | None:
     """The same matrix of a piece alone, on a copy of the model in float64; None where that cannot be made."""
     if operator.dtype == torch.float64:
         return None
     try:
-        device = with_double(operator.device)
-        data = move(piece.data, device, torch.float64)
-        model = copied(operator.objective.model).to(device).double()
+        model, batch = in_double(operator.objective.model, piece, operator.device)
         wide = copy.copy(operator)
-        wide.objective = operator.objective.twin(model, [Batch(data, piece.size, piece.splittable)])
+        wide.objective = operator.objective.twin(model, [batch])
     except (CurvError, RuntimeError, TypeError, AttributeError, ValueError) as error:
         not_of_memory(error)
         return None
-    wide.dtype, wide.device = torch.float64, device
+    wide.dtype, wide.device = torch.float64, wide.objective.device
     return wide

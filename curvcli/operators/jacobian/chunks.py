@@ -12,10 +12,10 @@ from torch import Tensor
 from curvcli.errors import CurvError, MemoryLimitError
 from curvcli.linalg.svd.bidiagonal import steps_that_fit
 from curvcli.machine.containers import move, tensors_in
-from curvcli.machine.device import with_double
 from curvcli.machine.memory import HELD, Need, human, need_from, retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.objective.batch import Batch
+from curvcli.objective.float64 import in_double
 from curvcli.objective.network import copied
 from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Jacobian, Structure
 from curvcli.operators.jacobian.spectra import Settings, Spectra, spectra
@@ -190,11 +190,10 @@ class Chunks:
         if self._numbers * 8 > _COPY * room(device, self.memory):
             return None, ""
         try:
-            device = with_double(device)
-            twin = replace(self.passage, model=copied(self.passage.model).to(device).double())
             sample = first if self._whole(first) else first.take([0])
-            data = move(sample.data, device, torch.float64)
-            if twin.run(Batch(data, sample.size)).target.dtype == torch.float64:
+            model, sample = in_double(self.passage.model, sample, device)
+            twin = replace(self.passage, model=model)
+            if twin.run(sample).target.dtype == torch.float64:
                 return twin, ""
             return None, "parts of it compute in another precision"
         except (CurvError, RuntimeError, TypeError, AttributeError, ValueError) as error:
