@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import NonFiniteError
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.machine.memory import retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan
@@ -23,7 +22,7 @@ from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.curvature.parts import PARTS, Part, parts_of
 from curvcli.operators.curvature.planning import make_plan
-from curvcli.operators.curvature.probing import find_kernels, twin_of
+from curvcli.operators.curvature.probing import asymmetry, find_kernels, twin_of
 
 Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
@@ -31,7 +30,7 @@ Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 _SMALL = 1_000_000
 # Relative asymmetry that rounding explains, in single precision and in double: networks amplify it. Derivatives that
 # are wrong in torch (normalisation differentiated three times, fused weight normalisation) are off by a tenth and more.
-_ASYMMETRY = (2e-2, 1e-6)
+ASYMMETRY = (2e-2, 1e-6)
 
 G = TypeVar("G")
 R = TypeVar("R")
@@ -85,7 +84,7 @@ class Curvature(ABC, Generic[G]):
                 objective.batches,
                 self._attempt,
                 self._asymmetry,
-                _ASYMMETRY[self.dtype.itemsize >= 8],
+                ASYMMETRY[self.dtype.itemsize >= 8],
                 self._is_rounding,
             )
             objective.notes.extend(notes)
@@ -271,22 +270,16 @@ class Curvature(ABC, Generic[G]):
             )
 
     def _asymmetry(self, piece: Batch) -> float:
-        """|uᵀHv − vᵀHu| relative to ‖Hu‖ and ‖Hv‖, for the matrix of a piece and Gaussian u and v."""
-        generator = torch.Generator().manual_seed(0)
-        u_N, v_N = (
-            torch.randn(self.n, generator=generator).to(self.device, self.dtype) for _ in range(2)
-        )
+        """`probing.asymmetry` of the matrix of a piece."""
         graph = self._graph(piece)
-        of_u_N = self._multiply(graph, self.views(u_N), retain=True)
-        of_v_N = self._multiply(graph, self.views(v_N), retain=False)
-        scale = max(float(euclidean_norm(of_u_N)), float(euclidean_norm(of_v_N)))
-        difference = abs(float(torch.dot(u_N, of_v_N)) - float(torch.dot(v_N, of_u_N)))
-        return difference / scale if math.isfinite(difference) and scale > 0 else 0.0
+        return asymmetry(
+            lambda v_N: self._multiply(graph, self.views(v_N), retain=True), self.objective.flat()
+        )
 
     def _is_rounding(self, piece: Batch) -> bool:
         """Whether the matrix of a piece is symmetric in float64; False where that cannot be tried."""
         wide = twin_of(self, piece)
-        return wide is not None and wide._asymmetry(wide.objective.batches[0]) <= _ASYMMETRY[True]
+        return wide is not None and wide._asymmetry(wide.objective.batches[0]) <= ASYMMETRY[True]
 
     def _attempt(self, piece: Batch) -> str | None:
         """A product on a piece; names of operations whose derivative is missing, or None."""

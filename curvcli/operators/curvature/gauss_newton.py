@@ -20,7 +20,8 @@ from curvcli.objective.batch import Batch
 from curvcli.objective.terms import SplitLoss
 from curvcli.operators.autodiff.kernels import missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback
-from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.curvature import ASYMMETRY, Curvature
+from curvcli.operators.curvature.probing import asymmetry
 
 
 class OutputCurvature(NamedTuple):
@@ -181,6 +182,26 @@ class GaussNewton(Curvature[OutputGraph]):
 
     def _missing(self, graph: OutputGraph) -> str | None:
         return missing_derivatives([*graph.pulled, *graph.curvature.graphs])
+
+    def _is_rounding(self, piece: Batch) -> bool:
+        """Also where only the loss' curvature at the outputs is rounding: saturated ones leave nothing else of it.
+
+        That is symmetric by itself, so that products are right if those with JᵀJ are symmetric.
+        """
+        if super()._is_rounding(piece):
+            return True
+        graph = self._graph(piece)
+
+        def without_loss(v_N: Tensor) -> Tensor:
+            with self.kernels.active():
+                vector = self._push(graph, self.views(v_N))
+                parts = pullback(
+                    [graph.outputs], self.objective.parameters, [vector], retain_graph=True
+                )
+            return self.objective.flatten(parts)
+
+        tolerance = ASYMMETRY[self.dtype == torch.float64]
+        return bool(graph.pulled) and asymmetry(without_loss, self.objective.flat()) <= tolerance
 
     def _without_derivative(self) -> None:
         raise LossError(

@@ -1,12 +1,15 @@
 """Which kernels a network needs so that products exist: found by a product on a few samples."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from curvcli.errors import CurvError
+from curvcli.linalg.vectors import euclidean_norm
 from curvcli.machine.memory import not_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.float64 import in_double
@@ -61,9 +64,7 @@ def find_kernels(
         if found <= tolerance:
             continue
         if is_rounding(piece):
-            notes.append(
-                f"products are symmetric to {found:.0%} only, by rounding: --dtype float64 is exact"
-            )
+            notes.append(f"products are symmetric to {found:.1g} only, by rounding")
             continue
         if not kernels.plain:
             kernels.plain = True
@@ -92,6 +93,21 @@ def _obstacle(piece: Batch, attempt: Callable[[Batch], str | None]) -> str | Non
 def _distinct(batches: Sequence[Batch]) -> Sequence[Batch]:
     # An arbitrary objective may treat batches differently; a named loss does not.
     return batches[:1] if all(batch.splittable for batch in batches) else batches[:4]
+
+
+def asymmetry(product: Callable[[Tensor], Tensor], like_N: Tensor) -> float:
+    """|uᵀHv − vᵀHu| relative to ‖Hu‖ and ‖Hv‖, for Gaussian u and v.
+
+    >>> a = torch.tensor([[2.0, 1.0], [1.0, 0.0]])
+    >>> asymmetry(lambda v: a @ v, torch.zeros(2)) < 1e-6
+    True
+    """
+    generator = torch.Generator().manual_seed(0)
+    u_N, v_N = (torch.randn(len(like_N), generator=generator).to(like_N) for _ in range(2))
+    of_u_N, of_v_N = product(u_N), product(v_N)
+    scale = max(float(euclidean_norm(of_u_N)), float(euclidean_norm(of_v_N)))
+    difference = abs(float(torch.dot(u_N, of_v_N)) - float(torch.dot(v_N, of_u_N)))
+    return difference / scale if math.isfinite(difference) and scale > 0 else 0.0
 
 
 def twin_of(operator: C, piece: Batch) -> C | None:

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from curvcli import Subject, analyse
 from curvcli.operators.curvature.curvature import Strategy
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from tests.conftest import MakeObjective
 from tests.oracles.dense import MEANS, random_data, random_network
+from tests.oracles.mixture import sample
 
 
 @pytest.mark.parametrize("loss", sorted(MEANS))
@@ -36,3 +38,18 @@ def test_gauss_newton_products_against_the_dense_matrix(
     )
     products = torch.stack([operator.matvec(e) for e in torch.eye(operator.n, dtype=torch.float64)])
     assert torch.allclose(products, j.T @ inner @ j, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [115, 299])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saturated_outputs_leave_rounding_and_no_wrong_derivative(
+    seed: int, dtype: torch.dtype
+) -> None:
+    """Probabilities of 1 to rounding: the matrix of some samples is all rounding, that of all is right."""
+    network = sample(seed)
+    subject = Subject(objective=network.objective(dtype))
+    found = analyse("hessian", subject, top=2, bottom=0, matrix="ggn").result
+    values, error = network.sampled_spectrum("ggn")
+    for pair, value in zip(found.top, values.tolist(), strict=False):
+        # At 1 - p = 1e-16 the curvature of the outputs has one digit: seed 115 is below the rounding of its loss.
+        assert abs(pair.value - value) <= pair.residual + error + 1e-15
