@@ -63,7 +63,10 @@ def append_summary(question: Question, envelope: Envelope[Any]) -> None:
     from curvcli.report.text import markdown
 
     text = markdown.render(
-        f"curvcli {envelope.command}", question.view(envelope.result), envelope.findings
+        f"curvcli {envelope.command}",
+        question.view(envelope.result),
+        envelope.findings,
+        envelope.verdict,
     )
     try:
         with Path(summary).open("a", encoding="utf-8", errors="backslashreplace") as file:

@@ -68,18 +68,20 @@ def render(question: Question, envelope: "Envelope[Any]", kind: str) -> str:
     if kind == "markdown":
         from curvcli.report.text import markdown
 
-        return markdown.render(title, blocks, envelope.findings)
+        return markdown.render(title, blocks, envelope.findings, envelope.verdict)
     if kind == "html":
         from curvcli.report.page import html
 
         footer = f"curvcli {envelope.version} · {envelope.cost.matvecs} products · {envelope.cost.seconds:.1f} s"
-        return html.render(title, blocks, envelope.findings, footer)
+        return html.render(title, blocks, envelope.findings, footer, envelope.verdict)
     from rich.console import Console
 
     from curvcli.report.text import terminal
 
     buffer = StringIO()
-    terminal.render(Console(file=buffer, width=_width()), blocks, envelope.findings)
+    terminal.render(
+        Console(file=buffer, width=_width()), blocks, envelope.findings, envelope.verdict
+    )
     return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
 
 
@@ -94,7 +96,8 @@ def to_terminal(question: Question, envelope: "Envelope[Any]") -> None:
 
     from curvcli.report.text import terminal
 
-    terminal.render(Console(), question.view(envelope.result), envelope.findings)
+    blocks = question.view(envelope.result)
+    terminal.render(Console(), blocks, envelope.findings, envelope.verdict)
     sys.stdout.flush()
 
 

@@ -25,6 +25,26 @@ class Finding(Struct, frozen=True):
     message: str
 
 
+Level = Literal["good", "attention", "bad"]
+
+
+MARKS: dict[Level, str] = {"good": "✓", "attention": "!", "bad": "✗"}
+ASCII_MARKS: dict[Level, str] = {"good": "OK", "attention": "!", "bad": "X"}
+"""Where the output has no other signs."""
+
+
+class Headline(Struct, frozen=True):
+    """The answer in one sentence, for somebody who reads no more."""
+
+    level: Annotated[
+        Level,
+        Meta(
+            description="good: certain, and nothing to do; attention: to look at, or not known yet; bad: wrong"
+        ),
+    ]
+    sentence: str
+
+
 class TargetInfo(Struct, frozen=True):
     """What was inspected."""
 
@@ -79,6 +99,7 @@ class Envelope(Struct, Generic[R], frozen=True, kw_only=True):
     command: str
     version: str
     target: TargetInfo | None
+    verdict: Annotated[Headline | None, Meta(description="null: there is no answer")] = None
     result: R | None
     complete: Annotated[
         bool, Meta(description="false: a part of what was asked for; time or products ran out")

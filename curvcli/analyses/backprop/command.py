@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.backprop.headline import headline
 from curvcli.analyses.backprop.result import BackpropResult
 from curvcli.analyses.backprop.view import view
 from curvcli.analyses.shared.question import Question
@@ -25,4 +26,4 @@ class BackpropOptions(Struct, frozen=True, kw_only=True):
     ] = 1e-4
 
 
-QUESTION = Question("backprop", BackpropOptions, BackpropResult, view)
+QUESTION = Question("backprop", BackpropOptions, BackpropResult, view, headline)

@@ -1,7 +1,7 @@
 """How `curvcli backprop` is shown."""
 
 from curvcli.analyses.backprop.result import BackpropResult
-from curvcli.report.data import Block, Column, Facts, Sentence, Table
+from curvcli.report.data import Block, Column, Facts, Table
 
 
 def view(result: BackpropResult) -> list[Block]:
@@ -33,9 +33,4 @@ def view(result: BackpropResult) -> list[Block]:
         "δᵀx error: autograd against the identity by hand. difference error: against finite differences.",
     )
     facts = Facts([("samples", result.samples), ("parameters", result.parameters)])
-    verdict = (
-        Sentence("The gradient is that of the loss.", "good")
-        if result.passed
-        else Sentence("The gradient is NOT that of the loss: see the findings.", "bad")
-    )
-    return [facts, table, verdict]
+    return [facts, table]

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.density.headline import headline
 from curvcli.analyses.density.result import (
     DensityResult,
 )
@@ -47,4 +48,4 @@ class DensityOptions(Struct, frozen=True, kw_only=True):
     exact_rows: ExactOption = 256
 
 
-QUESTION = Question("density", DensityOptions, DensityResult, view)
+QUESTION = Question("density", DensityOptions, DensityResult, view, headline)

@@ -5,7 +5,7 @@ import math
 from curvcli.analyses.density.result import DensityResult, Share
 from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.analyses.shared.rules import product_check
-from curvcli.report.data import Block, Chart, Column, Facts, Measured, Sentence, Series, Table
+from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
 from curvcli.report.numbers import number
 
 
@@ -72,12 +72,6 @@ def view(result: DensityResult) -> list[Block]:
                 + (" There may be more: raise --outliers." if result.more_outliers else ""),
             )
         )
-    blocks.append(
-        Sentence(
-            f"Of the eigenvalues {_percent(at)} are zero to within {number(result.zero, 3)}, and {_percent(below)} are "
-            "negative" + (f"; {len(result.outliers)} stand apart." if result.outliers else ".")
-        )
-    )
     return blocks
 
 
@@ -86,14 +80,6 @@ def _about(share: Share) -> str:
     low, high = (number(v, 3) for v in share.interval)
     exact = share.interval[0] == share.interval[1]
     return number(share.value, 3) + ("" if exact else f"   (the moments allow {low} to {high})")
-
-
-def _percent(share: Share) -> str:
-    """The share, and what is certain of it."""
-    low, high = (f"{100 * end:.0f} %" for end in share.interval)
-    if low == high:
-        return low
-    return f"an estimated {100 * share.value:.0f} % (certain: {low} to {high})"
 
 
 _POWERS = {1: "", 2: "²", 3: "³", 4: "⁴"}

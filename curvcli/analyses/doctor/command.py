@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from curvcli.analyses.doctor.headline import headline
 from curvcli.analyses.doctor.result import DoctorResult
 from curvcli.analyses.doctor.view import view
 from curvcli.analyses.shared.question import Question
@@ -14,4 +15,4 @@ class DoctorOptions(Struct, frozen=True, kw_only=True):
     """
 
 
-QUESTION = Question("doctor", DoctorOptions, DoctorResult, view, needs="nothing")
+QUESTION = Question("doctor", DoctorOptions, DoctorResult, view, headline, needs="nothing")

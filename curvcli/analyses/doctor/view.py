@@ -1,11 +1,11 @@
 """How `curvcli doctor` is shown."""
 
 from curvcli.analyses.doctor.result import DoctorResult
-from curvcli.report.data import Block, Column, Facts, Sentence, Table
+from curvcli.report.data import Block, Column, Facts, Table
 
 
 def view(result: DoctorResult) -> list[Block]:
-    """Versions, tests, verdict."""
+    """Versions and tests."""
     facts = Facts(
         [
             ("python", result.python),
@@ -26,9 +26,4 @@ def view(result: DoctorResult) -> list[Block]:
         ),
         [(t.name, t.error, t.tolerance, t.passed) for t in result.tests],
     )
-    verdict = (
-        Sentence("Everything computes what it should.", "good")
-        if result.healthy
-        else Sentence("A self-test failed: do not trust the numbers of this installation.", "bad")
-    )
-    return [facts, table, verdict]
+    return [facts, table]

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.hessian.headline import headline
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.hessian.view import view
 from curvcli.analyses.shared.matrix_options import (
@@ -71,4 +72,4 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
     ] = 0
 
 
-QUESTION = Question("hessian", HessianOptions, HessianResult, view)
+QUESTION = Question("hessian", HessianOptions, HessianResult, view, headline)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
+from curvcli.analyses.info.headline import headline
 from curvcli.analyses.info.result import InfoResult
 from curvcli.analyses.info.view import view
 from curvcli.analyses.shared.question import Question
@@ -19,4 +20,4 @@ class InfoOptions(Struct, frozen=True, kw_only=True):
     headers_only: Annotated[bool, "Do not read the values: no norms, no look for NaN."] = False
 
 
-QUESTION = Question("info", InfoOptions, InfoResult, view, needs="checkpoint")
+QUESTION = Question("info", InfoOptions, InfoResult, view, headline, needs="checkpoint")

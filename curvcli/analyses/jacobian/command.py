@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.jacobian.headline import headline
 from curvcli.analyses.jacobian.result import JacobianResult
 from curvcli.analyses.jacobian.view import view
 from curvcli.analyses.shared.question import Question
@@ -57,4 +58,4 @@ class JacobianOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
 
 
-QUESTION = Question("jacobian", JacobianOptions, JacobianResult, view)
+QUESTION = Question("jacobian", JacobianOptions, JacobianResult, view, headline)

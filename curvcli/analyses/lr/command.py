@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.lr.headline import headline
 from curvcli.analyses.lr.result import Kind, LrResult
 from curvcli.analyses.lr.view import view
 from curvcli.analyses.shared.question import Question
@@ -46,4 +47,4 @@ class LrOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
 
 
-QUESTION = Question("lr", LrOptions, LrResult, view)
+QUESTION = Question("lr", LrOptions, LrResult, view, headline)

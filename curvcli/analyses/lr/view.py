@@ -47,16 +47,14 @@ def view(result: LrResult) -> list[Block]:
         ],
         "On copies of the weights; loss over all batches at the end; dead: share of units that never fire.",
     )
-    return [facts, table, *(Sentence(text) for text in _sentences(result))]
+    return [facts, table, *(Sentence(text) for text in _more(result))]
 
 
-def _sentences(result: LrResult) -> list[str]:
-    if result.highest is None or result.lowest is None or result.best is None:
-        return ["No rate that was tried works."]
-    told = [
-        f"Rates from {number(result.lowest, 3)} to {number(result.highest, 3)} work; the lowest loss is reached with "
-        f"{number(result.best, 3)}."
-    ]
+def _more(result: LrResult) -> list[str]:
+    """Where the range ends, and what a warm-up would bring."""
+    if result.highest is None:
+        return []
+    told = []
     if result.ends_by is not None and result.fails_at is not None:
         told.append(
             f"The range ends because at {number(result.fails_at, 3)} {_WHY[result.ends_by]}."

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.saddle.headline import headline
 from curvcli.analyses.saddle.result import (
     SaddleResult,
 )
@@ -34,4 +35,4 @@ class SaddleOptions(Struct, frozen=True, kw_only=True):
     index_probes: Annotated[int, Meta(ge=2, description="Random vectors of that estimate.")] = 8
 
 
-QUESTION = Question("saddle", SaddleOptions, SaddleResult, view)
+QUESTION = Question("saddle", SaddleOptions, SaddleResult, view, headline)

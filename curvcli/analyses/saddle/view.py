@@ -2,39 +2,13 @@
 
 from curvcli.analyses.saddle.result import Escape, SaddleResult
 from curvcli.analyses.shared.rules import product_check
-from curvcli.analyses.shared.verdict import Verdict
-from curvcli.report.data import Bar, Block, Column, Facts, Measured, Sentence, Table
+from curvcli.report.data import Bar, Block, Column, Facts, Measured, Table
 from curvcli.report.numbers import number
-
-_MEANING: dict[Verdict, tuple[str, str]] = {
-    "not-stationary": ("The gradient does not vanish: this is no critical point.", "plain"),
-    "strict-saddle": ("A strict saddle: stationary, and the surface bends both ways.", "bad"),
-    "local-minimum": ("A local minimum: stationary, and every direction bends upwards.", "good"),
-    "local-maximum": ("A local maximum: stationary, and every direction bends downwards.", "bad"),
-    "flat-minimum": ("A flat minimum: stationary, with no curvature below the reach.", "good"),
-    "inconclusive": ("Inconclusive: what was measured proves no kind of point.", "plain"),
-}
 
 
 def view(result: SaddleResult) -> list[Block]:
-    """The verdict, its evidence, the escape direction and the walk."""
-    text, tone = _MEANING[result.verdict]
-    if result.verdict in ("local-minimum", "local-maximum", "flat-minimum"):
-        text = f"{text[:-1]} (with probability {result.probability:g})."
-    if result.verdict == "not-stationary" and result.newton_promise is not None:
-        text = (
-            f"No minimum yet: a Newton step still promises {result.newton_promise:.0%} of the loss."
-        )
-    elif result.verdict == "not-stationary":
-        text += (
-            " How the surface bends around the weights is not known yet."
-            if result.region == "unknown"
-            else f" Around the weights the surface is {result.region} as far as seen."
-        )
-    if result.more_products:
-        text += f" About {result.more_products} more products would settle it."
+    """The evidence, the escape direction and the walk."""
     blocks: list[Block] = [
-        Sentence(text, tone),  # type: ignore[arg-type]
         Facts(
             [
                 ("verdict", result.verdict),

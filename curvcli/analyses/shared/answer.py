@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from curvcli import __version__
 from curvcli.errors import EXIT_INTERNAL, CurvError
-from curvcli.report.data import Envelope, ErrorInfo, Finding
+from curvcli.report.data import Envelope, ErrorInfo, Finding, Headline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,8 @@ class Answer(Generic[R_co]):
     """Whether it is all that was asked for; a part ends the program with exit code 3."""
     exit_code: int | None = None
     """How the program ends, from a question that judges."""
+    headline: Headline | None = None
+    """The answer in one sentence; `Question.ask` adds it."""
     vectors_KN: "Tensor | None" = None
     """Eigenvectors that belong to the result, top ones first, for a question that builds on it."""
 
@@ -45,6 +47,7 @@ def envelope(
         command=command,
         version=__version__,
         target=subject.info(),
+        verdict=answer.headline if answer else None,
         result=answer.result if answer else None,
         complete=answer.complete if answer else False,
         findings=answer.findings if answer else journal.findings,

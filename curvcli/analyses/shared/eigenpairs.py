@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from curvcli.report.data import Number, Sentence
+from curvcli.report.data import Number
 from curvcli.report.numbers import number
 
 # Two limits that differ by less are said as one.
@@ -44,23 +44,21 @@ def critical_rates(low: float, high: float) -> tuple[float, float] | None:
     return (2 / high, 2 / low) if low > 0 else None
 
 
-def rate_sentence(low: float, high: float, probability: float) -> Sentence | None:
-    """What is certain of the learning rates of gradient descent."""
+def rate_sentence(low: float, high: float, probability: float) -> str | None:
+    """What is certain of the learning rates of gradient descent, for a λ_max between two numbers."""
     rates = critical_rates(low, high)
     if rates is None:
         if high <= 0:
             return None
-        return Sentence(
-            f"Gradient descent is stable here for learning rates below {number(2 / high, 3)} "
-            f"(with probability {probability:g})."
-        )
+        rate = number(2 / high, 3)
+        return f"Gradient descent is stable for learning rates below {rate} (probability {probability:g})."
     stable, unstable = rates
     if unstable <= (1 + _ALIKE) * stable:
-        return Sentence(
-            f"Sharpest direction: λ = {number(low)}; gradient descent is stable there for learning rates below 2/λ = "
-            f"{number(stable, 3)} (with probability {probability:g})."
+        return (
+            f"Sharpest curvature λ = {number(low)}: gradient descent is stable for learning rates below "
+            f"{number(stable, 3)} (probability {probability:g})."
         )
-    return Sentence(
-        f"Sharpest direction: λ between {number(low)} and {number(high)}. Gradient descent is unstable for learning "
-        f"rates above {number(unstable, 3)}, and stable below {number(stable, 3)} (with probability {probability:g})."
+    return (
+        f"Sharpest curvature λ between {number(low)} and {number(high)}: gradient descent is unstable for learning "
+        f"rates above {number(unstable, 3)}, and stable below {number(stable, 3)} (probability {probability:g})."
     )

@@ -139,4 +139,6 @@ class Journal:
         self, result: R, *, exit_code: int | None = None, vectors_KN: "Tensor | None" = None
     ) -> Answer[R]:
         """The result with all that was said on the way."""
-        return Answer(result, self.findings, self.notes, self.complete, exit_code, vectors_KN)
+        return Answer(
+            result, self.findings, self.notes, self.complete, exit_code, vectors_KN=vectors_KN
+        )

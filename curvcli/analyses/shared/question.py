@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import msgspec
 
 from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.headline import answered
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.errors import UsageError, did_you_mean
-from curvcli.report.data import Block, Case
+from curvcli.report.data import Block, Case, Headline
 
 if TYPE_CHECKING:
     from curvcli.analyses.shared.journal import Journal
@@ -45,6 +46,7 @@ class Question:
             first line of its docstring is the summary.
         result: struct of the result.
         view: result -> blocks for people.
+        headline: answer -> the one sentence above them.
         needs: which part of the target it looks at.
         targets: how many it looks at; those of more than one are `Subject.members`.
         cases: result -> what held and what did not, for the formats of CI systems.
@@ -54,6 +56,7 @@ class Question:
     options: type[msgspec.Struct]
     result: type[Any]
     view: Callable[[Any], list[Block]]
+    headline: Callable[[Answer[Any]], Headline] = answered
     needs: Needs = "objective"
     targets: Targets = "one"
     cases: Callable[[Any], list[Case]] | None = None
@@ -133,4 +136,5 @@ class Question:
                 stack.enter_context(restored_precision())
                 subject.set_precision()
             answer: Answer[Any] = run(subject, options, journal)
-        return replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))
+        answer = replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))
+        return replace(answer, headline=self.headline(answer))

@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.question import Question
+from curvcli.analyses.step.headline import headline
 from curvcli.analyses.step.result import StepResult
 from curvcli.analyses.step.view import view
 
@@ -35,4 +36,4 @@ class StepOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
 
 
-QUESTION = Question("step", StepOptions, StepResult, view)
+QUESTION = Question("step", StepOptions, StepResult, view, headline)

@@ -2,8 +2,7 @@
 
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.step.result import StepResult
-from curvcli.report.data import Block, Column, Facts, Sentence, Table
-from curvcli.report.numbers import number
+from curvcli.report.data import Block, Column, Facts, Table
 
 
 def view(result: StepResult) -> list[Block]:
@@ -42,10 +41,4 @@ def view(result: StepResult) -> list[Block]:
         ],
         "predicted and true: change of the loss. to saddle: climbs along negative curvature.",
     )
-    if result.best is None:
-        return [facts, table, Sentence("No step lowers the loss.", "plain")]
-    change = next(m.true_change for m in result.methods if m.name == result.best)
-    text = f"The {result.best} step lowers the loss most, by {number(-(change or 0.0))}"
-    if result.as_good:
-        text += f"; {', '.join(result.as_good)} as much, to rounding"
-    return [facts, table, Sentence(f"{text}.")]
+    return [facts, table]

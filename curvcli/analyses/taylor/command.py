@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.question import Question
+from curvcli.analyses.taylor.headline import headline
 from curvcli.analyses.taylor.result import TaylorResult
 from curvcli.analyses.taylor.view import view
 
@@ -34,4 +35,4 @@ class TaylorOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
 
 
-QUESTION = Question("taylor", TaylorOptions, TaylorResult, view)
+QUESTION = Question("taylor", TaylorOptions, TaylorResult, view, headline)

@@ -2,7 +2,6 @@
 
 import math
 
-from curvcli.analyses.shared.eigenpairs import rate_sentence
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.taylor.result import TaylorResult
 from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
@@ -62,10 +61,7 @@ def view(result: TaylorResult) -> list[Block]:
                 [true, Series("second order", radii, [p.second for p in shown])],
             )
         )
-    low = result.lambda_max - result.lambda_max_residual
-    said = rate_sentence(low, result.reach.upper, result.reach.probability)
-    sentences: list[Block] = [said] if said else []
-    return [facts, table, *charts, *sentences]
+    return [facts, table, *charts]
 
 
 def _rate(result: TaylorResult) -> str | None:

@@ -11,6 +11,7 @@ from curvcli.analyses.shared.matrix_options import (
     OptimizerOption,
 )
 from curvcli.analyses.shared.question import Question
+from curvcli.analyses.trace.headline import headline
 from curvcli.analyses.trace.result import TraceResult
 from curvcli.analyses.trace.view import view
 
@@ -59,4 +60,4 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
     exact_rows: ExactOption = 256
 
 
-QUESTION = Question("trace", TraceOptions, TraceResult, view)
+QUESTION = Question("trace", TraceOptions, TraceResult, view, headline)

@@ -3,7 +3,7 @@
 from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.trace.result import Estimate, TraceResult
-from curvcli.report.data import Block, Column, Facts, Measured, Sentence, Table
+from curvcli.report.data import Block, Column, Facts, Measured, Table
 from curvcli.report.numbers import number
 
 # Rows of the table of tensors; the JSON holds all.
@@ -14,14 +14,6 @@ def _cell(estimate: Estimate) -> Measured | str:
     if estimate.standard_error is None:
         return f"{number(estimate.value)} ± unknown"
     return Measured(estimate.value, estimate.standard_error)
-
-
-def _within(estimate: Estimate) -> str:
-    """The estimate with its standard error, where it has one."""
-    error = estimate.standard_error
-    if error is None:
-        return f"{number(estimate.value, 3)} (error unknown)"
-    return number(estimate.value, 3) + (f" ± {number(error, 1)}" if error else "")
 
 
 def view(result: TraceResult) -> list[Block]:
@@ -84,12 +76,6 @@ def view(result: TraceResult) -> list[Block]:
             f"{hidden} tensors with smaller traces are left out; the JSON holds all."
             if hidden
             else None,
-        )
-    )
-    blocks.append(
-        Sentence(
-            f"About {_within(result.participation_ratio)} of {result.parameters:,} directions share the curvature; "
-            f"{_within(result.effective_dimension)} are sharper than the damping {number(result.damping, 3)}."
         )
     )
     return blocks

@@ -5,7 +5,18 @@ from html import escape
 
 from curvcli.errors import printable
 from curvcli.report.chart import svg
-from curvcli.report.data import Bar, Block, Cell, Chart, Facts, Finding, Sentence, Table
+from curvcli.report.data import (
+    MARKS,
+    Bar,
+    Block,
+    Cell,
+    Chart,
+    Facts,
+    Finding,
+    Headline,
+    Sentence,
+    Table,
+)
 from curvcli.report.numbers import text
 
 _STYLE = """
@@ -17,14 +28,24 @@ table { border-collapse: collapse; margin: .5rem 0; }
 th, td { padding: .2rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td { overflow-wrap: anywhere; } .good { color: var(--good); } .bad, .warning { color: var(--bad); }
+.headline { font-weight: 600; } .attention { color: var(--bad); } .headline.bad { color: var(--error); }
 .bar { height: .8em; background: #4a90d9; }
 .error { color: var(--error); } .dim { opacity: .7; } footer { margin-top: 2rem; }
 """
 
 
-def render(title: str, blocks: Sequence[Block], findings: Sequence[Finding], footer: str) -> str:
+def render(
+    title: str,
+    blocks: Sequence[Block],
+    findings: Sequence[Finding],
+    footer: str,
+    headline: Headline | None = None,
+) -> str:
     """A whole page."""
     body = [f"<h1>{_text(title)}</h1>"]
+    if headline is not None:
+        told = f"{MARKS[headline.level]} {_text(headline.sentence)}"
+        body.append(f'<p class="headline {headline.level}">{told}</p>')
     body += [_block(block) for block in blocks]
     if findings:
         body.append("<h2>Findings</h2><ul>")

@@ -4,13 +4,20 @@ from collections.abc import Sequence
 
 from curvcli.errors import printable
 from curvcli.report.chart import as_text
-from curvcli.report.data import Block, Chart, Facts, Finding, Sentence, Table
+from curvcli.report.data import MARKS, Block, Chart, Facts, Finding, Headline, Sentence, Table
 from curvcli.report.numbers import text
 
 
-def render(title: str, blocks: Sequence[Block], findings: Sequence[Finding]) -> str:
-    """A section with the blocks and the findings."""
+def render(
+    title: str,
+    blocks: Sequence[Block],
+    findings: Sequence[Finding],
+    headline: Headline | None = None,
+) -> str:
+    """A section with the headline, the blocks and the findings."""
     parts = [f"## {_escape(title)}"]
+    if headline is not None:
+        parts.append(f"**{MARKS[headline.level]} {_escape(headline.sentence)}**")
     for block in blocks:
         if isinstance(block, Sentence):
             parts.append(_escape(block.text))

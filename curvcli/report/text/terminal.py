@@ -9,9 +9,23 @@ from rich.text import Text
 
 from curvcli.errors import printable
 from curvcli.report.chart import draw
-from curvcli.report.data import Bar, Block, Cell, Chart, Column, Facts, Finding, Sentence, Table
+from curvcli.report.data import (
+    ASCII_MARKS,
+    MARKS,
+    Bar,
+    Block,
+    Cell,
+    Chart,
+    Column,
+    Facts,
+    Finding,
+    Headline,
+    Sentence,
+    Table,
+)
 from curvcli.report.numbers import BAR, bar, text
 
+_LEVELS = {"good": "bold green", "attention": "bold yellow", "bad": "bold red"}
 _TONES = {"good": "green", "plain": "", "bad": "yellow"}
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _CURVES = ("green", "magenta", "yellow", "cyan", "blue")
@@ -19,11 +33,22 @@ _CURVES = ("green", "magenta", "yellow", "cyan", "blue")
 _SHORTEST_BAR = 8
 # Characters between columns, and where the table would be wider than the screen otherwise.
 _GAP, _NARROW_GAP = 3, 2
-_MARKS = {"error": "✗", "warning": "!", "note": "·"}
+_SIGNS = {"error": "✗", "warning": "!", "note": "·"}
 
 
-def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding]) -> None:
-    """Print the blocks and then the findings."""
+def render(
+    console: Console,
+    blocks: Sequence[Block],
+    findings: Sequence[Finding],
+    headline: Headline | None = None,
+) -> None:
+    """Print the headline, the blocks and then the findings."""
+    if headline is not None:
+        marks = MARKS if console.encoding.lower().startswith("utf") else ASCII_MARKS
+        line = Text(f"{marks[headline.level]} ", style=_LEVELS[headline.level])
+        line.append(printable(headline.sentence), style="bold")
+        console.print(line, highlight=False)
+        console.print()
     for index, block in enumerate(blocks):
         if index and not isinstance(block, Sentence):
             console.print()
@@ -38,7 +63,7 @@ def render(console: Console, blocks: Sequence[Block], findings: Sequence[Finding
         console.print()
     for finding in findings:
         style = _SEVERITIES[finding.severity]
-        line = Text(f"{_MARKS[finding.severity]} ", style=style)
+        line = Text(f"{_SIGNS[finding.severity]} ", style=style)
         line.append(f"{finding.severity} ", style=style)
         line.append(printable(finding.message))
         line.append(f"  [{finding.rule}]", style="dim")

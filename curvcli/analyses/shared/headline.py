@@ -1,0 +1,51 @@
+"""The sentence that an answer begins with: what it means, how sure it is, what to do."""
+
+from typing import Any
+
+from curvcli.analyses.shared.answer import Answer
+from curvcli.report.data import Finding, Headline, Level
+
+PART = "Only a part was computed: time or products ran out."
+
+
+def answered(answer: Answer[Any]) -> Headline:
+    """For a question that has no sentence of its own: its worst finding."""
+    return judged(answer, "Nothing was found.")
+
+
+def judged(
+    answer: Answer[Any], sentence: str, level: Level = "good", *, replaced: bool = False
+) -> Headline:
+    """``sentence``, unless something in the answer is worse.
+
+    An error takes its place: nothing else counts then. A warning makes ``level`` at least *attention*.
+
+    Args:
+        answer: whose findings count.
+        sentence: safe ends of intervals only.
+        level: of the sentence itself.
+        replaced: a warning takes the place of the sentence as well, which says that all is well.
+    """
+    worst = _worst(answer.findings)
+    if worst is not None and worst.severity == "error":
+        return Headline("bad", _ended(worst.message, answer.findings, "error"))
+    if worst is not None and worst.severity == "warning":
+        level = "attention" if level == "good" else level
+        if replaced:
+            sentence = _ended(worst.message, answer.findings, "warning")
+    if not answer.complete:
+        level = "attention" if level == "good" else level
+        sentence = f"{sentence} {PART}"
+    return Headline(level, sentence)
+
+
+def _worst(findings: list[Finding]) -> Finding | None:
+    order = {"error": 0, "warning": 1, "note": 2}
+    return min(findings, key=lambda f: order[f.severity], default=None)
+
+
+def _ended(message: str, findings: list[Finding], severity: str) -> str:
+    """The first message as a sentence, and how many more there are."""
+    more = sum(f.severity == severity for f in findings) - 1
+    first = message.rstrip(".")
+    return f"{first}; {more} more below." if more > 0 else f"{first}."

@@ -1,0 +1,27 @@
+"""What the sums over a spectrum say, in one sentence."""
+
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.headline import judged
+from curvcli.analyses.trace.result import Estimate, TraceResult
+from curvcli.report.data import Headline, Level
+from curvcli.report.numbers import number
+
+
+def headline(answer: Answer[TraceResult]) -> Headline:
+    """How much curvature there is, and how many directions share it."""
+    result = answer.result
+    share, trace = result.participation_ratio, result.trace
+    level: Level = "good" if trace.standard_error is not None else "attention"
+    shared = f"about {_within(share)} of {result.parameters:,} directions share it"
+    text = f"The curvature sums to {_within(trace)}; {shared}."
+    return judged(answer, text, level)
+
+
+def _within(estimate: Estimate) -> str:
+    """The estimate with its standard error, where it has one."""
+    error = estimate.standard_error
+    if error is None:
+        return f"{number(estimate.value, 3)} (error unknown)"
+    if error <= 1e-3 * abs(estimate.value):
+        return number(estimate.value, 3)
+    return f"{number(estimate.value, 3)} ± {number(error, 1)}"
