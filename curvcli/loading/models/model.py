@@ -19,7 +19,7 @@ from curvcli.loading.references import resolve
 from curvcli.machine.containers import move
 from curvcli.machine.memory import not_of_memory
 from curvcli.objective.calls import call_model
-from curvcli.objective.network import copied
+from curvcli.objective.network import copied, evaluation
 
 Arranged = tuple[tuple[Any, ...], dict[str, Any], Any]
 """Positional arguments, keyword arguments and targets."""
@@ -75,6 +75,26 @@ def build_model(
             f"{reference} returned a {type(model).__name__}, not an nn.Module", "return the module"
         )
     return model
+
+
+def takes_grey(
+    model: nn.Module, shape: tuple[int, int, int], arrange: Callable[[Any], Arranged]
+) -> bool:
+    """Whether images of (samples, height, width) fit the model with one channel, and do not with three."""
+    like = next(model.parameters(), torch.empty(0))
+
+    def fits(channels: int) -> bool:
+        x = torch.zeros(shape[0], channels, *shape[1:], dtype=like.dtype, device=like.device)
+        try:
+            positional, keywords, _ = arrange({"x": x})
+            with torch.no_grad(), evaluation(model.eval()):
+                model(*positional, **keywords)
+        except Exception as error:  # a model may raise anything on what it does not take
+            not_of_memory(error)
+            return False
+        return True
+
+    return not fits(3) and fits(1)
 
 
 def settle_lazy(model: nn.Module, batch: Callable[[], Arranged]) -> list[str]:
