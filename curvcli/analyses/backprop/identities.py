@@ -20,6 +20,7 @@ from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
 from curvcli.objective.network import copied, is_stock
 from curvcli.objective.objective import Objective
+from curvcli.operators.autodiff.finite import check_finite
 
 # Steps of the finite differences, relative to the first.
 _SHRINK = (0.03, 0.001)
@@ -91,6 +92,7 @@ class BackpropCheck:
 
     Raises:
         ModelError: the model cannot be copied, or does not run in float64.
+        NonFiniteError: the gradient is not finite.
     """
 
     def __init__(self, objective: Objective, samples: int) -> None:
@@ -115,6 +117,8 @@ class BackpropCheck:
         self.records: dict[str, Record] = {}
         with _Precision() as precision:
             self.gradients = self._record()
+        batches, gradient_of = self.objective.batches, self.objective.gradient_of
+        check_finite(self.objective.flatten(self.gradients), "the gradient", batches, gradient_of)
         self.differentiates = any(max(r.visits, default=0) > 1 for r in self.records.values())
         """Whether the loss takes derivatives itself, so that a weight's gradient is more than δᵀx."""
         self.single = precision.single
