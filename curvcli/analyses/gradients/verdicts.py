@@ -117,6 +117,7 @@ class Judge:
         if last.activation_gradient_samples is not None:
             # What has no sample axis (a position embedding) gathers the gradients of all samples.
             reached = [s for s in reached if s.activation_gradient_samples is not None]
+        normalised = {s.name for s in reached if s.normalised and s.role != "sum"}
         cause = (
             "the trend over the depth says where it comes from"
             if already
@@ -141,9 +142,11 @@ class Judge:
             ("exploding-layer", "norm", norm),
             ("exploding-peak", "largest entry and norm", peak),
         ):
+            # The gradient before a normalisation is as large as its input is small; that behind it is judged.
+            skipped = attends if rule == "vanishing-layer" else normalised.__contains__
             yield from self._each(
                 rule,
-                [s for s in reached if rule != "vanishing-layer" or not attends(s.name)],
+                [s for s in reached if not skipped(s.name)],
                 value,
                 lambda s, v, what=what: (  # type: ignore[misc]
                     f"the gradient at {s.name} is {number(v, 3)} times that at the output "
