@@ -165,9 +165,9 @@ def test_an_order_that_shapes_do_not_tell_is_refused(place: Path) -> None:
         shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
         if refused:
             with pytest.raises(CheckpointError, match="cannot be told from their shapes"):
-                read_preconditioner(Path("o.pt"), shapes, unsafe_pickle=False)
+                read_preconditioner(Path("o.pt"), shapes, [], unsafe_pickle=False)
         else:
-            assert not read_preconditioner(Path("o.pt"), shapes, unsafe_pickle=False).missing
+            assert not read_preconditioner(Path("o.pt"), shapes, [], unsafe_pickle=False).missing
 
 
 @pytest.mark.parametrize(
