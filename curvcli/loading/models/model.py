@@ -15,6 +15,7 @@ from curvcli.loading.checkpoints.selection import is_extra
 from curvcli.loading.models.guess import build_auto
 from curvcli.loading.models.library import build_from_library, is_library
 from curvcli.loading.models.names import match_names, missing
+from curvcli.loading.models.weight_norm import weight_norm_names
 from curvcli.loading.references import resolve
 from curvcli.machine.containers import move
 from curvcli.machine.memory import not_of_memory
@@ -124,7 +125,14 @@ def load_weights(
     expected = {n: t for n, t in whole.items() if not is_extra(n)}
     extra, lost = _extra_states([n for n in whole if is_extra(n)], checkpoint.extra)
     stored = {i.name: i for i in checkpoint.tensors if i.name not in scales.values()}
-    names, notes = match_names({n: i.shape for n, i in stored.items()}, expected)
+    renamed = weight_norm_names(stored, expected)
+    called = {renamed.get(n, n): n for n in stored}
+    matched, notes = match_names({c: stored[n].shape for c, n in called.items()}, expected)
+    names = {n: called[c] for n, c in matched.items()}
+    if renamed:
+        notes.append(
+            f"{len(renamed) // 2} weights with the other form of weight_norm, the same g and v: {some(renamed, 2)}"
+        )
 
     matching = names.keys() & expected.keys()
     misshapen = {n for n in matching if tuple(expected[n].shape) != stored[names[n]].shape}
