@@ -15,6 +15,7 @@ from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.data.batches import (
     arrange,
     as_batch,
+    check_sizes,
     fingerprint,
     names_of,
     read_batches,
@@ -26,7 +27,13 @@ from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
 from curvcli.loading.models.complex import cast_model, with_real_parameters
 from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.huggingface import Directory, is_directory
-from curvcli.loading.models.model import build_model, compute_dtype, load_weights, settle_lazy
+from curvcli.loading.models.model import (
+    build_model,
+    compute_dtype,
+    load_weights,
+    settle_lazy,
+    takes_grey,
+)
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
 from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
@@ -59,6 +66,7 @@ class Target:
         self.stop = stop
         self.notes: list[str] = notes if notes is not None else []
         self._signature: Signature = ()
+        self._building = False
         self._objective: Objective | None = None
 
     @cached_property
@@ -134,6 +142,7 @@ class Target:
     @cached_property
     def model(self) -> nn.Module:
         """The network with the checkpoint's weights, on its device and in its dtype."""
+        self._building = True
         directory, checkpoint = self.directory, self.checkpoint
         if directory is not None and self.spec.weights is not None:
             raise UsageError(
@@ -199,7 +208,7 @@ class Target:
             batch_size=self.spec.batch_size,
             max_batches=self.spec.max_batches,
             unsafe_pickle=self.spec.unsafe_pickle,
-            readers=readers_of(self.spec, self.directory, self.notes),
+            readers=readers_of(self.spec, self.directory, self.notes, self._takes_grey),
             memory=self.spec.memory_bytes,
             stop=self.stop,
         )
@@ -208,6 +217,11 @@ class Target:
                 f"half of the time went by while data was read: {len(read)} batches are taken"
             )
         return read
+
+    def _takes_grey(self, shape: tuple[int, int, int]) -> bool:
+        """See `takes_grey`; lazy layers take their shapes from the images, whatever these are."""
+        building = self._building and "model" not in self.__dict__
+        return not building and takes_grey(self.model, shape, self._arranged)
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -257,13 +271,7 @@ class Target:
         """Whether a slice of a batch is another loss, or nothing that the program takes."""
         program = self.checkpoint.program if self.checkpoint and self.spec.model is None else None
         fixed = getattr(program, "fixed_samples", None)
-        wrong = next((batch.size for batch in made if fixed and batch.size != fixed), None)
-        if wrong is not None:
-            raise DataError(
-                f"the program was exported for batches of {fixed} samples, and one has {wrong}",
-                f"pass --batch-size {fixed} (and --max-batches, to leave out a smaller last one), or export it "
-                "with dynamic_shapes",
-            )
+        check_sizes(made, fixed)
         return fixed is not None or (self.spec.objective is None and self.loss in WHOLE_BATCHES)
 
     @cached_property
@@ -325,15 +333,11 @@ class Target:
         """Of the batches' tensors, as they were read."""
         return fingerprint(self._raw_batches) if self.spec.data else None
 
-    def _samples(self) -> int | None:
-        """Samples in the batches, if they have been read."""
-        batches: list[Batch] | None = self.__dict__.get("model_batches")
-        return sum(batch.size for batch in batches) if batches else None
-
     def describe(self) -> Mapping[str, Any]:
         """What is known of the target by now, without loading anything more."""
         known = self.__dict__
         objective = self._objective
+        samples = sum(batch.size for batch in known.get("model_batches", ())) or None
         directory: Directory | None = known.get("directory")
         return {
             "checkpoint": self.spec.checkpoint,
@@ -341,7 +345,7 @@ class Target:
             "model": self.spec.model,
             "data": self.spec.data,
             "data_sha256": known.get("data_sha256"),
-            "samples": objective.samples if objective else self._samples(),
+            "samples": objective.samples if objective else samples,
             "loss_terms": objective.weight if objective else None,
             "loss": self.spec.objective or self._loss_with(directory),
             "mode": "train" if self.spec.train_mode else "eval",

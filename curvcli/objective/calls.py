@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from curvcli.errors import CurvError, ModelError
 from curvcli.machine.memory import out_of_memory
+from curvcli.objective.state import restart
 
 
 def call_model(model: nn.Module, positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     """The model's output; what goes wrong inside names the shapes that went in."""
+    restart(model)
     return guarded("the model", model, *positional, **keywords)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,10 +24,11 @@ from curvcli.objective.network import (
     choose_parameters,
     evaluation,
     set_mode,
+    start_afresh,
     uses_batch_statistics,
 )
 from curvcli.objective.objective import Objective, decay
-from curvcli.objective.terms import LossTerms
+from curvcli.objective.terms import LossTerms, restarted
 
 # Samples of a piece whose bytes are counted.
 _MEASURED = 2
@@ -83,6 +85,9 @@ def make_objective(
     splittable = all(b.splittable for b in batches) and not uses_batch_statistics(model)
     together = _evaluated_together(model, batches, terms, memory) if splittable else None
     lookups = Lookups(parameters)
+    piece = next(batches[0].pieces(together or batches[0].size))
+    notes.extend(start_afresh(model, partial(terms, model, piece.data)))
+    terms = restarted(terms, model)
     first = _evaluated(model, batches, terms, together, lookups)
     # In halves: what is the same then is deterministic, and a sum over samples.
     halves = max(1, max(b.size for b in batches) // 2) if splittable else None

@@ -11,6 +11,8 @@ from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
 from curvcli.objective.network import evaluation
 
+_TARGET = "the target"
+
 Terms = Callable[[nn.Module, Any], object]
 """(model, batch data) -> anything: the loss, evaluated for what the modules do meanwhile."""
 
@@ -44,12 +46,19 @@ def why_not_finite(value: float, model: nn.Module, batches: Sequence[Batch], ter
     return f"the loss is {value} although weights and data are finite{where}"
 
 
-def fault_in_data(batches: Sequence[Batch]) -> str | None:
-    """Which input is NaN or Inf, and in which sample; NaN first, since masks are -Inf on purpose."""
-    for test in (torch.isnan, torch.isinf):
+def fault_in_data(batches: Sequence[Batch], harmless: bool = False) -> str | None:
+    """Which input is NaN or Inf, and in which sample; NaN first, since masks are -Inf on purpose.
+
+    Args:
+        batches: of the objective.
+        harmless: loss and gradients are finite: -Inf, and gaps in the targets, are meant then.
+    """
+    for test in (torch.isnan, torch.isposinf if harmless else torch.isinf):
         first = 0
         for batch in batches:
             for name, tensor in _named(batch):
+                if harmless and name == _TARGET:
+                    continue
                 bad = test(tensor)
                 if bool(bad.any()):
                     place = [int(i) for i in bad.nonzero()[0]]
@@ -71,7 +80,7 @@ def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
         names = batch.names or tuple(
             f"input {i + 1}" if len(positional) > 1 else "the input" for i in range(len(positional))
         )
-        parts = [*zip(names, positional, strict=True), *keywords.items(), ("the target", targets)]
+        parts = [*zip(names, positional, strict=True), *keywords.items(), (_TARGET, targets)]
     else:
         parts = [("the batch", batch.data)]
     for name, value in parts:

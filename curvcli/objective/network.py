@@ -2,7 +2,7 @@
 
 import copy
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from torch.utils import checkpoint
 
 from curvcli.errors import ModelError, NonFiniteError, did_you_mean, some
 from curvcli.machine.precision import without_cudnn
+from curvcli.objective.state import STARTS, kept_between_calls, restart
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -50,7 +51,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
     Encoders have a fast path for inference that drops padded places and has no derivative; it is off, so that the loss
     is the one whose gradient is taken. So are cuDNN's recurrent layers, which have no derivative in evaluation mode.
-    Activations are not checkpointed. Buffers are copies.
+    Activations are not checkpointed. Buffers are copies. What modules keep between calls is put back.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -59,6 +60,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        restart(model)
 
 
 def _native_recurrence(model: nn.Module) -> AbstractContextManager[None]:
@@ -86,6 +88,24 @@ def untouched_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in saved:
             module._buffers[name] = buffer
+
+
+def start_afresh(model: nn.Module, call: Callable[[], object]) -> list[str]:
+    """Let a network that keeps state between calls start each of them from what it has now; returns a note if it does.
+
+    Args:
+        model: the network, in its mode.
+        call: runs it, the same each time.
+    """
+    with torch.no_grad(), evaluation(model):
+        kept = kept_between_calls(model, call)
+    if not kept:
+        return []
+    setattr(model, STARTS, kept)
+    names = dict.fromkeys(f"{module or type(model).__name__}.{name}" for module, name in kept)
+    return [
+        f"{some(names)} changes from call to call: every call starts from the state that the model came with"
+    ]
 
 
 # Modules that training mode changes in nothing but dropout.

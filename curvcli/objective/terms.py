@@ -5,11 +5,25 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from curvcli.objective.state import STARTS, restart
+
 IGNORED = -100
 """The label of a place that has no loss term."""
 
 LossTerms = Callable[[nn.Module, Any], tuple[Tensor, float]]
 """(model, batch data) -> (sum of the loss terms, a scalar tensor; how many terms that are)."""
+
+
+def restarted(terms: LossTerms, model: nn.Module) -> LossTerms:
+    """The same loss, for which a network that keeps state starts from what it was given each time."""
+    if not getattr(model, STARTS, None) or hasattr(terms, "outputs"):
+        return terms  # a loss of the outputs starts it by `call_model`
+
+    def started(model: nn.Module, data: Any) -> tuple[Tensor, float]:
+        restart(model)
+        return terms(model, data)
+
+    return started
 
 
 class SplitLoss(Protocol):

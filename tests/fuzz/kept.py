@@ -66,7 +66,7 @@ def read_project(path: Path) -> None:
 
 
 def read_optimizer(path: Path) -> None:
-    read_preconditioner(path, _SHAPES)
+    read_preconditioner(path, _SHAPES, [])
 
 
 @contextlib.contextmanager

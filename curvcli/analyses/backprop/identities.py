@@ -19,6 +19,7 @@ from curvcli.objective.checks import make_objective
 from curvcli.objective.float64 import in_double
 from curvcli.objective.network import is_stock
 from curvcli.objective.objective import Objective
+from curvcli.operators.autodiff.finite import check_finite
 
 # Steps of the finite differences, relative to the first.
 _SHRINK = (0.03, 0.001)
@@ -90,6 +91,7 @@ class BackpropCheck:
 
     Raises:
         ModelError: the model cannot be copied, or does not run in float64.
+        NonFiniteError: the gradient is not finite.
     """
 
     def __init__(self, objective: Objective, samples: int) -> None:
@@ -112,6 +114,8 @@ class BackpropCheck:
         self.records: dict[str, Record] = {}
         with _Precision() as precision:
             self.gradients = self._record()
+        batches, gradient_of = self.objective.batches, self.objective.gradient_of
+        check_finite(self.objective.flatten(self.gradients), "the gradient", batches, gradient_of)
         self.differentiates = any(max(r.visits, default=0) > 1 for r in self.records.values())
         """Whether the loss takes derivatives itself, so that a weight's gradient is more than δᵀx."""
         self.single = precision.single
@@ -206,7 +210,10 @@ class BackpropCheck:
             rounding = 8 * (_EPS_32 if self.single else _EPS_64) * abs(here) / h
             middles.append(sum(sides) / 2)
             doubt = 0.5 * abs(middles[-1] - exact) + rounding
-            if not max(abs(sides[0] - sides[1]), max(middles) - min(middles)) <= doubt:
+            # A surface that bends within all three steps (a normalisation of almost nothing) has as many differences.
+            own = 0.5 * max(map(abs, middles)) + rounding
+            spread = max(middles) - min(middles)
+            if not (max(abs(sides[0] - sides[1]), spread) <= doubt and spread <= own):
                 return False
         return True
 

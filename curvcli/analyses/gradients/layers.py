@@ -69,6 +69,7 @@ def _layer(
         units=counts.units if counts else None,
         saturated_fraction=counts.saturated_fraction if counts else None,
         flat_fraction=counts.flat_fraction if counts else None,
+        normalised=source.normalised,
         norm_gain=finite(sum(gains) / len(gains)) if gains else None,
         signal_to_noise=finite(noise.signal_to_noise.value) if noise else None,
         signal_to_noise_error=noise.signal_to_noise.standard_error if noise else None,

@@ -70,6 +70,12 @@ class LayerSignal(Struct, frozen=True, kw_only=True):
         Number, Meta(description="entries with an activation derivative below 10 % of its largest")
     ]
     flat_fraction: Annotated[Number, Meta(description="entries with a derivative below 1e-7")]
+    normalised: Annotated[
+        bool,
+        Meta(
+            description="whether a normalisation takes the output: gradients there are as large as it is small"
+        ),
+    ]
     norm_gain: Annotated[
         Number, Meta(description="LayerNorm, RMSNorm: RMS(weight) · mean(1/σ), its gradient gain")
     ]

@@ -52,7 +52,7 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
         )
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
     name = getattr(objective.terms, "name", None)
-    fault = None if found.finite else fault_in_data(objective.batches)
+    fault = fault_in_data(objective.batches, harmless=found.finite)
     judge = Judge(result, limits, options.learning_rate, given, name, fault)
     journal.findings.extend(judge.findings())
     return journal.answer(result)

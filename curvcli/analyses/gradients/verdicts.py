@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from curvcli.analyses.gradients.nonfinite import nonfinite_findings
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal
 from curvcli.analyses.gradients.rules import RULES, attends
 from curvcli.analyses.gradients.sanity import sanity_findings, sanity_notes
@@ -41,7 +42,8 @@ class Judge:
         return found + list(sanity_notes(self.result, dict(self.limits), ill, self._finding))
 
     def _judged(self) -> Iterator[Finding]:
-        yield from self._nonfinite()
+        limit, fault = self.limits["nonfinite"], self.fault_in_data
+        yield from nonfinite_findings(self.result, limit, fault, self._finding)
         zero = list(self._zero())
         yield from zero
         # Where no gradient arrives, what is left of it has no trend.
@@ -56,42 +58,6 @@ class Judge:
             yield from self._weights()
         yield from self._time()
         yield from self._attention()
-
-    def _nonfinite(self) -> Iterator[Finding]:
-        layers = self.result.layers
-        limit = self.limits["nonfinite"]
-        if self.result.loss is not None and not any(s.nonfinite_gradient > limit for s in layers):
-            return  # masked on purpose: -inf before a softmax leaves loss and gradients finite
-        if self.fault_in_data is not None:
-            yield self._finding(
-                "nonfinite", "data", None,
-                f"in the data, {self.fault_in_data}: no layer is to blame; clean the data",
-            )  # fmt: skip
-            return
-        first = next((s for s in layers if s.nonfinite > limit), None)
-        if first is not None:
-            later = sum(s.nonfinite > limit for s in layers) - 1
-            more = f"; {later} later layers follow" if later else ""
-            yield self._finding(
-                "nonfinite", first.name, float(first.nonfinite),
-                f"{first.nonfinite} NaN or Inf first appear in the output of {first.name} ({first.kind}){more}: "
-                "look at its weights ('curvcli info') and for overflow (--dtype float64, normalisation)",
-            )  # fmt: skip
-            return
-        backward = next((s for s in reversed(layers) if s.nonfinite_gradient > limit), None)
-        if backward is not None:
-            yield self._finding(
-                "nonfinite", backward.name, float(backward.nonfinite_gradient),
-                f"{backward.nonfinite_gradient} NaN or Inf first appear in the gradient at {backward.name} "
-                f"({backward.kind}), on the way back; the activations are finite: look for a square root, norm "
-                "or logarithm at zero, or overflow",
-            )  # fmt: skip
-        elif self.result.loss is None:
-            yield self._finding(
-                "nonfinite", "loss", None,
-                "the loss is NaN or Inf although every activation and gradient is finite: it overflows (look at the "
-                "size of the outputs, or try --dtype float64), or it takes a logarithm of zero",
-            )  # fmt: skip
 
     def _zero(self) -> Iterator[Finding]:
         """Layers with weights whose gradient is exactly zero, and where on the way back it becomes that."""
@@ -151,6 +117,7 @@ class Judge:
         if last.activation_gradient_samples is not None:
             # What has no sample axis (a position embedding) gathers the gradients of all samples.
             reached = [s for s in reached if s.activation_gradient_samples is not None]
+        normalised = {s.name for s in reached if s.normalised and s.role != "sum"}
         cause = (
             "the trend over the depth says where it comes from"
             if already
@@ -175,9 +142,11 @@ class Judge:
             ("exploding-layer", "norm", norm),
             ("exploding-peak", "largest entry and norm", peak),
         ):
+            # The gradient before a normalisation is as large as its input is small; that behind it is judged.
+            skipped = attends if rule == "vanishing-layer" else normalised.__contains__
             yield from self._each(
                 rule,
-                [s for s in reached if rule != "vanishing-layer" or not attends(s.name)],
+                [s for s in reached if not skipped(s.name)],
                 value,
                 lambda s, v, what=what: (  # type: ignore[misc]
                     f"the gradient at {s.name} is {number(v, 3)} times that at the output "

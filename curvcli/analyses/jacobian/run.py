@@ -16,10 +16,11 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import NonFiniteError, UsageError
 from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
+from curvcli.objective.calls import call_model
 from curvcli.objective.faults import fault_in_data
-from curvcli.objective.network import check_weights, set_mode
+from curvcli.objective.network import check_weights, set_mode, start_afresh
 from curvcli.operators.jacobian.chunks import Chunks, Measured
-from curvcli.operators.jacobian.jacobian import Structure, explore
+from curvcli.operators.jacobian.jacobian import SMALL_PIECE, Structure, explore
 from curvcli.operators.jacobian.spectra import Settings
 from curvcli.operators.jacobian.taps import Passage, Target, find_source
 
@@ -43,6 +44,8 @@ def run(subject: Subject, options: JacobianOptions, journal: Journal) -> Answer[
     journal.notes.extend(set_mode(model, subject.spec.train_mode))
     check_weights(model)
     _check_data(batches)
+    positional, keywords, _ = next(target.model_batches[0].pieces(SMALL_PIECE)).data
+    journal.notes.extend(start_afresh(model, lambda: call_model(model, positional, keywords)))
     settings = Settings(
         top=options.top,
         exact=options.exact,

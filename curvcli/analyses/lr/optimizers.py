@@ -90,7 +90,7 @@ def setup(subject: Subject, options: LrOptions) -> Setup:
     if own is not None and path is not None:
         named = dict(subject.objective.model.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in named.items()}
-        states = state_by_name(own, shapes, Path(path)) or {}
+        states = state_by_name(own, shapes, Path(path), subject.notes) or {}
     limit = stability_limit(
         kind, float(settings.get("momentum", 0.0)), float(settings.get("dampening", 0.0)),
         bool(settings.get("nesterov", False)), float(settings.get("betas", (0.0,))[0]),

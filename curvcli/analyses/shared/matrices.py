@@ -71,7 +71,14 @@ def _preconditioner(
 
     objective = subject.objective
     shapes = {n: tuple(p.shape) for n, p in objective.model.named_parameters()}
-    found = read_preconditioner(Path(file), shapes, unsafe_pickle=subject.spec.unsafe_pickle)
+
+    def gradient() -> dict[str, Tensor]:
+        return dict(zip(objective.names, objective.views(objective.gradient()), strict=True))
+
+    found = read_preconditioner(
+        Path(file), shapes, journal.notes,
+        unsafe_pickle=subject.spec.unsafe_pickle, gradient=gradient,
+    )  # fmt: skip
     missing = [n for n in found.missing if n in objective.names]
     if missing:
         journal.note(

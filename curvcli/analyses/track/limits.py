@@ -61,7 +61,9 @@ def preconditioned(
     shapes = {n: tuple(p.shape) for n, p in objective.model.named_parameters()}
     path = Path(member.spec.checkpoint)
     try:
-        found = read_preconditioner(path, shapes, unsafe_pickle=member.spec.unsafe_pickle)
+        found = read_preconditioner(
+            path, shapes, journal.notes, unsafe_pickle=member.spec.unsafe_pickle
+        )
     except CurvError as problem:
         journal.note(f"{member.name}: no preconditioned sharpness: {problem.message}")
         return None

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CheckpointError, some
+from curvcli.loading.checkpoints.order import Gradient, Shapes, keys_of
 from curvcli.loading.checkpoints.pickled import load_torch
 
 # Where training programs keep the optimizer's state_dict.
 _PLACES = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt_state")
 # Name of the second moment in the state of each algorithm.
 _ALGORITHMS = {"exp_avg_sq": "Adam", "square_avg": "RMSprop", "sum": "Adagrad"}
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,24 @@ class Preconditioner:
 
 
 def read_preconditioner(
-    path: Path, shapes: Shapes, *, unsafe_pickle: bool = False
+    path: Path,
+    shapes: Shapes,
+    notes: list[str],
+    *,
+    unsafe_pickle: bool = False,
+    gradient: Gradient | None = None,
 ) -> Preconditioner:
     """D = √v̂ + ε from the state_dict of Adam, AdamW, RMSprop or Adagrad, alone or inside a training checkpoint.
 
     Parameters are known by their names where the optimizer kept them (``param_names``, or names as keys),
-    otherwise by their order, which must fit the shapes in one way only.
+    otherwise by their order: one that programs use, and that alone fits shapes, groups and gradient.
 
     Args:
         path: a file written by ``torch.save``.
         shapes: of the model's parameters, in their order.
+        notes: told which order was taken and why.
         unsafe_pickle: let the file run code.
+        gradient: of the loss, where several orders fit.
 
     Raises:
         CheckpointError: there is no such state in it, or it belongs to another model.
@@ -61,7 +67,7 @@ def read_preconditioner(
             f"expected optimizer.state_dict(), plain or under one of {', '.join(_PLACES)}",
         )
     try:
-        return _diagonals(state_dict, shapes, path)
+        return _diagonals(state_dict, shapes, path, notes, gradient)
     except (
         TypeError,
         ValueError,
@@ -76,7 +82,13 @@ def read_preconditioner(
         ) from None
 
 
-def _diagonals(state_dict: dict[str, Any], shapes: Shapes, path: Path) -> Preconditioner:
+def _diagonals(
+    state_dict: dict[str, Any],
+    shapes: Shapes,
+    path: Path,
+    notes: list[str],
+    gradient: Gradient | None,
+) -> Preconditioner:
     """The content of an optimizer's state_dict, whose types nobody has looked at."""
     groups = list(state_dict["param_groups"])
     states: dict[Any, dict[str, Any]] = state_dict["state"]
@@ -87,7 +99,7 @@ def _diagonals(state_dict: dict[str, Any], shapes: Shapes, path: Path) -> Precon
             f"{path.name} keeps no second moments: {some(kept) if kept else 'its state is empty'}",
             "use the state of Adam, AdamW, RMSprop or Adagrad after at least one step",
         )
-    keys = keys_of(groups, states, kind, shapes, path)
+    keys = keys_of(groups, states, kind, shapes, path, notes, gradient)
     diagonal, missing, steps = {}, [], 0
     for name, shape in shapes.items():
         key, group = keys[name]
@@ -150,67 +162,3 @@ def state_dicts(content: Any) -> Iterator[dict[str, Any]]:
         inner = content.get(place)
         for one in inner if isinstance(inner, list | tuple) else [inner]:
             yield from state_dicts(one)
-
-
-def _plain(name: str) -> str:
-    """The name without what wrappers put before it."""
-    for wrapper in ("module.", "_orig_mod."):
-        name = name.removeprefix(wrapper)
-    return name
-
-
-def keys_of(
-    groups: list[dict[str, Any]],
-    states: dict[Any, dict[str, Any]],
-    kind: str,
-    shapes: Shapes,
-    path: Path,
-) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """(key of the state, group) of each parameter.
-
-    Raises:
-        CheckpointError: they cannot be told, or there are not as many.
-    """
-    listed = [(key, group) for group in groups for key in group["params"]]
-    names = [n for group in groups for n in group.get("param_names", ())]
-    if len(names) != len(listed) and all(isinstance(key, str) for key, _ in listed):
-        names = [str(key) for key, _ in listed]
-    if len(names) == len(listed):
-        by_name = dict(zip(map(_plain, names), listed, strict=True))
-        absent = [n for n in shapes if n not in by_name]
-        if absent:
-            raise CheckpointError(
-                f"{path.name} knows nothing of {some(absent)}",
-                "pass the optimizer's state of this very model",
-            )
-        return {n: by_name[n] for n in shapes}
-    matrices = [n for n, s in shapes.items() if len(s) >= 2]
-    vectors = [n for n, s in shapes.items() if len(s) < 2]
-    orders = [list(shapes)]
-    if len(groups) > 1:  # with and without weight decay, say
-        orders += [[*matrices, *vectors], [*vectors, *matrices]]
-    fitting = []
-    for order in orders:
-        if (
-            len(order) == len(listed)
-            and order not in fitting
-            and all(
-                kind not in states.get(key, {}) or tuple(states[key][kind].shape) == shapes[name]
-                for name, (key, _) in zip(order, listed, strict=True)
-            )
-        ):
-            fitting.append(order)
-    if len(groups) > 1 and len(set(shapes.values())) < len(shapes):
-        # Parameters of one shape can change places between groups, and nothing would tell.
-        fitting = []
-    if len(fitting) != 1:
-        found = (
-            f"{len(listed)} parameters, the model {len(shapes)}"
-            if len(listed) != len(shapes)
-            else "parameters in an order that cannot be told from their shapes"
-        )
-        raise CheckpointError(
-            f"{path.name} has {found}",
-            "make the optimizer with model.named_parameters(), so that its state keeps their names",
-        )
-    return dict(zip(fitting[0], listed, strict=True))

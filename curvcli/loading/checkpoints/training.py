@@ -9,7 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from curvcli.errors import CheckpointError
-from curvcli.loading.checkpoints.moments import Shapes, keys_of, state_dicts
+from curvcli.loading.checkpoints.moments import state_dicts
+from curvcli.loading.checkpoints.order import Shapes, keys_of
 from curvcli.loading.checkpoints.pickled import load_torch
 
 OptimizerKind = Literal["sgd", "momentum", "adam", "adamw", "rmsprop", "adagrad", "other"]
@@ -90,7 +91,7 @@ def read_training(path: Path, unsafe_pickle: bool = False) -> Training | None:
 
 
 def state_by_name(
-    optimizer: Optimizer, shapes: Shapes, path: Path
+    optimizer: Optimizer, shapes: Shapes, path: Path, notes: list[str]
 ) -> dict[str, dict[str, Any]] | None:
     """The state of each parameter, by its name; None where the optimizer keeps none.
 
@@ -102,7 +103,7 @@ def state_by_name(
     if buffer is None or not any(isinstance(s.get(buffer), Tensor) for s in states.values()):
         return None
     kept = {k: s for k, s in states.items() if isinstance(s.get(buffer), Tensor)}
-    keys = keys_of(list(optimizer.state_dict["param_groups"]), kept, buffer, shapes, path)
+    keys = keys_of(list(optimizer.state_dict["param_groups"]), kept, buffer, shapes, path, notes)
     return {name: dict(kept[key]) for name, (key, _) in keys.items() if key in kept}
 
 

@@ -123,6 +123,21 @@ def _check_tensor(tensor: Tensor) -> None:
         raise DataError("a tensor in the data is quantised", "pass tensor.dequantize()")
 
 
+def check_sizes(batches: Sequence[Batch], fixed: int | None) -> None:
+    """Every batch has the number of samples that a program was exported for, if it was for one.
+
+    Raises:
+        DataError: one has another.
+    """
+    wrong = next((batch.size for batch in batches if fixed and batch.size != fixed), None)
+    if wrong is not None:
+        raise DataError(
+            f"the program was exported for batches of {fixed} samples, and one has {wrong}",
+            f"pass --batch-size {fixed} (and --max-batches, to leave out a smaller last one), or export it "
+            "with dynamic_shapes",
+        )
+
+
 def fingerprint(batches: Sequence[Any]) -> str:
     """SHA-256 over the tensors' shapes, dtypes and bytes, in order."""
     digest = hashlib.sha256()

@@ -1,7 +1,7 @@
 """Folders of images, and pixels in ``.npz`` files -> what the model takes, by its own preprocessing."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,17 @@ from curvcli.machine.memory import check_fits, not_of_memory
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 PIXELS = 100_000_000
-# Pillow's names of pixels with 16 bits, of those that convert to colours without a loss, and the largest of 16 bits.
-_DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-_KNOWN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB")
-_DEEPEST = 65535
 """Pixels of one image; beyond, it is refused before it is decoded."""
 BATCH = 32
+# Pillow's names of pixels with 16 bits, of floats, and of those that convert to colours without a loss.
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_FLOAT = "F"
+_KNOWN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB")
+_DEEPEST = 65535
+_MODES = {1: "L", 3: "RGB"}
+
+TakesGrey = Callable[[tuple[int, int, int]], bool]
+"""(samples, height, width) -> whether the model takes one channel, and not three."""
 
 
 def preprocessing(
@@ -50,6 +55,7 @@ def image_batches(
     batch_size: int | None,
     notes: list[str],
     memory: int | None = None,
+    takes_grey: TakesGrey = lambda _: False,
 ) -> Iterator[dict[str, Any]]:
     """Batches with ``x`` (N, C, H, W) and the number of the class as ``y``.
 
@@ -59,6 +65,7 @@ def image_batches(
         batch_size: images of a batch; default 32.
         notes: told what was found.
         memory: bytes that the process may use in all.
+        takes_grey: whether the model takes one channel; images are colours otherwise.
 
     Raises:
         DataError: no images, images of different sizes where none is known, or a damaged one.
@@ -86,6 +93,15 @@ def image_batches(
             2 * needed, memory, f"a batch of {len(chunk)} images"
         )  # by themselves, and stacked
         pixels = [_open(path, how) for path, _ in chunk]
+        height, width = pixels[0].shape[1:]
+        if (
+            chunk[0] == files[0]
+            and isinstance(how, Preprocessing)
+            and takes_grey((len(chunk), height, width))
+        ):
+            how = how.grey()
+            notes.append("images are read as grey: the model takes one channel")
+            pixels = [_open(path, how) for path, _ in chunk]
         sizes = {tuple(p.shape) for p in pixels}
         if len(sizes) > 1:
             raise DataError(
@@ -108,6 +124,7 @@ def prepare_pixels(
     directory: Directory | None,
     targets: Collection[str],
     notes: list[str],
+    takes_grey: TakesGrey = lambda _: False,
 ) -> dict[str, Any]:
     """Pixels (uint8; N, H, W or N, H, W, C or N, C, H, W) become inputs, where the preprocessing is known.
 
@@ -118,6 +135,7 @@ def prepare_pixels(
         directory: the Hugging Face directory, if there is one.
         targets: names that are not inputs (a map of classes has the type and shape of a grey image).
         notes: told what was prepared.
+        takes_grey: whether the model takes one channel.
     """
     own = directory is not None and directory.task == "images"
     if not own and not (model is not None and is_library(model)):
@@ -126,6 +144,11 @@ def prepare_pixels(
     if not found:
         return tensors
     how = preprocessing(model, arguments, directory)
+    if isinstance(how, Preprocessing):
+        rows = _rows(next(iter(found.values())))
+        height, width = how.size or rows.shape[2:]
+        if takes_grey((len(rows), height, width)):
+            how = how.grey()
     notes.append(f"{', '.join(found)}: pixels, prepared as the model's own preprocessing does")
     return {n: _prepare(t, how) if n in found else t for n, t in tensors.items()}
 
@@ -136,31 +159,35 @@ def _is_pixels(x: Any) -> bool:
     return x.dim() == 3 or (x.dim() == 4 and (x.shape[-1] in (1, 3) or x.shape[1] in (1, 3)))
 
 
-def _prepare(pixels: Tensor, how: Preprocessing | LibraryTransform) -> Tensor:
+def _rows(pixels: Tensor) -> Tensor:
+    """Pixels as (N, C, H, W)."""
     pixels = pixels.unsqueeze(-1) if pixels.dim() == 3 else pixels
+    return pixels.movedim(-1, 1) if pixels.shape[-1] in (1, 3) else pixels
+
+
+def _prepare(pixels: Tensor, how: Preprocessing | LibraryTransform) -> Tensor:
+    rows = _rows(pixels)
     if isinstance(how, Preprocessing):
-        return _tensor(pixels, how)
+        return _tensor(rows, how)
     Image = _pillow()
-    last = pixels if pixels.shape[-1] in (1, 3) else pixels.movedim(1, -1)
     pictures = [
-        Image.fromarray(p.squeeze(-1).numpy() if p.shape[-1] == 1 else p.numpy()) for p in last
+        Image.fromarray(p.squeeze(-1).numpy() if p.shape[-1] == 1 else p.numpy())
+        for p in rows.movedim(1, -1).contiguous()
     ]
     return torch.stack([_transform(picture, how) for picture in pictures])
 
 
 def _transform(picture: Any, how: LibraryTransform) -> Tensor:
-    modes = {1: "L", 3: "RGB"}
-    if how.channels not in modes:
+    if how.channels not in _MODES:
         raise DataError(
             f"the model takes {how.channels} channels, and images have 1 or 3",
             "give inputs by --data FILE.npz (floats)",
         )
-    return how.apply(picture.convert(modes[how.channels]))
+    return how.apply(picture.convert(_MODES[how.channels]))
 
 
-def _tensor(pixels: Tensor, how: Preprocessing) -> Tensor:
-    x = pixels.movedim(-1, 1) if pixels.shape[-1] in (1, 3) else pixels
-    x = x.float() / 255
+def _tensor(rows: Tensor, how: Preprocessing) -> Tensor:
+    x = rows.float() / 255
     if x.shape[1] == 1 and len(how.mean) == 3:
         x = x.expand(-1, 3, -1, -1)
     if how.size is not None and tuple(x.shape[-2:]) != how.size:
@@ -177,18 +204,32 @@ def _pillow() -> Any:
     return Image
 
 
-def _deep(image: Any, how: Preprocessing, path: Path) -> Tensor:
-    """A grey image of 16 bits a pixel, from 0 to 1; Pillow's conversion to colours would cut it off at 255."""
+def _deep(image: Any, path: Path) -> Tensor:
+    """A grey image beyond 8 bits as (H, W): 16 bits from 0 to 1, floats as they are.
+
+    Pillow's conversion to colours would cut both off at 255.
+    """
     pixels = np.asarray(image).astype(np.float32)
+    if image.mode == _FLOAT:
+        return torch.from_numpy(pixels)
     if pixels.min() < 0 or pixels.max() > _DEEPEST:
         raise DataError(
             f"{path.name} has pixels from {pixels.min():g} to {pixels.max():g}, outside 16 bits",
             "give pixels as floats in a .npz file",
         )
-    x = torch.from_numpy(pixels / _DEEPEST).expand(3, *pixels.shape).clone()
-    if how.size is not None and tuple(x.shape[-2:]) != how.size:
-        x = F.interpolate(x[None], how.size, mode="bilinear", antialias=True).clamp(0, 1)[0]
-    return x
+    return torch.from_numpy(pixels / _DEEPEST)
+
+
+def _with_eight_bits(image: Any, path: Path) -> Any:
+    """The image with 8 bits a pixel, as libraries take it, its range kept."""
+    if image.mode == _FLOAT:
+        raise DataError(
+            f"{path.name} has pixels that are floats, and the library prepares 8 bits a pixel",
+            "give inputs by --data FILE.npz (floats)",
+        )
+    if image.mode not in _DEEP:
+        return image
+    return _pillow().fromarray((_deep(image, path) * 255).round().byte().numpy())
 
 
 def _bytes(path: Path, how: Preprocessing | LibraryTransform) -> int:
@@ -217,19 +258,20 @@ def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
                 raise DataError(
                     f"{path.name} has {width * height} pixels, more than {PIXELS}", "scale it down"
                 )
-            if isinstance(how, LibraryTransform):
-                return _transform(image, how)
-            if image.mode in _DEEP:
-                return _deep(image, how, path)
-            if image.mode not in _KNOWN:
+            if image.mode not in (*_KNOWN, *_DEEP, _FLOAT):
                 raise DataError(
                     f"{path.name} has pixels of the kind {image.mode!r}, which would lose their range",
                     "save it with 8 or 16 bits a channel, or give pixels as floats in a .npz file",
                 )
-            picture = image.convert("RGB")
+            if isinstance(how, LibraryTransform):
+                return _transform(_with_eight_bits(image, path), how)
+            if image.mode in (*_DEEP, _FLOAT):
+                return _resized(_deep(image, path), how)
+            picture = image.convert(_MODES[how.channels])
         if how.size is not None:
             picture = _fit(picture, how)
-        return torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0).float() / 255
+        x = torch.from_numpy(np.asarray(picture).copy()).float() / 255
+        return x[None] if x.dim() == 2 else x.movedim(-1, 0)
     except CurvError:
         raise
     except Exception as error:  # decoders raise anything on damaged files
@@ -238,6 +280,14 @@ def _open(path: Path, how: Preprocessing | LibraryTransform) -> Tensor:
             f"{path.name} is not a readable image: {' '.join(str(error).split())[:160]}",
             "drop it from the folder",
         ) from None
+
+
+def _resized(grey: Tensor, how: Preprocessing) -> Tensor:
+    """A grey image (H, W) in the model's channels and size; nothing but means of pixels, so the range stays."""
+    x = grey[None, None]
+    if how.size is not None and tuple(grey.shape) != how.size:
+        x = F.interpolate(x, how.size, mode="bilinear", antialias=True)
+    return x[0].expand(how.channels, -1, -1).clone()
 
 
 def _fit(picture: Any, how: Preprocessing) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from curvcli.errors import DataError
 from curvcli.loading.data.batches import TARGET_NAMES, Readers, chosen_names
-from curvcli.loading.data.images import image_batches, prepare_pixels, preprocessing
+from curvcli.loading.data.images import TakesGrey, image_batches, prepare_pixels, preprocessing
 from curvcli.loading.data.tabular import read_table
 from curvcli.loading.data.text import read_records
 from curvcli.loading.data.tokens import token_batches
@@ -14,7 +14,9 @@ from curvcli.loading.models.huggingface import Directory
 from curvcli.loading.spec import TargetSpec
 
 
-def readers_of(spec: TargetSpec, directory: Directory | None, notes: list[str]) -> Readers:
+def readers_of(
+    spec: TargetSpec, directory: Directory | None, notes: list[str], takes_grey: TakesGrey
+) -> Readers:
     """How data is read that the model has a say in."""
 
     def text(path: Path) -> Iterable[Any]:
@@ -37,7 +39,7 @@ def readers_of(spec: TargetSpec, directory: Directory | None, notes: list[str]) 
 
     def images(path: Path) -> Iterable[Any]:
         how = preprocessing(spec.model, spec.model_args, directory)
-        return image_batches(path, how, spec.batch_size, notes, spec.memory_bytes)
+        return image_batches(path, how, spec.batch_size, notes, spec.memory_bytes, takes_grey)
 
     def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
         usual = set(TARGET_NAMES) - set(spec.input_key)
@@ -48,6 +50,7 @@ def readers_of(spec: TargetSpec, directory: Directory | None, notes: list[str]) 
             directory,
             {spec.target_key} if spec.target_key else usual,
             notes,
+            takes_grey,
         )
 
     def chosen(names: Iterable[str]) -> list[str]:

@@ -26,6 +26,13 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
+    channels: int = 3
+
+    def grey(self) -> "Preprocessing":
+        """The same for one channel; of statistics of colours, the average."""
+        means = (sum(v) / len(v) for v in (self.mean, self.std))
+        mean, std = ((m,) for m in means)
+        return self._replace(mean=mean, std=std, channels=1)
 
 
 class LibraryTransform(NamedTuple):

@@ -15,11 +15,12 @@ from curvcli.loading.checkpoints.selection import is_extra
 from curvcli.loading.models.guess import build_auto
 from curvcli.loading.models.library import build_from_library, is_library
 from curvcli.loading.models.names import match_names, missing
+from curvcli.loading.models.weight_norm import weight_norm_names
 from curvcli.loading.references import resolve
 from curvcli.machine.containers import move
 from curvcli.machine.memory import not_of_memory
 from curvcli.objective.calls import call_model
-from curvcli.objective.network import copied
+from curvcli.objective.network import copied, evaluation
 
 Arranged = tuple[tuple[Any, ...], dict[str, Any], Any]
 """Positional arguments, keyword arguments and targets."""
@@ -77,6 +78,26 @@ def build_model(
     return model
 
 
+def takes_grey(
+    model: nn.Module, shape: tuple[int, int, int], arrange: Callable[[Any], Arranged]
+) -> bool:
+    """Whether images of (samples, height, width) fit the model with one channel, and do not with three."""
+    like = next(model.parameters(), torch.empty(0))
+
+    def fits(channels: int) -> bool:
+        x = torch.zeros(shape[0], channels, *shape[1:], dtype=like.dtype, device=like.device)
+        try:
+            positional, keywords, _ = arrange({"x": x})
+            with torch.no_grad(), evaluation(model.eval()):
+                model(*positional, **keywords)
+        except Exception as error:  # a model may raise anything on what it does not take
+            not_of_memory(error)
+            return False
+        return True
+
+    return not fits(3) and fits(1)
+
+
 def settle_lazy(model: nn.Module, batch: Callable[[], Arranged]) -> list[str]:
     """Lazy layers take their shapes from the arguments in a batch; returns a note if there are any."""
     if not any(is_lazy(t) for t in model.state_dict().values()):
@@ -104,7 +125,14 @@ def load_weights(
     expected = {n: t for n, t in whole.items() if not is_extra(n)}
     extra, lost = _extra_states([n for n in whole if is_extra(n)], checkpoint.extra)
     stored = {i.name: i for i in checkpoint.tensors if i.name not in scales.values()}
-    names, notes = match_names({n: i.shape for n, i in stored.items()}, expected)
+    renamed = weight_norm_names(stored, expected)
+    called = {renamed.get(n, n): n for n in stored}
+    matched, notes = match_names({c: stored[n].shape for c, n in called.items()}, expected)
+    names = {n: called[c] for n, c in matched.items()}
+    if renamed:
+        notes.append(
+            f"{len(renamed) // 2} weights with the other form of weight_norm, the same g and v: {some(renamed, 2)}"
+        )
 
     matching = names.keys() & expected.keys()
     misshapen = {n for n in matching if tuple(expected[n].shape) != stored[names[n]].shape}

@@ -12,13 +12,12 @@ from typing import Generic, Literal, Self, TypeVar
 import torch
 from torch import Tensor
 
-from curvcli.errors import NonFiniteError
 from curvcli.machine.memory import retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan
 from curvcli.objective.batch import Batch
-from curvcli.objective.faults import fault_in_data
 from curvcli.objective.objective import Objective
+from curvcli.operators.autodiff.finite import check_finite
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.curvature.parts import PARTS, Part, parts_of
 from curvcli.operators.curvature.planning import make_plan
@@ -72,6 +71,7 @@ class Curvature(ABC, Generic[G]):
         self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
         self.finite_differences = strategy == "finite-difference"
         self._graphs: list[G] | None = None
+        self._multiplied = False
         self._memory = memory
         if like is not None:
             self.kernels, self.finite_differences = like.kernels, like.finite_differences
@@ -141,7 +141,14 @@ class Curvature(ABC, Generic[G]):
     def matvec(self, v_N: Tensor) -> Tensor:
         """H v, shape (n,)."""
         self.objective.cost.matvecs += 1
-        return self.within_memory(partial(self._matvec, v_N))
+        product_N = self.within_memory(partial(self._matvec, v_N))
+        if not self._multiplied:
+            self._multiplied = True  # an entry of the matrix that is NaN shows in any product
+            check_finite(
+                product_N, "the second derivative", self.objective.batches,
+                lambda piece: self._products(piece, v_N[None]),
+            )  # fmt: skip
+        return product_N
 
     def parts(self, vectors_KN: Tensor, groups: int = PARTS, share: int = 1) -> Iterator[Part]:
         """Products with K vectors, part by part: the batches, or ``groups`` of samples of a single one.
@@ -315,18 +322,7 @@ class Curvature(ABC, Generic[G]):
     def gradient(self) -> Tensor:
         """∇L(θ), flat, shape (n,)."""
         gradient_N = self.within_memory(self._gradient)
-        if not bool(torch.isfinite(gradient_N).all()):
-            bad = [
-                name
-                for name, part in zip(
-                    self.objective.names, self.objective.views(gradient_N), strict=True
-                )
-                if not bool(torch.isfinite(part).all())
-            ]
-            message = f"the gradient contains NaN or Inf, first in {bad[0]!r}, although the loss is finite"
-            if (fault := fault_in_data(self.objective.batches)) is not None:
-                raise NonFiniteError(f"{message}: in the data, {fault}", "clean the data")
-            raise NonFiniteError(message, "gradients overflow: try --dtype float64")
+        check_finite(gradient_N, "the gradient", self.objective.batches, self.objective.gradient_of)
         return gradient_N
 
     def _gradient(self) -> Tensor:

@@ -67,3 +67,8 @@ def replaced(output: Any, copies: dict[int, Tensor]) -> Any:
         for key, value in list(output.items()):
             output[key] = replaced(value, copies)
     return output
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises, by its name: libraries write their own RMSNorm and LayerNorm."""
+    return "Norm" in type(module).__name__

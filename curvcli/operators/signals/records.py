@@ -31,6 +31,8 @@ class Signal:
     on_trunk: bool = False
     same_as: "Signal | None" = None
     """The layer whose very tensor this one passed on (identity, dropout in eval mode)."""
+    normalised: bool = False
+    """Whether a normalisation takes this very tensor: its gradient grows as the tensor is made smaller."""
     norm_gains: list[Tensor] = field(default_factory=list)
     """LayerNorm, RMSNorm: RMS(weight) · mean(1/σ) of each piece."""
 

@@ -30,6 +30,7 @@ from curvcli.operators.signals.layers import (
     has_weights,
     is_container,
     is_leaf,
+    is_norm,
     norm_gain,
     normalises_channels_first,
     replaced,
@@ -188,6 +189,10 @@ class Recorder(TorchFunctionMode):
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and inputs:
             self._channels_first = normalises_channels_first(module, inputs[0])
             signal.norm_gains.append(norm_gain(module, inputs[0]))
+        if is_norm(module) and inputs and isinstance(inputs[0], Tensor):
+            key = (inputs[0].grad_fn, inputs[0].output_nr)
+            if (before := self._by_node.get(key)) is not None:
+                before.normalised = True
         copies = {}
         if self._clone_views:
             copies = {id(t): t.clone() for t in outputs if t.requires_grad and t._is_view()}

@@ -232,7 +232,7 @@ def test_second_moments_of_adam_are_those_of_its_gradients(
         state if place is None else {"epoch": 3, place: [state] if "states" in place else state}
     )
     torch.save(content, tmp_path / "opt.pt")
-    found = read_preconditioner(tmp_path / "opt.pt", shapes_of(model))
+    found = read_preconditioner(tmp_path / "opt.pt", shapes_of(model), [])
     assert (found.algorithm, found.steps, found.learning_rate) == ("Adam", 3, 0.01)
     # 2 (1 + 0.9) / (1 − 0.9) = 38 over the learning rate (Cohen et al. 2022)
     assert found.stability_threshold == pytest.approx(3800)
@@ -246,7 +246,7 @@ def test_second_moments_of_adam_are_those_of_its_gradients(
 def test_groups_with_and_without_weight_decay_are_told_by_shape(tmp_path: Path) -> None:
     model, optimizer, _ = trained(torch.optim.Adam, groups=2)
     torch.save(optimizer.state_dict(), tmp_path / "opt.pt")
-    found = read_preconditioner(tmp_path / "opt.pt", shapes_of(model))
+    found = read_preconditioner(tmp_path / "opt.pt", shapes_of(model), [])
     state = optimizer.state
     for name, p in model.named_parameters():
         v = state[p]["exp_avg_sq"].double() / (1 - 0.999**3)
@@ -260,7 +260,7 @@ def test_rmsprop_and_adagrad(tmp_path: Path) -> None:
     ):
         model, made, _ = trained(optimizer)
         torch.save(made.state_dict(), tmp_path / "opt.pt")
-        found = read_preconditioner(tmp_path / "opt.pt", shapes_of(model))
+        found = read_preconditioner(tmp_path / "opt.pt", shapes_of(model), [])
         for name, p in model.named_parameters():
             assert torch.allclose(found.diagonal[name], made.state[p][key].double().sqrt() + eps)
         assert found.stability_threshold == pytest.approx(200)  # 2 / lr: no averaged gradient
@@ -270,16 +270,16 @@ def test_an_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
     model, optimizer, _ = trained(torch.optim.Adam, named=False)
     torch.save(optimizer.state_dict(), tmp_path / "opt.pt")
     with pytest.raises(CheckpointError, match="4 parameters, the model 2"):
-        read_preconditioner(tmp_path / "opt.pt", shapes_of(nn.Linear(3, 4)))
+        read_preconditioner(tmp_path / "opt.pt", shapes_of(nn.Linear(3, 4)), [])
     wider = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
     with pytest.raises(CheckpointError, match="order that cannot be told"):
-        read_preconditioner(tmp_path / "opt.pt", shapes_of(wider))
+        read_preconditioner(tmp_path / "opt.pt", shapes_of(wider), [])
     torch.save(torch.optim.SGD(model.parameters(), lr=0.1).state_dict(), tmp_path / "sgd.pt")
     with pytest.raises(CheckpointError, match="no second moments"):
-        read_preconditioner(tmp_path / "sgd.pt", shapes_of(model))
+        read_preconditioner(tmp_path / "sgd.pt", shapes_of(model), [])
     torch.save({"weights": torch.ones(3)}, tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match="no optimizer state"):
-        read_preconditioner(tmp_path / "none.pt", shapes_of(model))
+        read_preconditioner(tmp_path / "none.pt", shapes_of(model), [])
 
 
 # the command
