@@ -140,6 +140,10 @@ class TargetFile(msgspec.Struct, frozen=True):
 _PROTECTION = {"unsafe-pickle", "trust-remote-code", "force"}
 # Options that make a command write a file besides its answer.
 _WRITING = {"state", "to", "update_baseline"}
+# Options of single analyses that name a file to read.
+_READ = {("gradients", "since"), ("check", "since")} | {
+    (command, "optimizer") for command in ("hessian", "trace", "density")
+}
 _CODE = ("model", "data", "loss", "objective")
 _LIBRARIES = ("timm", "torchvision")
 _PATHS = ("checkpoint", "model", "data", "loss", "objective")
@@ -301,7 +305,10 @@ def _split(
                 f"take it out; if you trust what is inspected, pass --{unsafe}",
             )
         if key in commands and isinstance(value, dict):
-            options[key] = {name.replace("-", "_"): v for name, v in value.items()}
+            options[key] = {
+                name.replace("-", "_"): _anchor(v, folder) if (key, name) in _READ else v
+                for name, v in value.items()
+            }
         elif key in _FIELDS:
             listed = [value] if key in ("input-key", "params") and isinstance(value, str) else value
             settings[key] = _anchor(listed, folder) if key in _PATHS else listed

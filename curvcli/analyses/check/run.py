@@ -12,6 +12,7 @@ from curvcli.analyses.check.baseline import (
     read_baseline,
     write_baseline,
 )
+from curvcli.analyses.check.causes import cause_of
 from curvcli.analyses.check.command import CheckOptions
 from curvcli.analyses.check.decision import Outcome, decide
 from curvcli.analyses.check.findings import FINDINGS
@@ -32,7 +33,9 @@ DEFAULT_RULES = (
     RuleEntry("gradients.findings.errors == 0", message="signals or gradients are ill"),
     RuleEntry("gradients.findings.warnings == 0", severity="warning",
               message="signals or gradients are suspect"),
-    RuleEntry('saddle.verdict not in ["strict-saddle", "local-maximum"]',
+    RuleEntry("gradients.findings.notes == 0", severity="note", message="worth a look"),
+    # Also well trained networks often stop beside a little negative curvature: one of 20 healthy ones does.
+    RuleEntry('saddle.verdict not in ["strict-saddle", "local-maximum"]', severity="note",
               message="training has not reached a minimum"),
 )  # fmt: skip
 
@@ -46,6 +49,8 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     seconds = parse_seconds(options.budget)
     members = list(subject.members)
     sets = [_rules(member, options.rules) for member in members]
+    if options.since is not None:
+        _look_back(members, sets, options.since, journal)
     path = Path(options.baseline) if options.baseline else None
     if path is None and (options.update_baseline or any(r.uses_baseline for s in sets for r in s)):
         raise UsageError(
@@ -88,6 +93,17 @@ def _rules(member: Subject, given: list[str | RuleEntry]) -> list[Rule]:
     for rule in found:
         _check_room(rule, member)
     return found
+
+
+def _look_back(
+    members: list[Subject], sets: list[list[Rule]], since: str, journal: Journal
+) -> None:
+    """Give ``--since`` to `gradients`."""
+    if not any("gradients" in rule.analyses for rules in sets for rule in rules):
+        journal.note("--since is not looked at: no rule asks for gradients")
+    for member in members:
+        own = {**member.tables.get("gradients", {}), "since": since}
+        member.tables = {**member.tables, "gradients": own}
 
 
 def _check_room(rule: Rule, member: Subject) -> None:
@@ -143,7 +159,10 @@ def _judge(
             found = decide(rule, answers.envelopes, precision, known.get)
             if updating and rule.uses_baseline:
                 found = [_fresh(o) for o in found]
-        outcomes += [_outcome(member, rule, outcome) for outcome in found]
+        cause = ""
+        if any(o.decision == "violation" for o in found):
+            cause = cause_of(rule, answers.envelopes, member.name)
+        outcomes += [_outcome(member, rule, outcome, cause) for outcome in found]
     targets = [e.target for e in answers.envelopes.values() if e.target is not None]
     fullest = max(targets, key=lambda t: t.samples is not None, default=None)
     return CheckedTarget(
@@ -166,14 +185,14 @@ def _fresh(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _outcome(member: Subject, rule: Rule, outcome: Outcome) -> RuleOutcome:
+def _outcome(member: Subject, rule: Rule, outcome: Outcome, cause: str) -> RuleOutcome:
     return RuleOutcome(
         rule=rule.text,
         severity=rule.entry.severity,
         decision=outcome.decision,
         figure=outcome.figure,
         threshold=outcome.threshold,
-        message=described(rule.text, rule.entry.message, outcome),
+        message=described(rule.text, rule.entry.message, outcome, cause),
         line=_line(Path(member.name), rule.text),
     )
 

@@ -64,6 +64,7 @@ RULES = {
         Rule("not-learned", "note", AT_CHANCE, True, "loss over that of the best constant predictor"),
         Rule("imbalance", "note", 0.1, False, "rarest over commonest class"),
         Rule("frozen", "note", 0, True, "parameters without a gradient beside others"),
+        Rule("unmoved", "warning", 0, True, "parameters that moved by less than 1e-7 of their size"),
         Rule("attention-collapse", "warning", 0.01, False, "entropy collapse: Zhai et al. 2023"),
     )
 }  # fmt: skip

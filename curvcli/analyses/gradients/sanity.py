@@ -29,6 +29,7 @@ def sanity_findings(
     yield from _outputs(sane, loss_name, make)
     yield from _inputs(sane, limits, make)
     yield from _running(sane, limits, make)
+    yield from _unmoved(result, make)
 
 
 def sanity_notes(
@@ -49,14 +50,15 @@ def sanity_notes(
         yield make(
             "not-learned", "loss", result.loss,
             f"{_chance(result.loss, sane)}, while gradients arrive: the network has not learned. Fresh weights, a "
-            "learning rate that is too small ('curvcli lr'), or labels that carry no signal (shuffled, off by a row)",
+            "learning rate that is too small ('curvcli lr'), or labels that carry no signal (shuffled, off by a row); "
+            "'curvcli step' says whether a step still helps",
         )  # fmt: skip
     yield from _classes(sane, limits, make)
     if sane.frozen:
         yield make(
             "frozen", sane.frozen[0], float(len(sane.frozen)),
             f"{len(sane.frozen)} parameters are frozen while others are trained ({sane.frozen[0]} first): if this is "
-            "not meant, look for requires_grad = False",
+            "not meant, look for requires_grad = False; --since CHECKPOINT finds what has not moved since",
         )  # fmt: skip
 
 
@@ -141,6 +143,30 @@ def _running(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator
             f"times, mean {shift} deviations away): data normalised otherwise than in training, too few steps, or "
             "statistics of another model; --train-mode uses those of the batch",
         )  # fmt: skip
+
+
+def _unmoved(result: GradientsResult, make: Make) -> Iterator[Finding]:
+    still, first = len(result.unmoved), next(iter(result.unmoved), None)
+    if first is None:
+        return
+    if still == result.parameters:
+        yield make(
+            "unmoved", first.name, float(still),
+            "no parameter has moved since that checkpoint: these are the same weights, or no step was taken",
+        )  # fmt: skip
+        return
+    why = {
+        "frozen": "frozen (requires_grad is False)",
+        "no-gradient": "without a gradient: unused by the loss, detached, or behind dead units",
+        "not-stepped": "reached by a gradient that no step uses: left out of the optimizer's parameters, frozen by the "
+        "training program, or with a rate of zero",
+    }[first.cause]
+    named = ", ".join(u.name for u in result.unmoved[:3])
+    yield make(
+        "unmoved", first.name, float(still),
+        f"{still} of {result.parameters} parameters have not moved since that checkpoint, while the others have "
+        f"({named}): {first.name} is {why}. 'curvcli track' over all checkpoints says since when",
+    )  # fmt: skip
 
 
 def _classes(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from curvcli.report.data import CostInfo, TargetInfo
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from curvcli.loading.target import Target
     from curvcli.objective.objective import Cost, Objective
@@ -78,6 +79,23 @@ class Subject:
             # Named in every answer, so computed while the files are still the ones that were read.
             _ = self.target.checkpoint_sha256, self.target.data_sha256
         return self._objective
+
+    def weights_in(self, path: str) -> "dict[str, Tensor]":
+        """The parameters by name with the weights of another checkpoint; the model stays as it is.
+
+        Raises:
+            CheckpointError: it cannot be read; ModelError: it is of another model.
+        """
+        from pathlib import Path
+
+        from curvcli.loading.checkpoints.formats import open_checkpoint
+        from curvcli.loading.models.model import load_weights
+        from curvcli.objective.network import copied
+
+        other = copied(self.load(accept_nonfinite=True).model)
+        checkpoint = open_checkpoint(Path(path), self.spec.unsafe_pickle, self.spec.weights)
+        self.notes.extend(load_weights(other, checkpoint, self.spec.allow_partial))
+        return {name: p.detach() for name, p in other.named_parameters()}
 
     def set_precision(self) -> None:
         """Compute in the precision that was asked for, also with what was loaded before."""

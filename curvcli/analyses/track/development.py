@@ -5,10 +5,10 @@ from itertools import pairwise
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.track.findings import DIED, LOSS_RISES, STOPPED
 from curvcli.analyses.track.result import TrackPoint
+from curvcli.objective.movement import STILL
 
-# A loss so many times its lowest has risen; a layer that moves by less of its size stands still.
+# A loss so many times its lowest has risen.
 _RISEN = 1.5
-_STILL = 1e-7
 # So much more of the units are dead than at the checkpoint before.
 _DYING = 0.25
 
@@ -52,14 +52,14 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
 
 def _layers(journal: Journal, series: list[TrackPoint]) -> None:
     last = series[-1].moved
-    still = [name for name, share in last.items() if share < _STILL]
+    still = [name for name, share in last.items() if share < STILL]
     if still and len(still) < len(last):
         since = next(
-            (p for p in series[1:] if all(p.moved.get(n, 1.0) < _STILL for n in still)), series[-1]
+            (p for p in series[1:] if all(p.moved.get(n, 1.0) < STILL for n in still)), series[-1]
         )
         journal.find(
             STOPPED, still[0],
             f"{len(still)} of {len(last)} parameters do not move any more, at the latest since {_named(since)}, "
             f"while others do ({', '.join(still[:3])})",
-            value=last[still[0]], threshold=_STILL,
+            value=last[still[0]], threshold=STILL,
         )  # fmt: skip

@@ -1,9 +1,7 @@
-"""The limit of stability of the optimizer that a checkpoint was trained with, and how far its weights moved."""
+"""The limit of stability of the optimizer that a checkpoint was trained with."""
 
 from pathlib import Path
 from typing import NamedTuple
-
-from torch import Tensor
 
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.subject import Subject
@@ -12,10 +10,8 @@ from curvcli.analyses.track.result import TrackedValue
 from curvcli.errors import CurvError
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.vectors import double
 from curvcli.loading.checkpoints.moments import read_preconditioner
 from curvcli.loading.checkpoints.training import Optimizer
-from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.curvature.preconditioned import PreconditionedHessian
 
@@ -74,22 +70,3 @@ def preconditioned(
     )  # fmt: skip
     value, residual = float(top.values_K[0]), float(top.bounds_K[0])
     return TrackedValue(value, residual, top.status == "converged"), top.upper
-
-
-def weights_of(objective: Objective) -> dict[str, Tensor]:
-    """Copies of the weights."""
-    return {
-        name: p.detach().clone().cpu()
-        for name, p in zip(objective.names, objective.parameters, strict=True)
-    }
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
-    """‖Δθ‖/‖θ‖ of each parameter that both have."""
-    found = {}
-    for name, old in before.items():
-        if name in after and after[name].shape == old.shape:
-            size = float(double(old).norm())
-            distance = float((double(after[name]) - double(old)).norm())
-            found[name] = distance / size if size else distance
-    return found

@@ -19,9 +19,7 @@ from curvcli.analyses.track.limits import (
     Known,
     limit_of,
     momentum_of,
-    moved,
     preconditioned,
-    weights_of,
 )
 from curvcli.analyses.track.order import ordered
 from curvcli.analyses.track.result import (
@@ -37,6 +35,7 @@ from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.stochastic.probes import deflated_trace
+from curvcli.objective.movement import moved, weights_of
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.rollout import dead_units
 
@@ -70,7 +69,7 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
             point, guess_N = _point(
                 journal, member, options, guess_N if options.warm else None, index, known
             )
-            weights = weights_of(member.objective)
+            weights = weights_of(member.objective.model)
             point = replace(point, moved=moved(previous[1], weights))
             previous = (place, weights)
             first = first or member

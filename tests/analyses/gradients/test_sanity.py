@@ -1,6 +1,7 @@
 """One forward pass: loss against constants, outputs, inputs, classes, running statistics, frozen layers."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,3 +146,32 @@ def test_frozen_layers_and_rare_classes_are_notes(make_objective: MakeObjective)
     y = torch.tensor([0] * 57 + [1] * 3)
     found = rules(asked(make_objective(model, x, y)))
     assert (found["frozen"], found["imbalance"]) == ("note", "note")
+
+
+@pytest.mark.parametrize("cause", ["frozen", "not-stepped", "no-gradient"])
+def test_what_has_not_moved_since_a_checkpoint_is_named_with_its_cause(
+    make_objective: MakeObjective, tmp_path: Path, cause: str
+) -> None:
+    """One tensor that kept its values: frozen, left out of the optimizer, or used by nothing; the rest moved."""
+    model = nn.ModuleDict({"used": nn.Linear(4, 3), "spare": nn.Linear(2, 2)})
+    model.forward = model["used"].forward
+    torch.save(model.state_dict(), tmp_path / "before.pt")
+    still = "spare.weight" if cause == "no-gradient" else "used.weight"
+    for name, p in model.named_parameters():
+        p.data += 0.1 * (name != still)
+    model.get_parameter(still).requires_grad_(cause != "frozen")
+    x, y = data()
+    answer = asked(make_objective(model, x, y), since=str(tmp_path / "before.pt"))
+    assert [(u.name, u.cause) for u in answer.result.unmoved] == [(still, cause)]
+    assert rules(answer)["unmoved"] == "warning"
+    assert "unmoved" not in rules(asked(make_objective(model, x, y)))
+
+
+def test_the_same_weights_are_called_the_same(
+    make_objective: MakeObjective, tmp_path: Path
+) -> None:
+    """Nothing has moved: no parameter is singled out."""
+    model, (x, y) = net(), data()
+    torch.save(model.state_dict(), tmp_path / "same.pt")
+    answer = asked(make_objective(model, x, y), since=str(tmp_path / "same.pt"))
+    assert "the same weights" in next(f.message for f in answer.findings if "unmoved" in f.rule)
