@@ -6,6 +6,7 @@ from curvcli.analyses.check.decision import Outcome
 from curvcli.analyses.check.result import CheckedTarget, CheckResult, RuleOutcome
 from curvcli.analyses.shared.figures import Figure
 from curvcli.report.data import Block, Case, Cell, Column, Measured, Sentence, Table
+from curvcli.report.head import fit_line
 from curvcli.report.numbers import number
 
 _BASES = {
@@ -91,7 +92,7 @@ def _table(target: CheckedTarget) -> Table:
             Column("by", numeric=False),
         ),
         [_row(rule) for rule in target.rules],
-        f"Analyses: {runs}",
+        " ".join(filter(None, (fit_line(target.target), f"Analyses: {runs}"))),
     )
 
 

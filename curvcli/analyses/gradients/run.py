@@ -13,7 +13,6 @@ from curvcli.analyses.gradients.schemes import compare
 from curvcli.analyses.gradients.time import attention_heads, time_trends
 from curvcli.analyses.gradients.verdicts import Judge
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.forward_pass import forward_pass
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
@@ -89,7 +88,7 @@ def _answer(
         initialisations = compare(subject, journal, objective, schemes, seeds)
     return GradientsResult(
         loss=finite(found.loss),
-        sanity=forward_pass(subject) if found.complete else None,
+        sanity=subject.forward_pass() if found.complete else None,
         layers=layers,
         depth_gain=finite(whole[0]) if whole else None,
         depth_gain_interval=_finite_pair(whole[1]) if whole else None,

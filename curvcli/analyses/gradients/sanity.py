@@ -46,10 +46,10 @@ def sanity_notes(
     sane = result.sanity
     if sane is None or result.loss is None:
         return
-    if not ill and sane.at_chance(result.loss):
+    if not ill and sane.at_chance:
         yield make(
-            "not-learned", "loss", result.loss,
-            f"{_chance(result.loss, sane)}, while gradients arrive: the network has not learned. Fresh weights, a "
+            "not-learned", "loss", sane.loss,
+            f"{_chance(sane)}, while gradients arrive: the network has not learned. Fresh weights, a "
             "learning rate that is too small ('curvcli lr'), or labels that carry no signal (shuffled, off by a row); "
             "'curvcli step' says whether a step still helps",
         )  # fmt: skip
@@ -62,8 +62,9 @@ def sanity_notes(
         )  # fmt: skip
 
 
-def _chance(loss: float, sane: SanityInfo) -> str:
-    return f"the loss, {number(loss)}, is that of the best constant predictor ({number(sane.chance or 0.0)})"
+def _chance(sane: SanityInfo) -> str:
+    own, constant = number(sane.loss or 0.0), number(sane.chance or 0.0)
+    return f"the loss, {own}, is that of the best constant predictor ({constant})"
 
 
 def _dead(
@@ -78,11 +79,11 @@ def _dead(
             f"no unit of {named} fires for any sample, so nothing that depends on the input passes: a learning rate "
             "that was too high, or inputs of a wrong scale; start again, with a rate from 'curvcli lr'",
         )  # fmt: skip
-    if dying and sane.at_chance(result.loss):
+    if dying and sane.at_chance:
         worst = max(dying, key=lambda s: s.dead_fraction or 0.0)
         yield make(
             "chance-dead", worst.name, worst.dead_fraction,
-            f"{_chance(result.loss or 0.0, sane)}, and {worst.dead_fraction:.0%} of the units of {worst.name} are "
+            f"{_chance(sane)}, and {worst.dead_fraction:.0%} of the units of {worst.name} are "
             "dead: the network died. A learning rate that was too high is the usual cause ('curvcli lr')",
         )  # fmt: skip
     if sane.constant:

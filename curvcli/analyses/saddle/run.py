@@ -34,7 +34,6 @@ from curvcli.analyses.shared.certified import (
     check_products,
 )
 from curvcli.analyses.shared.eigenpairs import Reach
-from curvcli.analyses.shared.forward_pass import forward_pass
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
@@ -120,10 +119,10 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
             journal.cut_short(
                 "the budget of products ended before the verdict: raise --max-matvecs"
             )
-    sane = forward_pass(subject) if verdict in _MINIMA else None
-    if sane is not None and sane.constant and sane.at_chance(objective.loss):
+    sane = subject.forward_pass() if verdict in _MINIMA else None
+    if sane is not None and sane.constant and sane.at_chance:
         journal.find(AT_CHANCE, "loss", "the output is the same for every sample, and the loss that of a constant",
-                     value=objective.loss, threshold=sane.chance)  # fmt: skip
+                     value=sane.loss, threshold=sane.chance)  # fmt: skip
     if journal.stop() is not None:
         journal.cut_short()
     estimate = (

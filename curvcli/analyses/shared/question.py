@@ -133,4 +133,6 @@ class Question:
                 stack.enter_context(restored_precision())
                 subject.set_precision()
             answer: Answer[Any] = run(subject, options, journal)
+            if journal.stop() is None:
+                subject.look()
         return replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from curvcli.report.data import Number
+from curvcli.report.data import FitInfo, Number
 
 AT_CHANCE = 0.95
 """A loss above this share of the best constant predictor's has learned nothing."""
@@ -35,6 +35,7 @@ class RunningInfo(Struct, frozen=True):
 class SanityInfo(Struct, frozen=True, kw_only=True):
     """What one forward pass says."""
 
+    loss: Annotated[Number, Meta(description="of the data alone, without weight decay")]
     chance: Annotated[Number, Meta(description="loss of the best constant predictor")]
     uniform: Annotated[Number, Meta(description="ln C: loss of equal probabilities")]
     accuracy: Number
@@ -50,9 +51,17 @@ class SanityInfo(Struct, frozen=True, kw_only=True):
     running: list[RunningInfo]
     frozen: Annotated[list[str], Meta(description="parameters that are not trained")]
 
-    def at_chance(self, loss: float | None) -> bool:
-        """Whether a loss is no better than that of the best constant predictor."""
-        return loss is not None and bool(self.chance) and loss >= AT_CHANCE * (self.chance or 0.0)
+    @property
+    def at_chance(self) -> bool:
+        """Whether the loss is no better than that of the best constant predictor."""
+        if self.loss is None or not self.chance:
+            return False
+        return self.loss >= AT_CHANCE * self.chance
+
+    @property
+    def fit(self) -> FitInfo:
+        """What the head of an answer says of it."""
+        return FitInfo(self.loss, self.chance, self.accuracy, self.majority, self.at_chance)
 
     @property
     def constant(self) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from curvcli.analyses.shared.sanity import SanityInfo
     from curvcli.loading.target import Target
     from curvcli.objective.objective import Cost, Objective
 
@@ -43,6 +44,7 @@ class Subject:
         """What was switched, skipped or assumed while it was loaded."""
         self._objective = objective
         self._target: Target | None = None
+        self._sanity: SanityInfo | None = None
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
 
@@ -97,6 +99,26 @@ class Subject:
         self.notes.extend(load_weights(other, checkpoint, self.spec.allow_partial))
         return {name: p.detach() for name, p in other.named_parameters()}
 
+    def forward_pass(self) -> "SanityInfo":
+        """What one pass over the data says, made when it is first asked for."""
+        if self._sanity is None:
+            from curvcli.analyses.shared.forward_pass import forward_pass
+
+            self._sanity = forward_pass(self.load(accept_nonfinite=True), self.spec.params)
+        return self._sanity
+
+    def look(self) -> None:
+        """Make the forward pass for the answer's head, if there is data and the pass has not been made."""
+        from curvcli.machine.memory import out_of_memory
+
+        if self._objective is None:
+            return
+        try:
+            self.forward_pass()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+
     def set_precision(self) -> None:
         """Compute in the precision that was asked for, also with what was loaded before."""
         from curvcli.machine.precision import set_precision
@@ -138,7 +160,8 @@ class Subject:
         """What is known of the target by now."""
         if self.members or (self._target is None and self.spec == TargetSpec()):
             return None
-        return TargetInfo(**self.target.describe())
+        fit = self._sanity.fit if self._sanity is not None else None
+        return TargetInfo(**self.target.describe(), fit=fit)
 
     def cost_info(self, seconds: float) -> CostInfo:
         """Work done by now, in a run that has taken ``seconds``."""
