@@ -54,8 +54,6 @@ def test_a_network_at_chance_is_said_before_its_curvature() -> None:
 
 def test_few_samples_at_a_time_give_the_same_figures() -> None:
     """A limit of memory makes the pass go in pieces."""
-    whole, pieces = (
-        s.forward_pass() for s in (load(TARGET), load(TARGET, memory="2GB"))
-    )
+    whole, pieces = (s.forward_pass() for s in (load(TARGET), load(TARGET, memory="2GB")))
     assert pieces.output_spread == pytest.approx(whole.output_spread, rel=1e-5)
     assert (pieces.chance, pieces.accuracy) == (whole.chance, whole.accuracy)
