@@ -141,7 +141,7 @@ _PROTECTION = {"unsafe-pickle", "trust-remote-code", "force"}
 # Options that make a command write a file besides its answer.
 _WRITING = {"state", "to", "update_baseline"}
 # Options of single analyses that name a file to read.
-_READ = {("gradients", "since"), ("check", "since")} | {
+_READ = {("gradients", "since"), ("check", "since"), ("compare", "other_data")} | {
     (command, "optimizer") for command in ("hessian", "trace", "density")
 }
 _CODE = ("model", "data", "loss", "objective")

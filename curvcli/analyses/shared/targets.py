@@ -62,7 +62,7 @@ def resolve_targets(
             override = flags if argument is None else {"checkpoint": argument, **flags}
             spec, tables = resolve_target(file, override, commands, project)
         found.append(Named(argument or spec.checkpoint or "target", spec, tables, file))
-    if kind == "pair" and len(found) != 2:
+    if kind == "pair" and len(found) not in (1, 2):
         raise UsageError(
             f"two targets are compared, not {len(found)}",
             "name two checkpoints; a target file before them gives their settings",
