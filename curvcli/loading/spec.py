@@ -169,6 +169,14 @@ def read_target_file(path: Path, commands: tuple[str, ...]) -> TargetFile:
     return _split(_toml(path), path.parent, str(path), commands)
 
 
+def is_target_file(path: Path) -> bool:
+    """Whether a ``.toml`` file names a checkpoint or a model; those of other programs have tables only."""
+    try:
+        return not {"checkpoint", "model"}.isdisjoint(_toml(path))
+    except UsageError:
+        return False
+
+
 def is_reference(text: str) -> bool:
     """Whether ``text`` names an attribute of a module rather than a file."""
     module, colon, attribute = text.rpartition(":")

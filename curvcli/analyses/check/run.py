@@ -16,16 +16,22 @@ from curvcli.analyses.check.causes import cause_of
 from curvcli.analyses.check.command import CheckOptions
 from curvcli.analyses.check.decision import Outcome, decide
 from curvcli.analyses.check.findings import FINDINGS
-from curvcli.analyses.check.result import CheckedTarget, CheckResult, Count, RuleOutcome
+from curvcli.analyses.check.result import (
+    AnalysisRun,
+    CheckedTarget,
+    CheckResult,
+    Count,
+    RuleOutcome,
+)
 from curvcli.analyses.check.rules import Rule, RuleEntry, make_rule, read_entries
 from curvcli.analyses.check.view import described
 from curvcli.analyses.registry import get
-from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.figures import Figure, Precision
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, UsageError
+from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, CurvError, UsageError
 
 DEFAULT_RULES = (
     RuleEntry("info.nonfinite == 0", message="the weights contain NaN or Inf", optional=True),
@@ -48,7 +54,7 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     """
     seconds = parse_seconds(options.budget)
     members = list(subject.members)
-    sets = [_rules(member, options.rules) for member in members]
+    sets = [_rules_or_problem(member, options.rules, alone=len(members) == 1) for member in members]
     if options.since is not None:
         _look_back(members, sets, options.since, journal)
     path = Path(options.baseline) if options.baseline else None
@@ -63,6 +69,9 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     checked: list[CheckedTarget] = []
     updated: dict[str, BaselineTarget] = {}
     for member, own in zip(members, sets, strict=True):
+        if member.problem is not None:
+            checked.append(_unusable(member, member.problem))
+            continue
         answers = run_analyses(member, _needed(own), shared, options.cache, journal)
         for note in answers.notes:
             journal.note(note)
@@ -77,6 +86,37 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
         journal.note(f"the baseline {path} has the figures of {len(updated)} targets now")
     result = _result(checked, options.undecided, options.confidence, options.baseline)
     return journal.answer(result, exit_code=_conclude(journal, result))
+
+
+def _rules_or_problem(member: Subject, given: list[str | RuleEntry], alone: bool) -> list[Rule]:
+    """The rules of a target; of one among several, what is wrong with it is kept beside the others' answers."""
+    if member.problem is not None:
+        return []
+    try:
+        return _rules(member, given)
+    except UsageError as problem:
+        if alone:
+            raise
+        member.problem = problem
+        return []
+
+
+def _unusable(member: Subject, problem: CurvError) -> CheckedTarget:
+    """A target that cannot be looked at."""
+    told = f"the target cannot be used: {problem.message}"
+    if problem.hint:
+        told += f" ({problem.hint})"
+    return CheckedTarget(
+        name=member.name,
+        file=member.name,
+        target=None,
+        rules=[
+            RuleOutcome(
+                rule="target", severity="error", decision="error", figure=None, threshold=None, message=told, line=1
+            )
+        ],
+        analyses=[AnalysisRun("target", 0.0, False, False, error_info(problem))],
+    )  # fmt: skip
 
 
 def _rules(member: Subject, given: list[str | RuleEntry]) -> list[Rule]:

@@ -73,6 +73,8 @@ def view(result: CheckResult) -> list[Block]:
         if n
     ]
     tone = "good" if result.healthy and not count.undecided and count.violated == noted else "bad"
+    if not result.targets:
+        return [Sentence("No target file is among the files: nothing was checked.")]
     blocks.append(Sentence(f"Rules: {', '.join(parts)}.", tone))  # type: ignore[arg-type]
     return blocks
 

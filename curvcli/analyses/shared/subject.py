@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from curvcli.analyses.shared.sanity import SanityInfo
+    from curvcli.errors import CurvError
     from curvcli.loading.target import Target
     from curvcli.objective.objective import Cost, Objective
 
@@ -25,6 +26,7 @@ class Subject:
         members: the targets, for a question that is asked of several.
         tables: options of questions that the target file sets, by command.
         name: the target as it was given.
+        problem: why its settings cannot be used, of one among several.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class Subject:
         members: "Sequence[Subject]" = (),
         tables: dict[str, dict[str, Any]] | None = None,
         name: str | None = None,
+        problem: "CurvError | None" = None,
     ) -> None:
+        self.problem = problem
         self.spec = spec or TargetSpec()
         self.members = members
         self.tables = tables or {}
@@ -109,10 +113,10 @@ class Subject:
 
     def look(self) -> None:
         """Make the forward pass for the answer's head, if there is data and the pass has not been made."""
-        from curvcli.machine.memory import out_of_memory
-
         if self._objective is None:
             return
+        from curvcli.machine.memory import out_of_memory
+
         try:
             self.forward_pass()
         except (RuntimeError, MemoryError) as error:
