@@ -31,3 +31,18 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, floa
             distance = float((double(after[name]) - double(old)).norm())
             found[name] = distance / size if size else distance
     return found
+
+
+def still(ways: dict[str, float]) -> list[str]:
+    """Parameters that do not move. A bias alone is none: before a normalisation it has no gradient.
+
+    >>> still({"a.weight": 0.0, "a.bias": 0.1, "b.weight": 0.1, "b.bias": 0.0})
+    ['a.weight']
+    """
+    found = [name for name, way in ways.items() if way < STILL]
+    moving = {name.rpartition(".")[0] for name in ways if name not in found}
+    return [
+        name
+        for name in found
+        if name.rpartition(".")[2] != "bias" or name.rpartition(".")[0] not in moving
+    ]

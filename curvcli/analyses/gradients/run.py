@@ -17,7 +17,7 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.objective.faults import fault_in_data
-from curvcli.objective.movement import STILL, moved, weights_of
+from curvcli.objective.movement import moved, still, weights_of
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.depth_trend import depth_trend, power
 from curvcli.operators.signals.gradient_flow import Flow, flow
@@ -122,8 +122,7 @@ def _unmoved(subject: Subject, found: Flow, since: str) -> list[Unmoved]:
     frozen = {n for n, p in objective.model.named_parameters() if not p.requires_grad}
     return [
         Unmoved(n, "frozen" if n in frozen else "not-stepped" if n in arriving else "no-gradient")
-        for n, way in ways.items()
-        if way < STILL
+        for n in still(ways)
     ]
 
 

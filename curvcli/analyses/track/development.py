@@ -13,7 +13,7 @@ from curvcli.analyses.track.findings import (
     STOPPED,
 )
 from curvcli.analyses.track.result import TrackPoint
-from curvcli.objective.movement import STILL
+from curvcli.objective.movement import STILL, still
 
 # A loss so many times its lowest has risen.
 _RISEN = 1.5
@@ -100,7 +100,10 @@ def _ranks(journal: Journal, series: list[TrackPoint]) -> None:
         histories[f"the weights of {layer}"] = [p.weight_rank.get(layer) for p in series]
     fallen = []
     for what, ranks in histories.items():
-        known = [(r, p) for r, p in zip(ranks, series, strict=True) if r is not None]
+        # Fresh weights have high ranks of no use: what counts is what was there once the network had learned.
+        known = [
+            (r, p) for r, p in zip(ranks, series, strict=True) if r is not None and not p.at_chance
+        ]
         if len(known) < 2:
             continue
         (highest, since), (last, _) = max(known, key=lambda k: k[0]), known[-1]
@@ -163,14 +166,14 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
 
 def _layers(journal: Journal, series: list[TrackPoint]) -> None:
     last = series[-1].moved
-    still = [name for name, share in last.items() if share < STILL]
-    if still and len(still) < len(last):
+    stopped = still(last)
+    if stopped and len(stopped) < len(last):
         since = next(
-            (p for p in series[1:] if all(p.moved.get(n, 1.0) < STILL for n in still)), series[-1]
+            (p for p in series[1:] if all(p.moved.get(n, 1.0) < STILL for n in stopped)), series[-1]
         )
         journal.find(
-            STOPPED, still[0],
-            f"{len(still)} of {len(last)} parameters do not move any more, at the latest since {_named(since)}, "
-            f"while others do ({', '.join(still[:3])})",
-            value=last[still[0]], threshold=STILL,
+            STOPPED, stopped[0],
+            f"{len(stopped)} of {len(last)} parameters do not move any more, at the latest since {_named(since)}, "
+            f"while others do ({', '.join(stopped[:3])})",
+            value=last[stopped[0]], threshold=STILL,
         )  # fmt: skip

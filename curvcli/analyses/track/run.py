@@ -13,7 +13,13 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
 from curvcli.analyses.track.command import TrackOptions
 from curvcli.analyses.track.development import development
-from curvcli.analyses.track.findings import BAD_CHECKPOINT, EDGE_ABOVE, EDGE_AT, NOT_CONVERGED
+from curvcli.analyses.track.findings import (
+    BAD_CHECKPOINT,
+    EDGE_ABOVE,
+    EDGE_AT,
+    NOT_CONVERGED,
+    RUN_DIED,
+)
 from curvcli.analyses.track.health import health_of
 from curvcli.analyses.track.limits import (
     ADAPTIVE,
@@ -97,6 +103,9 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
     )
     _findings(journal, result)
     development(journal, points, options.train_batch)
+    journal.findings.sort(
+        key=lambda f: f.rule != RUN_DIED.id
+    )  # what explains the others comes first
     return journal.answer(result)
 
 

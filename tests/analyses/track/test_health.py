@@ -71,6 +71,8 @@ def test_a_rank_that_halves_is_a_finding() -> None:
     series = [{**GOOD, "feature_rank": f, "weight_rank": {"fc": w}} for f, w in ranks]
     assert "the features fell from 9 at step 100 to 4 at step 200" in found(series)["rank-falls"]
     assert "rank-falls" not in found(series[:2])
+    fresh = {**FRESH, "feature_rank": 45.0}
+    assert "rank-falls" not in found([fresh, *series[:2]]), "fresh features are of no use"
 
 
 def test_the_batch_is_held_against_the_noise_scale() -> None:
