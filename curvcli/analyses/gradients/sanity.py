@@ -131,12 +131,8 @@ def _inputs(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[
 
 
 def _running(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:
-    def far(ratio: float | None, shift: float | None) -> float:
-        spread = max(ratio or 0.0, 1 / ratio if ratio else 0.0)
-        return max(spread, 1 + (shift or 0.0) ** 2)
-
-    worst = max(sane.running, key=lambda r: far(r.variance_ratio, r.shift), default=None)
-    if worst is not None and far(worst.variance_ratio, worst.shift) > limits["running-statistics"]:
+    worst = max(sane.running, key=lambda r: r.distance, default=None)
+    if worst is not None and worst.distance > limits["running-statistics"]:
         variance, shift = number(worst.variance_ratio or 0.0, 3), number(worst.shift or 0.0, 3)
         yield make(
             "running-statistics", worst.name, worst.variance_ratio,

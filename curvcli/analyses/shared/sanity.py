@@ -12,6 +12,10 @@ CONSTANT = 1e-5
 """Outputs that differ between samples by less of their size are constant."""
 
 
+FAR = 5.0
+"""Running statistics at a greater distance are not those of the data."""
+
+
 class ChannelInfo(Struct, frozen=True):
     """An input, or one channel of an image."""
 
@@ -30,6 +34,13 @@ class RunningInfo(Struct, frozen=True):
     shift: Annotated[
         Number, Meta(description="RMS over channels: distance of the means in running deviations")
     ]
+
+    @property
+    def distance(self) -> float:
+        """1 where they agree: the ratio of the variances, up or down, or 1 + the squared shift."""
+        ratio = self.variance_ratio
+        spread = max(ratio or 0.0, 1 / ratio if ratio else 0.0)
+        return max(spread, 1 + (self.shift or 0.0) ** 2)
 
 
 class SanityInfo(Struct, frozen=True, kw_only=True):

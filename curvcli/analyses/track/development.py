@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.sanity import FAR
 from curvcli.analyses.track.findings import (
     AT_LIMIT_LONG,
     DIED,
@@ -64,11 +65,19 @@ def _death(journal: Journal, series: list[TrackPoint]) -> bool:
         how = f"its loss went from {before.loss:.4g} to {after.loss:.4g}, no better than a constant"
         if (after.dead_fraction or 0.0) > (before.dead_fraction or 0.0):
             how += f", and dead units from {before.dead_fraction or 0:.0%} to {after.dead_fraction or 0:.0%}"
+    remedy = (
+        "go back to the checkpoint before, with a lower rate ('curvcli lr') or clipped gradients"
+    )
+    if (after.statistics or 0.0) > FAR:
+        remedy = (
+            f"the running statistics of a BatchNorm are {after.statistics:.3g} times off those of the data, which may "
+            "be all: 'curvcli gradients' names it, --train-mode takes those of the batch"
+        )
     rate = f" at a learning rate of {before.learning_rate:g}" if before.learning_rate else ""
     name = f"the run {before.run}" if before.run else "the run"
     journal.find(
         RUN_DIED, after.checkpoint,
-        f"{name} died between {_named(before)} and {_named(after)}{rate}: {how}",
+        f"{name} died between {_named(before)} and {_named(after)}{rate}: {how}: {remedy}",
         value=after.loss,
     )  # fmt: skip
     return True

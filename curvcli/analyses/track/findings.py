@@ -33,7 +33,6 @@ RUN_DIED = Rule(
     "track.run-died",
     "error",
     "from there on not finite, or no better than a constant after having learned or with many more dead units",
-    remedy="go back to the checkpoint before, with a lower rate ('curvcli lr') or clipped gradients",
 )
 AT_LIMIT_LONG = Rule(
     "track.edge-long",

@@ -29,6 +29,7 @@ class Health(NamedTuple):
     dead_fraction: float | None
     accuracy: float | None
     at_chance: bool
+    statistics: float | None
     weight_rank: dict[str, float]
     feature_rank: float | None
     noise_scale: float | None
@@ -43,6 +44,7 @@ def health_of(member: Subject) -> Health:
         dead_units(objective).fraction,
         sane.accuracy,
         sane.at_chance,
+        max((r.distance for r in sane.running), default=None),
         weight_ranks(objective.model),
         feature_rank(objective),
         scale,

@@ -51,6 +51,12 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     at_chance: Annotated[
         bool, Meta(description="the loss is no better than that of the best constant predictor")
     ] = False
+    statistics: Annotated[
+        Number,
+        Meta(
+            description="largest distance of a BatchNorm's running statistics from those of the data; 1: the same"
+        ),
+    ] = None
     weight_rank: Annotated[
         dict[str, float],
         Meta(description="effective rank of each layer's weights: exp of the entropy of σ/Σσ"),

@@ -43,6 +43,10 @@ def test_a_run_may_die_before_it_learns_or_by_nan() -> None:
     """Units that die at once; weights that are NaN from a checkpoint on."""
     dead = {"loss": 1.2, "at_chance": True, "dead_fraction": 0.6}
     assert "between step 0 and step 100" in found([FRESH, dead])["run-died"]
+    off = {**dead, "statistics": 1e6}
+    told = found([FRESH, GOOD, off])["run-died"]
+    assert "running statistics" in told
+    assert "lower rate" not in told
     nan = {"error": ErrorInfo("non-finite", "weights contain NaN", None, 2)}
     assert "not finite any more" in found([FRESH, GOOD, nan])["run-died"]
 
