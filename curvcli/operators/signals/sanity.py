@@ -105,6 +105,28 @@ def _pieces(objective: Objective) -> Iterator[Batch]:
         yield from batch.pieces(_SAMPLES if limited else batch.size)
 
 
+class _Moments:
+    """Σd and Σd² of the distances d from one of the rows, so that little is lost where all rows are nearly alike."""
+
+    def __init__(self, pivot_C: Tensor) -> None:
+        self._pivot_C = pivot_C
+        self._sum_C, self._square_C = torch.zeros_like(pivot_C), torch.zeros_like(pivot_C)
+
+    def add(self, x_NC: Tensor) -> None:
+        """More rows."""
+        d_NC = x_NC - self._pivot_C
+        self._sum_C += d_NC.sum(0)
+        self._square_C += d_NC.square().sum(0)
+
+    def mean(self, n: int) -> Tensor:
+        """Of all n rows."""
+        return self._pivot_C + self._sum_C / n
+
+    def variance(self, n: int) -> Tensor:
+        """Around that mean."""
+        return (self._square_C / n - (self._sum_C / n).square()).clamp(min=0)
+
+
 class _Outputs:
     """Sums over outputs and targets, so that the outputs of one piece only are held at a time."""
 
@@ -112,8 +134,9 @@ class _Outputs:
         self._name, self._classes = name, name in _CLASSES
         self._usable = True
         self._count = self._right = self._labels = 0
-        # Σo, Σo², Σt, Σt² by output, and the number of labels by class.
-        self._sums: list[Tensor] = []
+        # Σo² by output, and moments of outputs and of numbers as targets; the number of labels by class.
+        self._squares: Tensor | None = None
+        self._moments: list[_Moments] = []
         self._counts: Tensor | None = None
         self._not_negative = self._at_most_one = self._simplex = self._log_simplex = True
 
@@ -121,24 +144,27 @@ class _Outputs:
         """Outputs and targets of a piece; what does not fit the others makes all of no use."""
         fits = all(isinstance(t, Tensor) and t.numel() for t in (outputs, targets))
         rows = _rows(outputs, targets, self._classes) if fits else None
-        if rows is None or (self._sums and len(self._sums[0]) != rows[0].shape[1]):
+        if rows is None or (self._squares is not None and len(self._squares) != rows[0].shape[1]):
             self._usable = False
             return
         out_NC, target_N = double(rows[0]), rows[1].to(rows[0].device)
-        sums = [out_NC.sum(0), out_NC.square().sum(0)]
+        squares_C = out_NC.square().sum(0)
+        self._squares = squares_C if self._squares is None else self._squares + squares_C
+        numbers = [out_NC]
         self._count += len(out_NC)
         self._not_negative &= bool((out_NC >= 0).all())
         self._at_most_one &= bool((out_NC <= 1).all())
         if target_N.is_floating_point():
             target_NC = double(target_N)
-            sums += [target_NC.sum(0), target_NC.square().sum(0)]
+            numbers.append(target_NC)
             self._right += int(((out_NC > 0) == (target_NC > 0.5)).sum())
         else:
             kept = target_N >= 0
             self._add_classes(out_NC[kept], target_N[kept].long())
-        if self._sums:
-            sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
-        self._sums = sums
+        if not self._moments:
+            self._moments = [_Moments(x[0]) for x in numbers]
+        for moments, x in zip(self._moments, numbers, strict=True):
+            moments.add(x)
 
     def _add_classes(self, out_NC: Tensor, labels_N: Tensor) -> None:
         counts_C = torch.bincount(labels_N, minlength=out_NC.shape[1])
@@ -150,18 +176,21 @@ class _Outputs:
 
     def judge(self, found: Sanity) -> None:
         """Put what they say into ``found``."""
-        if not self._usable or not self._sums or not bool(torch.isfinite(self._sums[1]).all()):
+        if not self._usable or self._squares is None:
             return
-        n = self._count
-        found.output_spread = _spread(self._sums[0] / n, self._sums[1] / n) if n > 1 else None
+        n, rms = self._count, float(self._squares.mean().div(self._count).sqrt())
+        if not math.isfinite(rms):
+            return
+        if n > 1:
+            deviation = float(self._moments[0].variance(n).mean().sqrt())
+            found.output_spread = deviation / rms if rms else 0.0
         found.unit_interval = self._not_negative and self._at_most_one
         if self._classes and self._counts is not None and self._labels:
             self._judge_classes(found, self._counts)
-        elif self._name == "mse" and len(self._sums) > 2:
-            mean_C = self._sums[2] / n
-            found.chance = float((self._sums[3] / n - mean_C.square()).clamp(min=0).mean())
-        elif self._name == "bce_with_logits" and len(self._sums) > 2:
-            share_C = self._sums[2] / n
+        elif self._name == "mse" and len(self._moments) > 1:
+            found.chance = float(self._moments[1].variance(n).mean())
+        elif self._name == "bce_with_logits" and len(self._moments) > 1:
+            share_C = self._moments[1].mean(n)
             entropy_C = torch.xlogy(share_C, share_C) + torch.xlogy(1 - share_C, 1 - share_C)
             found.chance = -float(entropy_C.mean())
             found.uniform = math.log(2)
@@ -194,13 +223,6 @@ def _rows(outputs: Tensor, targets: Tensor, classes: bool) -> tuple[Tensor, Tens
         return None
     flat = outputs.reshape(outputs.shape[0] if outputs.dim() else 1, -1)
     return flat, targets.reshape(flat.shape).to(flat.dtype)
-
-
-def _spread(mean_C: Tensor, square_C: Tensor) -> float:
-    """0: the same output for every sample."""
-    rms = float(square_C.mean().sqrt())
-    variance_C = (square_C - mean_C.square()).clamp(min=0)
-    return float(variance_C.mean().sqrt()) / rms if rms else 0.0
 
 
 def _channels(arranged: list[Any]) -> list[Channel]:

@@ -175,3 +175,18 @@ def test_the_same_weights_are_called_the_same(
     torch.save(model.state_dict(), tmp_path / "same.pt")
     answer = asked(make_objective(model, x, y), since=str(tmp_path / "same.pt"))
     assert "the same weights" in next(f.message for f in answer.findings if "unmoved" in f.rule)
+
+
+def test_outputs_that_are_nearly_alike_keep_their_spread(make_objective: MakeObjective) -> None:
+    """Outputs of 1000 that differ by 1e-9 in batches: the spread is that of numpy, not what squares leave of it."""
+    model = nn.Linear(1, 1).double()
+    model.weight.data.fill_(1e-9)
+    model.bias.data.fill_(1000.0)
+    x = torch.randn(40, 1, dtype=torch.float64)
+    sane = asked(
+        make_objective(model, x, torch.randn(40, 1).double(), "mse", splits=[30, 10])
+    ).result.sanity
+    assert sane is not None
+    outputs = model(x).detach().numpy()
+    # Outputs of 1000 are rounded to 1e-13, their deviation of 1e-9 to 1e-4 of itself.
+    assert sane.output_spread == pytest.approx(outputs.std() / 1000, rel=1e-4)
