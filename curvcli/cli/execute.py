@@ -30,6 +30,7 @@ from curvcli.errors import (
     OutputError,
     printable,
 )
+from curvcli.loading.spec import is_target_file
 from curvcli.report.data import Envelope, ErrorInfo
 
 
@@ -52,7 +53,7 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
                 progress=progress, interrupted=interruption, item=lines or (lambda _: None)
             )
             subject = inspected(question, given, settings, options)
-            first = subject.members[0] if subject.members else subject
+            first = next((m for m in subject.members if m.problem is None), subject)
             chosen = first.tables[question.name]
             answer = question.ask(subject, chosen, journal, f"curvcli {question.name}")
     except KeyboardInterrupt:
@@ -86,6 +87,8 @@ def inspected(
     """
 
     def make(named: Named) -> Subject:
+        if named.problem is not None:
+            return Subject(name=named.name, problem=named.problem)
         chosen = chosen_options(question, named.tables, options)
         return Subject(named.spec, tables={**named.tables, question.name: chosen}, name=named.name)
 
@@ -93,8 +96,14 @@ def inspected(
     if question.targets == "one":
         spec, tables = resolve_target(argument, settings, NAMES, project)
         return make(Named(argument or "target", spec, tables, argument))
+    if options.get("skip_others"):
+        argument = [
+            a for a in argument or [] if Path(a).suffix != ".toml" or is_target_file(Path(a))
+        ]
+        if not argument:
+            return Subject(tables={question.name: options})
     named = resolve_targets(argument or [], settings, NAMES, question.targets, project)
-    return Subject(members=[make(n) for n in named])
+    return Subject(members=[make(n) for n in named], tables={question.name: options})
 
 
 def chosen_options(

@@ -13,6 +13,7 @@ from curvcli.cli.streams import put, writing
 from curvcli.errors import OutputError
 from curvcli.files import write_whole
 from curvcli.report.data import Envelope
+from curvcli.report.head import headed
 
 SUFFIXES = {
     ".json": "json",
@@ -63,7 +64,7 @@ def render(question: Question, envelope: "Envelope[Any]", kind: str) -> str:
     if question.cases is not None and kind in CASE_FORMATS:
         renderer = importlib.import_module(f"curvcli.report.ci.{kind}")
         return str(renderer.render(envelope, question.cases(envelope.result)))
-    blocks = question.view(envelope.result)
+    blocks = headed(envelope.target, question.view(envelope.result))
     title = _title(envelope)
     if kind == "markdown":
         from curvcli.report.text import markdown
@@ -96,7 +97,7 @@ def to_terminal(question: Question, envelope: "Envelope[Any]") -> None:
 
     from curvcli.report.text import terminal
 
-    blocks = question.view(envelope.result)
+    blocks = headed(envelope.target, question.view(envelope.result))
     terminal.render(Console(), blocks, envelope.findings, envelope.verdict)
     sys.stdout.flush()
 

@@ -140,6 +140,10 @@ class TargetFile(msgspec.Struct, frozen=True):
 _PROTECTION = {"unsafe-pickle", "trust-remote-code", "force"}
 # Options that make a command write a file besides its answer.
 _WRITING = {"state", "to", "update_baseline"}
+# Options of single analyses that name a file to read.
+_READ = {("gradients", "since"), ("check", "since"), ("compare", "other_data")} | {
+    (command, "optimizer") for command in ("hessian", "trace", "density")
+}
 _CODE = ("model", "data", "loss", "objective")
 _LIBRARIES = ("timm", "torchvision")
 _PATHS = ("checkpoint", "model", "data", "loss", "objective")
@@ -163,6 +167,14 @@ def read_target_file(path: Path, commands: tuple[str, ...]) -> TargetFile:
         UsageError: it is missing, not TOML, or has an unknown key.
     """
     return _split(_toml(path), path.parent, str(path), commands)
+
+
+def is_target_file(path: Path) -> bool:
+    """Whether a ``.toml`` file names a checkpoint or a model; those of other programs have tables only."""
+    try:
+        return not {"checkpoint", "model"}.isdisjoint(_toml(path))
+    except UsageError:
+        return False
 
 
 def is_reference(text: str) -> bool:
@@ -301,7 +313,10 @@ def _split(
                 f"take it out; if you trust what is inspected, pass --{unsafe}",
             )
         if key in commands and isinstance(value, dict):
-            options[key] = {name.replace("-", "_"): v for name, v in value.items()}
+            options[key] = {
+                name.replace("-", "_"): _anchor(v, folder) if (key, name) in _READ else v
+                for name, v in value.items()
+            }
         elif key in _FIELDS:
             listed = [value] if key in ("input-key", "params") and isinstance(value, str) else value
             settings[key] = _anchor(listed, folder) if key in _PATHS else listed

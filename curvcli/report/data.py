@@ -45,6 +45,16 @@ class Headline(Struct, frozen=True):
     sentence: str
 
 
+class FitInfo(Struct, frozen=True):
+    """How well the network does on the data, from one forward pass; null where the loss has no such thing."""
+
+    loss: Annotated[Number, Meta(description="of the data alone, without weight decay")]
+    chance: Annotated[Number, Meta(description="loss of the best constant predictor")]
+    accuracy: Number
+    majority: Annotated[Number, Meta(description="accuracy of the best constant predictor")]
+    at_chance: Annotated[bool, Meta(description="the loss is at least 0.95 of chance")]
+
+
 class TargetInfo(Struct, frozen=True):
     """What was inspected."""
 
@@ -60,6 +70,7 @@ class TargetInfo(Struct, frozen=True):
     dtype: str | None
     device: str | None
     seed: int
+    fit: FitInfo | None = None
 
 
 class CostInfo(Struct, frozen=True):

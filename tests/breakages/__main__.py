@@ -19,8 +19,8 @@ def _rules(found: dict[str, Any]) -> str:
 def main() -> None:
     """One row for each breakage, and one for the healthy control."""
     lines = [
-        "| breakage | `gradients` finds | `check`: exit code, broken rules | `saddle` |",
-        "|:---|:---|:---|:---|",
+        "| breakage | `gradients` finds | `check`: exit code, broken rules | `saddle` | `track` |",
+        "|:---|:---|:---|:---|:---|",
     ]
     for name, make in {**BREAKAGES, "healthy": healthy}.items():
         with tempfile.TemporaryDirectory() as place:
@@ -28,6 +28,7 @@ def main() -> None:
             _, gradients = answer("gradients", target)
             code, check = answer("check", target, "--no-cache")
             _, saddle = answer("saddle", target)
+            _, track = answer("track", target, str(Path(place) / "run"), "--probes", "0")
             broken = [
                 rule["rule"].split(" ")[0]
                 for checked in check["result"]["targets"]
@@ -37,7 +38,7 @@ def main() -> None:
             verdict = saddle["result"]["verdict"] if saddle["result"] else saddle["error"]["code"]
             lines.append(
                 f"| {name} | {_rules(gradients)} | {code}: {', '.join(broken) or 'all hold'} "
-                f"| {verdict} ({_rules(saddle)}) |"
+                f"| {verdict} ({_rules(saddle)}) | {_rules(track)} |"
             )
     sys.stdout.write("\n".join(lines) + "\n")
 

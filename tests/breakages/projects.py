@@ -15,6 +15,7 @@ class Project(NamedTuple):
     model: nn.Module
     x: Tensor
     y: Tensor
+    start: dict[str, Tensor]
     loss: str = "cross_entropy"
 
 
@@ -33,7 +34,11 @@ def _net(seed: int, *more: nn.Module, activation: type[nn.Module] = nn.ReLU) -> 
     )
 
 
-def _train(model: nn.Module, x: Tensor, y: Tensor, lr: float = 0.05, steps: int = 150) -> None:
+def _train(
+    model: nn.Module, x: Tensor, y: Tensor, lr: float = 0.05, steps: int = 150
+) -> dict[str, Tensor]:
+    """Train; the weights that it began with."""
+    start = {name: t.clone() for name, t in model.state_dict().items()}
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=lr, momentum=0.9
     )
@@ -41,30 +46,31 @@ def _train(model: nn.Module, x: Tensor, y: Tensor, lr: float = 0.05, steps: int 
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
+    return start
 
 
 def healthy(seed: int = 0) -> Project:
     """Nothing is wrong."""
     x, y = _data(seed)
     model = _net(seed)
-    _train(model, x, y)
-    return Project(model, x, y)
+    start = _train(model, x, y)
+    return Project(model, x, y, start)
 
 
 def rate_too_high() -> Project:
     """Momentum with a rate that kills the units."""
     x, y = _data(0)
     model = _net(0)
-    _train(model, x, y, lr=8.0, steps=20)
-    return Project(model, x, y)
+    start = _train(model, x, y, lr=8.0, steps=20)
+    return Project(model, x, y, start)
 
 
 def softmax_twice() -> Project:
     """A softmax at the end, under cross_entropy."""
     x, y = _data(0)
     model = _net(0, nn.Softmax(1))
-    _train(model, x, y)
-    return Project(model, x, y)
+    start = _train(model, x, y)
+    return Project(model, x, y, start)
 
 
 def pixels_not_divided() -> Project:
@@ -77,8 +83,8 @@ def pixels_divided_twice() -> Project:
     """Inputs of RMS 0.004."""
     x, y = _data(0)
     model = _net(0)
-    _train(model, x / 255, y)
-    return Project(model, x / 255, y)
+    start = _train(model, x / 255, y)
+    return Project(model, x / 255, y, start)
 
 
 def shuffled_labels() -> Project:
@@ -86,8 +92,8 @@ def shuffled_labels() -> Project:
     x, y = _data(0, samples=600)
     model = _net(0)
     shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
-    _train(model, x, shuffled, lr=0.01, steps=40)
-    return Project(model, x, shuffled)
+    start = _train(model, x, shuffled, lr=0.01, steps=40)
+    return Project(model, x, shuffled, start)
 
 
 def frozen_by_mistake() -> Project:
@@ -96,8 +102,8 @@ def frozen_by_mistake() -> Project:
     model = _net(0)
     for p in model[0].parameters():
         p.requires_grad_(False)
-    _train(model, x, y)
-    return Project(model, x, y)
+    start = _train(model, x, y)
+    return Project(model, x, y, start)
 
 
 def running_statistics() -> Project:
@@ -105,12 +111,12 @@ def running_statistics() -> Project:
     x, y = _data(0)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
-    _train(model, x, y)
+    start = _train(model, x, y)
     norm = model[1]
     assert isinstance(norm, nn.BatchNorm1d)
     assert norm.running_var is not None
     norm.running_var *= 1e6
-    return Project(model, x, y)
+    return Project(model, x, y, start)
 
 
 def vanishing() -> Project:
@@ -119,8 +125,8 @@ def vanishing() -> Project:
     torch.manual_seed(0)
     inner = [layer for _ in range(8) for layer in (nn.Linear(32, 32), nn.Sigmoid())]
     model = nn.Sequential(nn.Linear(10, 32), nn.Sigmoid(), *inner, nn.Linear(32, 3))
-    _train(model, x, y, steps=50)
-    return Project(model, x, y)
+    start = _train(model, x, y, steps=50)
+    return Project(model, x, y, start)
 
 
 def not_a_number() -> Project:
@@ -153,6 +159,9 @@ def written(project: Project, folder: Path) -> str:
     """The project as a target file with its checkpoint, data and network."""
     torch.save(project.model, folder / "whole.pt")
     torch.save(project.model.state_dict(), folder / "weights.pt")
+    (folder / "run").mkdir()
+    for step, weights in ((0, project.start), (1, project.model.state_dict())):
+        torch.save(weights, folder / "run" / f"step_{step}.pt")
     torch.save({"x": project.x, "y": project.y}, folder / "data.pt")
     code = (
         "from pathlib import Path\n\nimport torch\n\n\ndef build():\n"

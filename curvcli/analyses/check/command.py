@@ -24,6 +24,14 @@ class CheckOptions(Struct, frozen=True, kw_only=True):
         list[str | RuleEntry],
         "Rule, e.g. 'hessian.top[0].value < 50'; repeatable. Default: those of the target file, else of curvcli.",
     ] = []
+    skip_others: Annotated[
+        bool,
+        "Leave out .toml files that are no target files (they name no checkpoint and no model), for hooks.",
+    ] = False
+    since: Annotated[
+        str | None,
+        "Earlier checkpoint: 'gradients' also finds parameters that have not moved since.",
+    ] = None
     undecided: Annotated[
         Literal["fail", "warn", "pass"],
         "What a rule does whose threshold lies within the error: fail exits with 3.",

@@ -12,19 +12,26 @@ from curvcli.analyses.check.baseline import (
     read_baseline,
     write_baseline,
 )
+from curvcli.analyses.check.causes import cause_of
 from curvcli.analyses.check.command import CheckOptions
 from curvcli.analyses.check.decision import Outcome, decide
 from curvcli.analyses.check.findings import FINDINGS
-from curvcli.analyses.check.result import CheckedTarget, CheckResult, Count, RuleOutcome
+from curvcli.analyses.check.result import (
+    AnalysisRun,
+    CheckedTarget,
+    CheckResult,
+    Count,
+    RuleOutcome,
+)
 from curvcli.analyses.check.rules import Rule, RuleEntry, make_rule, read_entries
 from curvcli.analyses.check.view import described
 from curvcli.analyses.registry import get
-from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.figures import Figure, Precision
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, UsageError
+from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, CurvError, UsageError
 
 DEFAULT_RULES = (
     RuleEntry("info.nonfinite == 0", message="the weights contain NaN or Inf", optional=True),
@@ -32,7 +39,9 @@ DEFAULT_RULES = (
     RuleEntry("gradients.findings.errors == 0", message="signals or gradients are ill"),
     RuleEntry("gradients.findings.warnings == 0", severity="warning",
               message="signals or gradients are suspect"),
-    RuleEntry('saddle.verdict not in ["strict-saddle", "local-maximum"]',
+    RuleEntry("gradients.findings.notes == 0", severity="note", message="worth a look"),
+    # Also well trained networks often stop beside a little negative curvature: one of 20 healthy ones does.
+    RuleEntry('saddle.verdict not in ["strict-saddle", "local-maximum"]', severity="note",
               message="training has not reached a minimum"),
 )  # fmt: skip
 
@@ -45,7 +54,9 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     """
     seconds = parse_seconds(options.budget)
     members = list(subject.members)
-    sets = [_rules(member, options.rules) for member in members]
+    sets = [_rules_or_problem(member, options.rules, alone=len(members) == 1) for member in members]
+    if options.since is not None:
+        _look_back(members, sets, options.since, journal)
     path = Path(options.baseline) if options.baseline else None
     if path is None and (options.update_baseline or any(r.uses_baseline for s in sets for r in s)):
         raise UsageError(
@@ -58,6 +69,9 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     checked: list[CheckedTarget] = []
     updated: dict[str, BaselineTarget] = {}
     for member, own in zip(members, sets, strict=True):
+        if member.problem is not None:
+            checked.append(_unusable(member, member.problem))
+            continue
         answers = run_analyses(member, _needed(own), shared, options.cache, journal)
         for note in answers.notes:
             journal.note(note)
@@ -74,6 +88,37 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     return journal.answer(result, exit_code=_conclude(journal, result))
 
 
+def _rules_or_problem(member: Subject, given: list[str | RuleEntry], alone: bool) -> list[Rule]:
+    """The rules of a target; of one among several, what is wrong with it is kept beside the others' answers."""
+    if member.problem is not None:
+        return []
+    try:
+        return _rules(member, given)
+    except UsageError as problem:
+        if alone:
+            raise
+        member.problem = problem
+        return []
+
+
+def _unusable(member: Subject, problem: CurvError) -> CheckedTarget:
+    """A target that cannot be looked at."""
+    told = f"the target cannot be used: {problem.message}"
+    if problem.hint:
+        told += f" ({problem.hint})"
+    return CheckedTarget(
+        name=member.name,
+        file=member.name,
+        target=None,
+        rules=[
+            RuleOutcome(
+                rule="target", severity="error", decision="error", figure=None, threshold=None, message=told, line=1
+            )
+        ],
+        analyses=[AnalysisRun("target", 0.0, False, False, error_info(problem))],
+    )  # fmt: skip
+
+
 def _rules(member: Subject, given: list[str | RuleEntry]) -> list[Rule]:
     own: list[Any] = member.tables.get("check", {}).get("rules") or given
     entries = read_entries(own)
@@ -88,6 +133,17 @@ def _rules(member: Subject, given: list[str | RuleEntry]) -> list[Rule]:
     for rule in found:
         _check_room(rule, member)
     return found
+
+
+def _look_back(
+    members: list[Subject], sets: list[list[Rule]], since: str, journal: Journal
+) -> None:
+    """Give ``--since`` to `gradients`."""
+    if not any("gradients" in rule.analyses for rules in sets for rule in rules):
+        journal.note("--since is not looked at: no rule asks for gradients")
+    for member in members:
+        own = {**member.tables.get("gradients", {}), "since": since}
+        member.tables = {**member.tables, "gradients": own}
 
 
 def _check_room(rule: Rule, member: Subject) -> None:
@@ -143,7 +199,10 @@ def _judge(
             found = decide(rule, answers.envelopes, precision, known.get)
             if updating and rule.uses_baseline:
                 found = [_fresh(o) for o in found]
-        outcomes += [_outcome(member, rule, outcome) for outcome in found]
+        cause = ""
+        if any(o.decision == "violation" for o in found):
+            cause = cause_of(rule, answers.envelopes, member.name)
+        outcomes += [_outcome(member, rule, outcome, cause) for outcome in found]
     targets = [e.target for e in answers.envelopes.values() if e.target is not None]
     fullest = max(targets, key=lambda t: t.samples is not None, default=None)
     return CheckedTarget(
@@ -166,14 +225,14 @@ def _fresh(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _outcome(member: Subject, rule: Rule, outcome: Outcome) -> RuleOutcome:
+def _outcome(member: Subject, rule: Rule, outcome: Outcome, cause: str) -> RuleOutcome:
     return RuleOutcome(
         rule=rule.text,
         severity=rule.entry.severity,
         decision=outcome.decision,
         figure=outcome.figure,
         threshold=outcome.threshold,
-        message=described(rule.text, rule.entry.message, outcome),
+        message=described(rule.text, rule.entry.message, outcome, cause),
         line=_line(Path(member.name), rule.text),
     )
 

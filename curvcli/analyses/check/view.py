@@ -6,6 +6,7 @@ from curvcli.analyses.check.decision import Outcome
 from curvcli.analyses.check.result import CheckedTarget, CheckResult, RuleOutcome
 from curvcli.analyses.shared.figures import Figure
 from curvcli.report.data import Block, Case, Cell, Column, Measured, Sentence, Table
+from curvcli.report.head import fit_line
 from curvcli.report.numbers import number
 
 _BASES = {
@@ -22,8 +23,8 @@ _BASES = {
 _SIGNS = {"<=": "le", ">=": "ge", "==": "eq", "!=": "ne", "<": "lt", ">": "gt", "*": "all"}
 
 
-def described(rule: str, message: str, outcome: Outcome) -> str:
-    """One sentence: what was found, and what it was held against."""
+def described(rule: str, message: str, outcome: Outcome, cause: str = "") -> str:
+    """One sentence: what was found, what it was held against, and why that is, where it is known."""
     figure = outcome.figure
     found = f"{figure.path} {_found(figure)}" if figure is not None else outcome.reason
     if figure is not None and outcome.reason:
@@ -35,7 +36,12 @@ def described(rule: str, message: str, outcome: Outcome) -> str:
         "error": f"{rule} cannot be decided: {found}",
         "skipped": f"{rule} is skipped: {found}",
     }[outcome.decision]
-    return f"{message}: {told}" if message and outcome.decision == "violation" else told
+    if outcome.decision != "violation":
+        return told
+    if cause and figure is not None and ".findings." in figure.path:
+        told, cause = f"{cause} ({rule} does not hold)", ""
+    told = f"{message}: {told}" if message else told
+    return f"{told}. {cause[0].upper()}{cause[1:]}" if cause else told
 
 
 def _found(figure: Figure) -> str:
@@ -51,18 +57,24 @@ def view(result: CheckResult) -> list[Block]:
     """A table for each target, and the verdict."""
     blocks: list[Block] = [_table(target) for target in result.targets]
     count = result.count
+    noted = sum(
+        r.decision == "violation" and r.severity == "note" for t in result.targets for r in t.rules
+    )
     parts = [
         f"{n} {name}"
         for n, name in (
             (count.passed, "hold"),
-            (count.violated, "violated"),
+            (count.violated - noted, "violated"),
+            (noted, "noted"),
             (count.undecided, "undecided"),
             (count.errors, "without an answer"),
             (count.skipped, "skipped"),
         )
         if n
     ]
-    tone = "good" if result.healthy and not count.undecided and not count.violated else "bad"
+    tone = "good" if result.healthy and not count.undecided and count.violated == noted else "bad"
+    if not result.targets:
+        return [Sentence("No target file is among the files: nothing was checked.")]
     blocks.append(Sentence(f"Rules: {', '.join(parts)}.", tone))  # type: ignore[arg-type]
     return blocks
 
@@ -82,7 +94,7 @@ def _table(target: CheckedTarget) -> Table:
             Column("by", numeric=False),
         ),
         [_row(rule) for rule in target.rules],
-        f"Analyses: {runs}",
+        " ".join(filter(None, (fit_line(target.target), f"Analyses: {runs}"))),
     )
 
 
@@ -90,7 +102,9 @@ def _row(rule: RuleOutcome) -> tuple[Cell, ...]:
     figure = rule.figure
     mark = {
         "pass": "holds",
-        "violation": "VIOLATED" if rule.severity == "error" else f"violated ({rule.severity})",
+        "violation": {"error": "VIOLATED", "note": "noted"}.get(
+            rule.severity, "violated (warning)"
+        ),
         "undecided": "undecided",
         "error": "no answer",
         "skipped": "skipped",

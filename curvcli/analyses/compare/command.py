@@ -16,7 +16,8 @@ class CompareOptions(Struct, frozen=True, kw_only=True):
 
     Runs the same analyses on both, on the same data, and says of each figure whether the difference is beyond
     both intervals; compares the leading eigenspaces by principal angles; walks the straight line between the
-    checkpoints and measures the barrier; and names the layers that moved.
+    checkpoints and measures the barrier; and names the layers that moved. A single target is compared with itself:
+    --weights ema takes the average in the same file as B, --other-data takes other data.
     """
 
     analysis: Annotated[
@@ -31,6 +32,11 @@ class CompareOptions(Struct, frozen=True, kw_only=True):
     confidence: Annotated[
         float, Meta(gt=0, lt=1, description="Of the intervals of numbers with a standard error.")
     ] = 0.999
+    other_data: Annotated[
+        str | None,
+        "Data of B, e.g. that of training, with --data for A: what differs beyond sampling? One target will do.",
+    ] = None
+    per_class: Annotated[bool, "Also compare loss and largest eigenvalue of every class."] = False
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
 
 

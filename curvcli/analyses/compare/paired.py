@@ -9,9 +9,9 @@ from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 
 # Pieces of the data whose losses are compared, and the fewest that tell an error.
-_PIECES, _FEWEST = 64, 5
+PIECES, FEWEST = 64, 5
 # Standard errors beyond which a difference is no sampling.
-_CERTAIN = 3.0
+CERTAIN = 3.0
 
 
 def identical(a: Objective, b: Objective) -> bool:
@@ -29,9 +29,9 @@ def paired(a: Objective, b: Objective) -> Paired | None:
     """L(B) − L(A) and its sampling error; None where the batches are not the same samples."""
     if [batch.size for batch in a.batches] != [batch.size for batch in b.batches]:
         return None
-    size = max(1, math.ceil(a.samples / _PIECES)) if a.splittable and b.splittable else None
+    size = max(1, math.ceil(a.samples / PIECES)) if a.splittable and b.splittable else None
     sums, weights = [], []
-    for first, second in zip(_pieces(a, size), _pieces(b, size), strict=True):
+    for first, second in zip(pieces(a, size), pieces(b, size), strict=True):
         with torch.no_grad(), a.evaluation():
             total_a, count = a.terms(a.model, first.data)
         with torch.no_grad(), b.evaluation():
@@ -41,14 +41,15 @@ def paired(a: Objective, b: Objective) -> Paired | None:
     whole, n = sum(weights), len(sums)
     difference = sum(sums) / whole
     error = None
-    if n >= _FEWEST:
+    if n >= FEWEST:
         squares = sum((s - w * difference) ** 2 for s, w in zip(sums, weights, strict=True))
         error = math.sqrt(n / (n - 1) * squares) / whole
     better = None
-    if error is not None and abs(difference) > _CERTAIN * error:
+    if error is not None and abs(difference) > CERTAIN * error:
         better = "b" if difference < 0 else "a"
     return Paired(difference, error, n, better)
 
 
-def _pieces(objective: Objective, size: int | None) -> list[Batch]:
+def pieces(objective: Objective, size: int | None) -> list[Batch]:
+    """The batches, cut into pieces of ``size`` samples; None: whole."""
     return [p for batch in objective.batches for p in batch.pieces(size or batch.size)]

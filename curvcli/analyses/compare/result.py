@@ -73,6 +73,51 @@ class Paired(Struct, frozen=True):
     ]
 
 
+class Difference(Struct, frozen=True):
+    """B − A of a figure of two independent sets of data."""
+
+    difference: float
+    standard_error: Number
+    beyond: Annotated[
+        bool | None, Meta(description="beyond three standard errors; null: no error is known")
+    ]
+
+
+class GradientDifference(Struct, frozen=True):
+    """Two gradients of the same weights, or of others."""
+
+    distance: Annotated[float, Meta(description="‖g_B − g_A‖")]
+    expected: Annotated[
+        Number, Meta(description="√(tr Σ_A/N_A + tr Σ_B/N_B): what sampling alone makes it")
+    ]
+    cosine: Number
+    beyond: Annotated[
+        bool | None,
+        Meta(
+            description="‖g_B − g_A‖² above 1 + 3√2 times its expectation; null: no noise is known"
+        ),
+    ]
+
+
+class Sampling(Struct, frozen=True):
+    """What differs between two sets of data beyond sampling."""
+
+    loss: Difference
+    gradient: GradientDifference
+    lambda_max: Annotated[Difference | None, Meta(description="null without hessian")]
+
+
+class ClassComparison(Struct, frozen=True):
+    """One class of the data."""
+
+    number: int
+    samples: Annotated[int, Meta(description="in the data of A")]
+    loss_a: Number
+    loss_b: Number
+    lambda_max_a: Annotated[Number, Meta(description="of the class's own loss, to one percent")]
+    lambda_max_b: Number
+
+
 class MovedLayer(Struct, frozen=True, kw_only=True):
     """How far one parameter moved."""
 
@@ -91,6 +136,8 @@ class CompareResult(Struct, frozen=True, kw_only=True):
     figures: list[FigureComparison]
     identical: Annotated[bool, Meta(description="weights and buffers are the same to the bit")]
     paired: Annotated[Paired | None, Meta(description="null where the samples are not the same")]
+    sampling: Annotated[Sampling | None, Meta(description="null where the data is the same")]
+    classes: Annotated[list[ClassComparison], Meta(description="empty without --per-class")]
     eigenspaces: Eigenspaces | None
     line: Barrier
     layers: Annotated[list[MovedLayer], Meta(description="largest relative distance first")]

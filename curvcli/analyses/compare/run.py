@@ -3,7 +3,10 @@
 import math
 from typing import Any
 
+from msgspec.structs import replace
+
 from curvcli.analyses.compare.between import Between, check_alike, moved, principal_cosines
+from curvcli.analyses.compare.classes import by_class
 from curvcli.analyses.compare.command import CompareOptions
 from curvcli.analyses.compare.paired import identical, paired
 from curvcli.analyses.compare.result import (
@@ -14,6 +17,7 @@ from curvcli.analyses.compare.result import (
     LinePoint,
     MovedLayer,
 )
+from curvcli.analyses.compare.sampling import sampling
 from curvcli.analyses.registry import NAMES, get
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.figures import Figure, Precision, figures
@@ -31,7 +35,9 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
     Raises:
         CurvError: wrong input; the checkpoints are of different models.
     """
-    a, b = subject.members
+    a, b = _pair(subject, options)
+    subject.members = (a, b)
+    subject.end_reading_when(journal.stop_reading)
     names = list(options.analysis) or list(_DEFAULT)
     _check(names)
     if options.subspace and "hessian" not in names:
@@ -59,6 +65,10 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
         spaces = _eigenspaces(
             journal, answers[0]["hessian"], answers[1]["hessian"], options.subspace
         )
+    other = a.target.data_sha256 != b.target.data_sha256
+    tops = None
+    if "hessian" in both and all(known["hessian"].result.top for known in answers):
+        tops = (answers[0]["hessian"].result.top[0], answers[1]["hessian"].result.top[0])
     moves = moved(a.objective.model, b.objective.model)
     total = sum(m.distance**2 for m in moves)
     return journal.answer(
@@ -67,7 +77,9 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
             b=b.info(),
             figures=compared,
             identical=identical(a.objective, b.objective),
-            paired=paired(a.objective, b.objective) if a.spec.data == b.spec.data else None,
+            paired=None if other else paired(a.objective, b.objective),
+            sampling=sampling(a.objective, b.objective, tops) if other else None,
+            classes=by_class(a, b, journal) if options.per_class else [],
             eigenspaces=spaces,
             line=_line(a, b, journal, options.points),
             layers=[
@@ -84,6 +96,34 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
             confidence=options.confidence,
         )
     )
+
+
+def _pair(subject: Subject, options: CompareOptions) -> tuple[Subject, Subject]:
+    """A and B; a single target beside itself with other weights, or on other data.
+
+    Raises:
+        UsageError: there is one target, and nothing that is other.
+    """
+    members = list(subject.members)
+    a, b = members[0], members[-1]
+    if len(members) == 1 and options.other_data is None:
+        if a.spec.weights is None:
+            raise UsageError(
+                "two targets are compared, not 1",
+                "name two checkpoints (a target file before them gives their settings), or compare one with itself: "
+                "--weights KEY for other weights in the same file, --other-data for other data",
+            )
+        usual = replace(a.spec, weights=None)
+        return Subject(usual, tables=a.tables, name=a.name), Subject(
+            b.spec, tables=b.tables, name=f"{b.name} ({a.spec.weights})"
+        )
+    if options.other_data is not None:
+        b = Subject(
+            replace(b.spec, data=options.other_data),
+            tables=b.tables,
+            name=f"{b.name} on {options.other_data}",
+        )
+    return a, b
 
 
 def _check(names: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 
-from curvcli.analyses.compare.result import CompareResult, FigureComparison
+from curvcli.analyses.compare.result import CompareResult, FigureComparison, Sampling
 from curvcli.analyses.shared.figures import Figure
 from curvcli.report.data import (
     Bar,
@@ -16,6 +16,7 @@ from curvcli.report.data import (
     Series,
     Table,
 )
+from curvcli.report.head import fit_line
 from curvcli.report.numbers import number
 
 _ROWS = 24
@@ -27,14 +28,17 @@ def view(result: CompareResult) -> list[Block]:
     return [
         *_figures(result),
         *_eigenspaces(result),
-        *_line(result),
-        _layers(result),
+        *([] if result.identical else [*_line(result), _layers(result)]),
+        *_classes(result),
+        *_fits(result),
         *_verdict(result),
     ]
 
 
 def _verdict(result: CompareResult) -> list[Block]:
     """Which is better on this data, by how much, with its error."""
+    if result.sampling is not None:
+        return [_beyond(result.sampling, result.identical)]
     if result.identical:
         return [Sentence("The checkpoints are identical: every weight is the same to the bit.")]
     pair = result.paired
@@ -55,6 +59,47 @@ def _verdict(result: CompareResult) -> list[Block]:
         Sentence(
             f"{pair.better.upper()} is better on this data: its loss is lower by {told} (paired, {pair.pieces} parts)."
         )
+    ]
+
+
+def _beyond(found: Sampling, identical: bool) -> Sentence:
+    """What differs between the data sets beyond sampling."""
+    told = []
+    for name, part in (("loss", found.loss), ("λ_max", found.lambda_max)):
+        if part is None:
+            continue
+        error = "" if part.standard_error is None else f" ± {number(part.standard_error, 2)}"
+        judged = {True: "beyond sampling", False: "within sampling", None: "of unknown error"}
+        told.append(f"{name} by {number(part.difference, 3)}{error}, {judged[part.beyond]}")
+    slope = found.gradient
+    expected = "" if slope.expected is None else f" (sampling makes {number(slope.expected, 3)})"
+    told.append(
+        f"the gradient by {number(slope.distance, 3)}{expected}, "
+        + {True: "beyond sampling", False: "within sampling", None: "of unknown error"}[
+            slope.beyond
+        ]
+    )
+    what = "The same weights on" if identical else "Other weights on"
+    return Sentence(f"{what} other data: B differs from A in {'; '.join(told)}.")
+
+
+def _fits(result: CompareResult) -> list[Block]:
+    """Loss and accuracy of both."""
+    lines = [(letter, fit_line(info)) for letter, info in (("A", result.a), ("B", result.b))]
+    return [Sentence(f"{letter}: {line}") for letter, line in lines if line is not None]
+
+
+def _classes(result: CompareResult) -> list[Block]:
+    """Loss and curvature of each class."""
+    if not result.classes:
+        return []
+    names = ("class", "samples", "loss A", "loss B", "λ max A", "λ max B")
+    rows = [
+        (c.number, c.samples, c.loss_a, c.loss_b, c.lambda_max_a, c.lambda_max_b)
+        for c in result.classes
+    ]
+    return [
+        Table("Classes", tuple(map(Column, names)), rows, "λ max of the class's own loss, to 1 %")
     ]
 
 

@@ -36,6 +36,10 @@ class GradientsOptions(Struct, frozen=True, kw_only=True):
         f"Also measure other initialisations, a comma-separated list of {', '.join(SCHEMES)}.",
     ] = None
     seeds: Annotated[int, Meta(ge=1, description="Seeds for each of them.")] = 5
+    since: Annotated[
+        str | None,
+        "Earlier checkpoint of the same network: also find parameters that have not moved since.",
+    ] = None
     thresholds: Annotated[
         dict[str, float] | None,
         Meta(

@@ -179,6 +179,19 @@ class Scheme(Struct, frozen=True):
     loss: Spread
 
 
+class Unmoved(Struct, frozen=True):
+    """A parameter with the same values as in the earlier checkpoint."""
+
+    name: str
+    cause: Annotated[
+        Literal["frozen", "no-gradient", "not-stepped"],
+        Meta(
+            description="frozen: requires_grad is False; no-gradient: it is exactly zero now; not-stepped: a gradient "
+            "arrives, and the optimizer did not use it"
+        ),
+    ]
+
+
 class GradientsResult(Struct, frozen=True, kw_only=True):
     """How signals and gradients travel through the network."""
 
@@ -217,4 +230,8 @@ class GradientsResult(Struct, frozen=True, kw_only=True):
     attention: list[Head]
     noise: Noise | None
     initialisations: Annotated[list[Scheme], Meta(description="best first; empty without --reinit")]
+    unmoved: Annotated[
+        list[Unmoved], Meta(description="since the checkpoint of --since; empty without it")
+    ] = []
+    parameters: Annotated[int, Meta(description="tensors, frozen ones too")] = 0
     rows: Annotated[int | None, Meta(description="layers shown in a table; null: all")]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from curvcli.analyses.shared.sanity import AT_CHANCE, CONSTANT
+from curvcli.analyses.shared.sanity import AT_CHANCE, CONSTANT, FAR
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.report.data import Severity
 
@@ -60,10 +60,11 @@ RULES = {
         Rule("sigmoid-twice", "warning", 1, False, "sigmoid of sigmoid lies in [0.5, 0.73]"),
         Rule("inputs-large", "warning", 20, True, "initial weights are made for inputs of RMS 1"),
         Rule("inputs-small", "warning", 0.02, False, "initial weights are made for inputs of RMS 1"),
-        Rule("running-statistics", "warning", 5, True, "ratio of variances, or 1 + squared shift"),
+        Rule("running-statistics", "warning", FAR, True, "ratio of variances, or 1 + squared shift"),
         Rule("not-learned", "note", AT_CHANCE, True, "loss over that of the best constant predictor"),
         Rule("imbalance", "note", 0.1, False, "rarest over commonest class"),
         Rule("frozen", "note", 0, True, "parameters without a gradient beside others"),
+        Rule("unmoved", "warning", 0, True, "parameters that moved by less than 1e-7 of their size"),
         Rule("attention-collapse", "warning", 0.01, False, "entropy collapse: Zhai et al. 2023"),
     )
 }  # fmt: skip

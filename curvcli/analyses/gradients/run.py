@@ -3,20 +3,21 @@
 import math
 
 import torch
+from msgspec.structs import replace
 
 from curvcli.analyses.gradients.command import SCHEMES, GradientsOptions
 from curvcli.analyses.gradients.layers import finite, gradient_noise, layer_signals
-from curvcli.analyses.gradients.result import GradientsResult, LayerSignal, Scheme
+from curvcli.analyses.gradients.result import GradientsResult, LayerSignal, Scheme, Unmoved
 from curvcli.analyses.gradients.rules import limits_of
 from curvcli.analyses.gradients.schemes import compare
 from curvcli.analyses.gradients.time import attention_heads, time_trends
 from curvcli.analyses.gradients.verdicts import Judge
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.forward_pass import forward_pass
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.objective.faults import fault_in_data
+from curvcli.objective.movement import moved, still, weights_of
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.depth_trend import depth_trend, power
 from curvcli.operators.signals.gradient_flow import Flow, flow
@@ -51,6 +52,8 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
             f"ended early: {sum(found.part_samples)} of {objective.samples} samples were seen"
         )
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
+    if options.since is not None:
+        result = replace(result, unmoved=_unmoved(subject, found, options.since))
     name = getattr(objective.terms, "name", None)
     fault = fault_in_data(objective.batches, harmless=found.finite)
     judge = Judge(result, limits, options.learning_rate, given, name, fault)
@@ -85,7 +88,7 @@ def _answer(
         initialisations = compare(subject, journal, objective, schemes, seeds)
     return GradientsResult(
         loss=finite(found.loss),
-        sanity=forward_pass(subject) if found.complete else None,
+        sanity=subject.forward_pass() if found.complete else None,
         layers=layers,
         depth_gain=finite(whole[0]) if whole else None,
         depth_gain_interval=_finite_pair(whole[1]) if whole else None,
@@ -106,8 +109,21 @@ def _answer(
         attention=attention_heads(recorder),
         noise=gradient_noise(found),
         initialisations=initialisations,
+        parameters=sum(p.is_floating_point() for p in objective.model.parameters()),
         rows=worst,
     )
+
+
+def _unmoved(subject: Subject, found: Flow, since: str) -> list[Unmoved]:
+    """Parameters that have the values of an earlier checkpoint, and why that may be."""
+    objective = subject.load(accept_nonfinite=True)
+    ways = moved(subject.weights_in(since), weights_of(objective.model))
+    arriving = {n for n, g in zip(objective.names, found.gradient, strict=True) if bool(g.any())}
+    frozen = {n for n, p in objective.model.named_parameters() if not p.requires_grad}
+    return [
+        Unmoved(n, "frozen" if n in frozen else "not-stepped" if n in arriving else "no-gradient")
+        for n in still(ways)
+    ]
 
 
 def _growth(layers: list[LayerSignal], network: str) -> float | None:

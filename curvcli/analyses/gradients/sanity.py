@@ -29,6 +29,7 @@ def sanity_findings(
     yield from _outputs(sane, loss_name, make)
     yield from _inputs(sane, limits, make)
     yield from _running(sane, limits, make)
+    yield from _unmoved(result, make)
 
 
 def sanity_notes(
@@ -45,23 +46,25 @@ def sanity_notes(
     sane = result.sanity
     if sane is None or result.loss is None:
         return
-    if not ill and sane.at_chance(result.loss):
+    if not ill and sane.at_chance:
         yield make(
-            "not-learned", "loss", result.loss,
-            f"{_chance(result.loss, sane)}, while gradients arrive: the network has not learned. Fresh weights, a "
-            "learning rate that is too small ('curvcli lr'), or labels that carry no signal (shuffled, off by a row)",
+            "not-learned", "loss", sane.loss,
+            f"{_chance(sane)}, while gradients arrive: the network has not learned. Fresh weights, a "
+            "learning rate that is too small ('curvcli lr'), or labels that carry no signal (shuffled, off by a row); "
+            "'curvcli step' says whether a step still helps",
         )  # fmt: skip
     yield from _classes(sane, limits, make)
     if sane.frozen:
         yield make(
             "frozen", sane.frozen[0], float(len(sane.frozen)),
             f"{len(sane.frozen)} parameters are frozen while others are trained ({sane.frozen[0]} first): if this is "
-            "not meant, look for requires_grad = False",
+            "not meant, look for requires_grad = False; --since CHECKPOINT finds what has not moved since",
         )  # fmt: skip
 
 
-def _chance(loss: float, sane: SanityInfo) -> str:
-    return f"the loss, {number(loss)}, is that of the best constant predictor ({number(sane.chance or 0.0)})"
+def _chance(sane: SanityInfo) -> str:
+    own, constant = number(sane.loss or 0.0), number(sane.chance or 0.0)
+    return f"the loss, {own}, is that of the best constant predictor ({constant})"
 
 
 def _dead(
@@ -76,11 +79,11 @@ def _dead(
             f"no unit of {named} fires for any sample, so nothing that depends on the input passes: a learning rate "
             "that was too high, or inputs of a wrong scale; start again, with a rate from 'curvcli lr'",
         )  # fmt: skip
-    if dying and sane.at_chance(result.loss):
+    if dying and sane.at_chance:
         worst = max(dying, key=lambda s: s.dead_fraction or 0.0)
         yield make(
             "chance-dead", worst.name, worst.dead_fraction,
-            f"{_chance(result.loss or 0.0, sane)}, and {worst.dead_fraction:.0%} of the units of {worst.name} are "
+            f"{_chance(sane)}, and {worst.dead_fraction:.0%} of the units of {worst.name} are "
             "dead: the network died. A learning rate that was too high is the usual cause ('curvcli lr')",
         )  # fmt: skip
     if sane.constant:
@@ -128,12 +131,8 @@ def _inputs(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[
 
 
 def _running(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:
-    def far(ratio: float | None, shift: float | None) -> float:
-        spread = max(ratio or 0.0, 1 / ratio if ratio else 0.0)
-        return max(spread, 1 + (shift or 0.0) ** 2)
-
-    worst = max(sane.running, key=lambda r: far(r.variance_ratio, r.shift), default=None)
-    if worst is not None and far(worst.variance_ratio, worst.shift) > limits["running-statistics"]:
+    worst = max(sane.running, key=lambda r: r.distance, default=None)
+    if worst is not None and worst.distance > limits["running-statistics"]:
         variance, shift = number(worst.variance_ratio or 0.0, 3), number(worst.shift or 0.0, 3)
         yield make(
             "running-statistics", worst.name, worst.variance_ratio,
@@ -141,6 +140,30 @@ def _running(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator
             f"times, mean {shift} deviations away): data normalised otherwise than in training, too few steps, or "
             "statistics of another model; --train-mode uses those of the batch",
         )  # fmt: skip
+
+
+def _unmoved(result: GradientsResult, make: Make) -> Iterator[Finding]:
+    still, first = len(result.unmoved), next(iter(result.unmoved), None)
+    if first is None:
+        return
+    if still == result.parameters:
+        yield make(
+            "unmoved", first.name, float(still),
+            "no parameter has moved since that checkpoint: these are the same weights, or no step was taken",
+        )  # fmt: skip
+        return
+    why = {
+        "frozen": "frozen (requires_grad is False)",
+        "no-gradient": "without a gradient: unused by the loss, detached, or behind dead units",
+        "not-stepped": "reached by a gradient that no step uses: left out of the optimizer's parameters, frozen by the "
+        "training program, or with a rate of zero",
+    }[first.cause]
+    named = ", ".join(u.name for u in result.unmoved[:3])
+    yield make(
+        "unmoved", first.name, float(still),
+        f"{still} of {result.parameters} parameters have not moved since that checkpoint, while the others have "
+        f"({named}): {first.name} is {why}. 'curvcli track' over all checkpoints says since when",
+    )  # fmt: skip
 
 
 def _classes(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:

@@ -8,11 +8,13 @@ from curvcli.analyses.gradients.nonfinite import nonfinite_findings
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal
 from curvcli.analyses.gradients.rules import RULES, attends
 from curvcli.analyses.gradients.sanity import sanity_findings, sanity_notes
+from curvcli.analyses.gradients.sequences import sequence_findings
 from curvcli.report.data import Finding
 from curvcli.report.numbers import number
 
 # More hits of one rule are summed up in the message of the last one.
 _SHOWN = 3
+_DEAD = ("gradients.dead-layer", "gradients.chance-dead")
 _RECTIFY = "use ReLU or GELU between the layers, normalisation or residual connections"
 
 
@@ -45,19 +47,23 @@ class Judge:
         limit, fault = self.limits["nonfinite"], self.fault_in_data
         yield from nonfinite_findings(self.result, limit, fault, self._finding)
         zero = list(self._zero())
+        sane = list(sanity_findings(self.result, dict(self.limits), self.loss_name, self._finding))
+        dead = [f for f in sane if f.rule in _DEAD]
+        yield from dead
         yield from zero
         # Where no gradient arrives, what is left of it has no trend.
         depth = [] if zero else list(self._depth())
         yield from depth
-        yield from sanity_findings(self.result, dict(self.limits), self.loss_name, self._finding)
-        yield from self._layers(already=bool(depth))
+        yield from (f for f in sane if f not in dead)
+        # Behind a dead layer gradients are compared with next to nothing.
+        if not zero and not dead:
+            yield from self._layers(already=bool(depth))
         yield from self._activations()
         if self.learning_rate is not None:
             yield from self._updates(self.learning_rate)
         if depth:
             yield from self._weights()
-        yield from self._time()
-        yield from self._attention()
+        yield from sequence_findings(self.result, self._ill, self._finding)
 
     def _zero(self) -> Iterator[Finding]:
         """Layers with weights whose gradient is exactly zero, and where on the way back it becomes that."""
@@ -215,58 +221,6 @@ class Judge:
                 f"fan_in · variance of the weights is {number(ratio, 3)} times larger in {high.name} than in "
                 f"{low.name}: initialise all layers by one scheme ('--reinit default,kaiming' compares)",
             )  # fmt: skip
-
-    def _time(self) -> Iterator[Finding]:
-        for trend in self.result.time:
-            if trend.kind == "positions":
-                continue
-            gain, steps = trend.gradient_gain, trend.steps
-            if self._ill("vanishing-time", gain):
-                horizon = (
-                    f" (memory horizon {number(trend.memory_horizon, 3)} steps)"
-                    if trend.memory_horizon
-                    else ""
-                )
-                remedy = (
-                    "raise the forget gate's bias to 1 or more"
-                    if trend.kind.startswith("LSTM")
-                    else "use an LSTM or GRU, or orthogonal recurrent weights"
-                )
-                yield self._finding(
-                    "vanishing-time", trend.name, gain,
-                    f"the gradient of {trend.name} fades by a factor of {number(gain, 3)} over {steps} steps"
-                    f"{horizon}: {remedy}, shorten the sequences, or add attention",
-                )  # fmt: skip
-            horizon_share = trend.memory_horizon / steps if trend.memory_horizon else None
-            if self._ill("short-memory", horizon_share) and not self._ill("vanishing-time", gain):
-                yield self._finding(
-                    "short-memory", trend.name, horizon_share,
-                    f"{trend.name} remembers {number(trend.memory_horizon or 0.0, 3)} of {steps} steps, and nothing "
-                    "further back: use an LSTM with a forget bias of 1, a GRU, or orthogonal weights",
-                )  # fmt: skip
-            if self._ill("exploding-time", gain):
-                yield self._finding(
-                    "exploding-time", trend.name, gain,
-                    f"the gradient of {trend.name} grows by a factor of {number(gain, 3)} over {steps} steps: clip "
-                    "the gradient's norm, or use orthogonal recurrent weights",
-                )  # fmt: skip
-            for name, gate in trend.gates.items():
-                if self._ill("gate-saturation", gate.saturated_fraction):
-                    yield self._finding(
-                        "gate-saturation", f"{trend.name}.{name}", gate.saturated_fraction,
-                        f"{gate.saturated_fraction:.1%} of the {name} gate of {trend.name} is saturated (mean "
-                        f"{gate.mean:.2f}): lower the learning rate, or normalise its input",
-                    )  # fmt: skip
-
-    def _attention(self) -> Iterator[Finding]:
-        for layer in self.result.attention:
-            collapsed = [h for h in layer.entropy if self._ill("attention-collapse", h)]
-            if collapsed and 2 * len(collapsed) > len(layer.entropy):
-                yield self._finding(
-                    "attention-collapse", layer.name, max(h for h in collapsed if h is not None),
-                    f"{len(collapsed)} of {len(layer.entropy)} heads of {layer.name} look at a single key: normalise "
-                    "queries and keys, lower the learning rate, or warm up longer",
-                )  # fmt: skip
 
     def _why_vanishing(self) -> str:
         kinds = {s.kind.lower() for s in self.result.layers if s.role != "branch"}

@@ -30,7 +30,6 @@ def _summary(result: GradientsResult) -> Facts:
     noise = result.noise
     rows: list[tuple[str, Cell]] = [
         ("loss", result.loss),
-        *_sanity(result),
         ("gain per layer", _with_interval(result.gain_per_layer, result.gain_per_layer_interval)),
         ("χ", result.chi),
         ("gain over the depth", _with_interval(result.depth_gain, result.depth_gain_interval)),
@@ -48,14 +47,6 @@ def _summary(result: GradientsResult) -> Facts:
             ("signal to noise", Measured(noise.signal_to_noise, noise.signal_to_noise_error)),
         ]
     return Facts(rows)
-
-
-def _sanity(result: GradientsResult) -> list[tuple[str, Cell]]:
-    sane = result.sanity
-    if sane is None or sane.chance is None:
-        return []
-    rows: list[tuple[str, Cell]] = [("loss of the best constant", sane.chance)]
-    return rows if sane.accuracy is None else [*rows, ("accuracy", f"{sane.accuracy:.1%}")]
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:

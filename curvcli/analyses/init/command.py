@@ -14,6 +14,8 @@ class InitOptions(Struct, frozen=True, kw_only=True):
 
     What the checkpoint does not tell stands in it as a comment to fill in. Plain MLPs and CNNs are recognised by
     the names and shapes of their weights (model = "auto"), and the guess is tested by loading the weights strictly.
+    Settings given here (--model, --data, --loss) are written into it, and once model, data and loss are known, one
+    forward pass says how well the network does. The optimizer's settings come from the checkpoint's own state.
     """
 
     to: Annotated[
@@ -22,4 +24,4 @@ class InitOptions(Struct, frozen=True, kw_only=True):
     force: Annotated[bool, "Write over a file that exists."] = False
 
 
-QUESTION = Question("init", InitOptions, InitResult, view, needs="checkpoint")
+QUESTION = Question("init", InitOptions, InitResult, view)

@@ -4,6 +4,21 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.shared.sanity import SanityInfo
+from curvcli.report.data import Number
+
+
+class TrainingInfo(Struct, frozen=True, kw_only=True):
+    """What the checkpoint says of its training."""
+
+    step: int | None
+    epoch: int | None
+    optimizer: Annotated[str | None, Meta(description="sgd, momentum, adam, adamw, …")]
+    learning_rate: Number
+    momentum: Number
+    betas: tuple[float, float] | None
+    weight_decay: Number
+
 
 class InitResult(Struct, frozen=True):
     """The target file, and how complete it is."""
@@ -14,3 +29,9 @@ class InitResult(Struct, frozen=True):
     settings: Annotated[dict[str, str], Meta(description="what was found out")]
     unknown: Annotated[list[str], Meta(description="settings that only you know")]
     text: Annotated[str, Meta(description="content of the target file")]
+    training: Annotated[
+        TrainingInfo | None, Meta(description="null where the file says nothing")
+    ] = None
+    sanity: Annotated[
+        SanityInfo | None, Meta(description="null until model, data and loss are known")
+    ] = None

@@ -4,12 +4,16 @@ import json
 import os
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from curvcli.analyses.init.command import InitOptions
 from curvcli.analyses.init.result import InitResult
+from curvcli.analyses.init.settings import described, known, training_of
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.sanity import SanityInfo
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import ModelError, OutputError, UsageError
+from curvcli.errors import CurvError, ModelError, OutputError, UsageError
 from curvcli.files import write_whole
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.models.guess import build_auto, recognise
@@ -36,6 +40,13 @@ def run(subject: Subject, options: InitOptions, journal: Journal) -> Answer[Init
     if target.exists() and not options.force:
         raise UsageError(f"{str(target)!r} exists", "name another by --to, or pass --force")
     form, recognised, settings, unknown, remarks = _look(subject, journal, source)
+    given_here = known(subject.spec, target.resolve().parent)
+    settings = {**settings, **given_here}
+    unknown = {k: v for k, v in unknown.items() if k not in given_here}
+    if "objective" in given_here:
+        unknown.pop("loss", None)
+    training = training_of(subject.spec)
+    remarks += described(training)
     text = _write(source, target, recognised, settings, unknown, remarks)
     try:
         write_whole(target, text.encode(errors="backslashreplace"))
@@ -43,7 +54,20 @@ def run(subject: Subject, options: InitOptions, journal: Journal) -> Answer[Init
         raise OutputError(
             f"{str(target)!r} cannot be written: {error.strerror}", "name another file by --to"
         ) from None
-    return journal.answer(InitResult(str(target), form, recognised, settings, list(unknown), text))
+    sane = None if unknown else _evaluated(subject, journal, settings)
+    return journal.answer(
+        InitResult(str(target), form, recognised, settings, list(unknown), text, training, sane)
+    )
+
+
+def _evaluated(subject: Subject, journal: Journal, settings: dict[str, str]) -> SanityInfo | None:
+    """How well the network does, once everything is known; what is wrong with it is a note."""
+    spec = replace(subject.spec, model=subject.spec.model or settings.get("model"))
+    try:
+        return Subject(spec).forward_pass()
+    except CurvError as problem:
+        journal.note(f"the loss cannot be evaluated yet: {problem.message}")
+        return None
 
 
 def _look(
@@ -68,6 +92,8 @@ def _look(
     unknown = {**data, "loss": "cross_entropy"}
     if checkpoint.program is not None:
         return checkpoint.format, "a program that holds its network", {}, unknown, []
+    if subject.spec.model is not None:
+        return checkpoint.format, None, {}, unknown, list(checkpoint.notes)
     return (checkpoint.format, *_guess(journal, checkpoint, unknown))
 
 
@@ -110,7 +136,8 @@ def _write(
 ) -> str:
 
     relative = os.path.relpath(source.resolve(), target.resolve().parent)
-    lines = [f"# {recognised or 'The network was not recognised.'}"]
+    first = recognised or ("" if "model" in settings else "The network was not recognised.")
+    lines = [f"# {first}"] if first else []
     lines += [f"# {line}" for line in remarks]
     lines += ["", f"checkpoint = {_quoted(relative)}"]
     lines += [f"{key} = {_quoted(value)}" for key, value in settings.items()]

@@ -59,7 +59,11 @@ class SaddleResult(Struct, frozen=True):
         float, Meta(description="with which verdicts that rest on the reach hold")
     ]
     stationarity: Annotated[
-        Number, Meta(description="ρ = ‖g‖² / (2 ‖H‖ (L − L*)), in [0, 1] for a smooth loss")
+        Number,
+        Meta(
+            description="ρ = ‖g‖² / (2 ‖H‖ (L − L*)): at most 1 where no curvature on the way down exceeds "
+            "‖H‖; above 1: it does, or L* is higher"
+        ),
     ]
     gradient_norm: float
     gradient_noise: Annotated[

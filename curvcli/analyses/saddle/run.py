@@ -34,7 +34,6 @@ from curvcli.analyses.shared.certified import (
     check_products,
 )
 from curvcli.analyses.shared.eigenpairs import Reach
-from curvcli.analyses.shared.forward_pass import forward_pass
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
@@ -164,10 +163,10 @@ def _what_would_settle(journal: Journal, state: LanczosState, max_matvecs: int) 
 
 def _look_at_the_output(subject: Subject, journal: Journal) -> None:
     """A minimum at which the network says the same of every sample is none that anybody wants."""
-    sane, loss = forward_pass(subject), subject.objective.loss
-    if sane is not None and sane.constant and sane.at_chance(loss):
+    sane = subject.forward_pass()
+    if sane is not None and sane.constant and sane.at_chance:
         journal.find(AT_CHANCE, "loss", "the output is the same for every sample, and the loss that of a constant",
-                     value=loss, threshold=sane.chance)  # fmt: skip
+                     value=sane.loss, threshold=sane.chance)  # fmt: skip
 
 
 def _weighed(

@@ -2,7 +2,7 @@
 
 from curvcli.analyses.saddle.result import Escape, SaddleResult
 from curvcli.analyses.shared.rules import product_check
-from curvcli.report.data import Bar, Block, Column, Facts, Measured, Table
+from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Table
 from curvcli.report.numbers import number
 
 
@@ -12,7 +12,7 @@ def view(result: SaddleResult) -> list[Block]:
         Facts(
             [
                 ("verdict", result.verdict),
-                ("stationarity ρ", result.stationarity),
+                ("stationarity ρ", _stationarity(result.stationarity)),
                 ("gradient norm", result.gradient_norm),
                 ("its sampling noise", result.gradient_noise),
                 ("loss", result.loss),
@@ -60,3 +60,10 @@ def _escape_blocks(escape: Escape) -> list[Block]:
         "The loss falls along it." if escape.falls else "The loss does not fall along it.",
     )
     return [shares, walk]
+
+
+def _stationarity(value: float | None) -> Cell:
+    """ρ; above 1 the curvature here does not explain the gradient."""
+    if value is None or value <= 1:
+        return value
+    return f"{number(value)} (above 1: far from stationary, the surface bends more elsewhere than here)"

@@ -7,18 +7,17 @@ from typing import Any
 import msgspec
 
 from curvcli.analyses.shared.sanity import SanityInfo
-from curvcli.analyses.shared.subject import Subject
+from curvcli.objective.objective import Objective
 from curvcli.operators.signals.sanity import sanity
 
 
-def forward_pass(subject: Subject) -> SanityInfo:
-    """One pass over all batches of the subject, whose objective is loaded."""
-    objective = subject.load(accept_nonfinite=True)
+def forward_pass(objective: Objective, select: list[str]) -> SanityInfo:
+    """One pass over all batches; parameters that ``select`` leaves out count as trained."""
     frozen = [
         name
         for name, p in objective.model.named_parameters()
         # Those that --params leaves out are frozen by curvcli itself.
-        if not p.requires_grad and p.is_floating_point() and not subject.spec.params
+        if not p.requires_grad and p.is_floating_point() and not select
     ]
     return msgspec.convert(_finite({**asdict(sanity(objective)), "frozen": frozen}), SanityInfo)
 

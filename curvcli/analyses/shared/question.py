@@ -136,5 +136,7 @@ class Question:
                 stack.enter_context(restored_precision())
                 subject.set_precision()
             answer: Answer[Any] = run(subject, options, journal)
+            if journal.stop() is None:
+                subject.look()
         answer = replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))
         return replace(answer, headline=self.headline(answer))

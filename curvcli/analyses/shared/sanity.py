@@ -4,12 +4,16 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from curvcli.report.data import Number
+from curvcli.report.data import FitInfo, Number
 
 AT_CHANCE = 0.95
 """A loss above this share of the best constant predictor's has learned nothing."""
 CONSTANT = 1e-5
 """Outputs that differ between samples by less of their size are constant."""
+
+
+FAR = 5.0
+"""Running statistics at a greater distance are not those of the data."""
 
 
 class ChannelInfo(Struct, frozen=True):
@@ -31,10 +35,18 @@ class RunningInfo(Struct, frozen=True):
         Number, Meta(description="RMS over channels: distance of the means in running deviations")
     ]
 
+    @property
+    def distance(self) -> float:
+        """1 where they agree: the ratio of the variances, up or down, or 1 + the squared shift."""
+        ratio = self.variance_ratio
+        spread = max(ratio or 0.0, 1 / ratio if ratio else 0.0)
+        return max(spread, 1 + (self.shift or 0.0) ** 2)
+
 
 class SanityInfo(Struct, frozen=True, kw_only=True):
     """What one forward pass says."""
 
+    loss: Annotated[Number, Meta(description="of the data alone, without weight decay")]
     chance: Annotated[Number, Meta(description="loss of the best constant predictor")]
     uniform: Annotated[Number, Meta(description="ln C: loss of equal probabilities")]
     accuracy: Number
@@ -50,9 +62,17 @@ class SanityInfo(Struct, frozen=True, kw_only=True):
     running: list[RunningInfo]
     frozen: Annotated[list[str], Meta(description="parameters that are not trained")]
 
-    def at_chance(self, loss: float | None) -> bool:
-        """Whether a loss is no better than that of the best constant predictor."""
-        return loss is not None and bool(self.chance) and loss >= AT_CHANCE * (self.chance or 0.0)
+    @property
+    def at_chance(self) -> bool:
+        """Whether the loss is no better than that of the best constant predictor."""
+        if self.loss is None or not self.chance:
+            return False
+        return self.loss >= AT_CHANCE * self.chance
+
+    @property
+    def fit(self) -> FitInfo:
+        """What the head of an answer says of it."""
+        return FitInfo(self.loss, self.chance, self.accuracy, self.majority, self.at_chance)
 
     @property
     def constant(self) -> bool:

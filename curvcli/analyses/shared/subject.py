@@ -9,7 +9,10 @@ from curvcli.report.data import CostInfo, TargetInfo
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from curvcli.analyses.shared.sanity import SanityInfo
+    from curvcli.errors import CurvError
     from curvcli.loading.target import Target
     from curvcli.objective.objective import Cost, Objective
 
@@ -23,6 +26,7 @@ class Subject:
         members: the targets, for a question that is asked of several.
         tables: options of questions that the target file sets, by command.
         name: the target as it was given.
+        problem: why its settings cannot be used, of one among several.
     """
 
     def __init__(
@@ -33,7 +37,9 @@ class Subject:
         members: "Sequence[Subject]" = (),
         tables: dict[str, dict[str, Any]] | None = None,
         name: str | None = None,
+        problem: "CurvError | None" = None,
     ) -> None:
+        self.problem = problem
         self.spec = spec or TargetSpec()
         self.members = members
         self.tables = tables or {}
@@ -42,6 +48,7 @@ class Subject:
         """What was switched, skipped or assumed while it was loaded."""
         self._objective = objective
         self._target: Target | None = None
+        self._sanity: SanityInfo | None = None
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
 
@@ -78,6 +85,43 @@ class Subject:
             # Named in every answer, so computed while the files are still the ones that were read.
             _ = self.target.checkpoint_sha256, self.target.data_sha256
         return self._objective
+
+    def weights_in(self, path: str) -> "dict[str, Tensor]":
+        """The parameters by name with the weights of another checkpoint; the model stays as it is.
+
+        Raises:
+            CheckpointError: it cannot be read; ModelError: it is of another model.
+        """
+        from pathlib import Path
+
+        from curvcli.loading.checkpoints.formats import open_checkpoint
+        from curvcli.loading.models.model import load_weights
+        from curvcli.objective.network import copied
+
+        other = copied(self.load(accept_nonfinite=True).model)
+        checkpoint = open_checkpoint(Path(path), self.spec.unsafe_pickle, self.spec.weights)
+        self.notes.extend(load_weights(other, checkpoint, self.spec.allow_partial))
+        return {name: p.detach() for name, p in other.named_parameters()}
+
+    def forward_pass(self) -> "SanityInfo":
+        """What one pass over the data says, made when it is first asked for."""
+        if self._sanity is None:
+            from curvcli.analyses.shared.forward_pass import forward_pass
+
+            self._sanity = forward_pass(self.load(accept_nonfinite=True), self.spec.params)
+        return self._sanity
+
+    def look(self) -> None:
+        """Make the forward pass for the answer's head, if there is data and the pass has not been made."""
+        if self._objective is None:
+            return
+        from curvcli.machine.memory import out_of_memory
+
+        try:
+            self.forward_pass()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
 
     def set_precision(self) -> None:
         """Compute in the precision that was asked for, also with what was loaded before."""
@@ -120,7 +164,8 @@ class Subject:
         """What is known of the target by now."""
         if self.members or (self._target is None and self.spec == TargetSpec()):
             return None
-        return TargetInfo(**self.target.describe())
+        fit = self._sanity.fit if self._sanity is not None else None
+        return TargetInfo(**self.target.describe(), fit=fit)
 
     def cost_info(self, seconds: float) -> CostInfo:
         """Work done by now, in a run that has taken ``seconds``."""

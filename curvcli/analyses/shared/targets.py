@@ -27,6 +27,8 @@ class Named(NamedTuple):
     tables: dict[str, dict[str, Any]]
     file: str | None
     """The target file that its settings come from."""
+    problem: UsageError | None = None
+    """Why there are no settings."""
 
 
 def resolve_targets(
@@ -39,6 +41,8 @@ def resolve_targets(
     """The targets that arguments name; a checkpoint takes the settings of the target file before it.
 
     A target file that is followed by checkpoints in a series, or by two of a pair, only gives their settings.
+
+    Of several whose files are looked at one by one, a wrong one is named with its problem, and the others stay.
 
     Raises:
         UsageError: too many or too few, a wrong setting, or a directory without checkpoints.
@@ -57,12 +61,18 @@ def resolve_targets(
             file = argument
             if only_settings and index == 0:
                 continue
-            spec, tables = resolve_target(argument, flags, commands, project)
+            try:
+                spec, tables = resolve_target(argument, flags, commands, project)
+            except UsageError as problem:
+                if kind != "many" or len(arguments_) == 1:
+                    raise
+                found.append(Named(argument, TargetSpec(), {}, file, problem))
+                continue
         else:
             override = flags if argument is None else {"checkpoint": argument, **flags}
             spec, tables = resolve_target(file, override, commands, project)
         found.append(Named(argument or spec.checkpoint or "target", spec, tables, file))
-    if kind == "pair" and len(found) != 2:
+    if kind == "pair" and len(found) not in (1, 2):
         raise UsageError(
             f"two targets are compared, not {len(found)}",
             "name two checkpoints; a target file before them gives their settings",

@@ -1,7 +1,5 @@
 """`curvcli taylor`: how far the second-order model of the loss can be trusted, and where its best step lies."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -19,9 +17,6 @@ from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.operator import random_unit_vector
 from curvcli.linalg.vectors import euclidean_norm
-from curvcli.loading.checkpoints.formats import open_checkpoint
-from curvcli.loading.models.model import load_weights
-from curvcli.objective.network import copied
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import Line
 from curvcli.operators.surface.steps import StepMaker
@@ -67,7 +62,7 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
             break
         journal.progress(Stage(name, 0, None))
         delta_N = (
-            _way_to(subject, journal, options.to) if options.to and name == f"to {options.to}"
+            _way_to(subject, options.to) if options.to and name == f"to {options.to}"
             else _direction(subject, journal, operator, name, eigenvectors, options.max_matvecs)
         )  # fmt: skip
         if delta_N is None:
@@ -147,12 +142,7 @@ def _direction(
     return delta_N if downhill else -delta_N
 
 
-def _way_to(subject: Subject, journal: Journal, path: str | None) -> Tensor:
+def _way_to(subject: Subject, path: str) -> Tensor:
     """θ' − θ for the weights θ' in another checkpoint."""
-    objective = subject.objective
-    other = copied(objective.model)
-    spec = subject.spec
-    checkpoint = open_checkpoint(Path(path or ""), spec.unsafe_pickle, spec.weights)
-    journal.notes.extend(load_weights(other, checkpoint, spec.allow_partial))
-    there = dict(other.named_parameters())
-    return objective.flatten([there[name].detach() for name in objective.names]) - objective.flat()
+    objective, there = subject.objective, subject.weights_in(path)
+    return objective.flatten([there[name] for name in objective.names]) - objective.flat()

@@ -17,13 +17,20 @@ class TrackOptions(Struct, frozen=True, kw_only=True):
     Takes checkpoints, or a directory of them; a target file before them gives model, data and loss. Step, learning
     rate and optimizer come from the checkpoints themselves, else the step from their names. Each checkpoint starts
     from the eigenvectors of the one before and a random part, which keeps the reach valid. A checkpoint that cannot be
-    read is a finding; the rest are reported.
+    read is a finding; the rest are reported. Findings over time: when a run died, units that died, a loss that rises,
+    λ_max at the limit for long, parameters that stopped, ranks that fall, a batch far from the noise scale.
     """
 
     lr: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(
             description="Learning rate of gradient descent: λ_max is held against 2/lr, whatever the checkpoints say."
+        ),
+    ] = None
+    train_batch: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Batch size of the training: held against the noise scale of the gradient."
         ),
     ] = None
     tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-2

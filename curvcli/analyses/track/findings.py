@@ -29,6 +29,31 @@ DIED = Rule(
     "a quarter of the units more are dead than at the checkpoint before",
     remedy="go back to the checkpoint before, with a lower rate ('curvcli lr')",
 )
+RUN_DIED = Rule(
+    "track.run-died",
+    "error",
+    "from there on not finite, or no better than a constant after having learned or with many more dead units",
+)
+AT_LIMIT_LONG = Rule(
+    "track.edge-long",
+    "note",
+    "half of the checkpoints or more, and at least three, at the limit or above",
+    threshold=0.5,
+    remedy="steps oscillate along the sharpest direction: a lower rate or longer warm-up lets the loss fall there",
+)
+RANK_FALLS = Rule(
+    "track.rank-falls",
+    "warning",
+    "effective rank below half of its highest: plasticity is lost (Lyle et al. 2023, Dohare et al. 2024)",
+    threshold=0.5,
+    remedy="lower the learning rate, add weight decay or normalisation, or reset dead units",
+)
+NOISE_SCALE = Rule(
+    "track.noise-scale",
+    "note",
+    "ten times off the critical batch size tr Σ/|G|² (McCandlish et al. 2018)",
+    threshold=10.0,
+)
 STOPPED = Rule(
     "track.stopped",
     "warning",

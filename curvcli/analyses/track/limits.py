@@ -1,25 +1,27 @@
-"""The limit of stability of the optimizer that a checkpoint was trained with, and how far its weights moved."""
+"""The limit of stability of the optimizer that a checkpoint was trained with."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.track.command import TrackOptions
 from curvcli.analyses.track.result import TrackedValue
-from curvcli.errors import CurvError
+from curvcli.errors import CurvError, some
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.vectors import double
 from curvcli.loading.checkpoints.moments import read_preconditioner
 from curvcli.loading.checkpoints.training import Optimizer
-from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.curvature.preconditioned import PreconditionedHessian
 
 ADAPTIVE = ("adam", "adamw")
+# A share of the largest √v̂ at which gradients are rounding: a hundred times the last place of float32.
+_SILENT = 1e-5
 
 
 class Known(NamedTuple):
@@ -67,7 +69,8 @@ def preconditioned(
     except CurvError as problem:
         journal.note(f"{member.name}: no preconditioned sharpness: {problem.message}")
         return None
-    diagonal_N = objective.flatten([found.diagonal[n] for n in objective.names])
+    diagonal = _without_silent(journal, {n: found.diagonal[n] for n in objective.names})
+    diagonal_N = objective.flatten([diagonal[n] for n in objective.names])
     operator = PreconditionedHessian(objective, diagonal_N=diagonal_N, like=like)
     top = lanczos(
         operator, Wanted(1, 0), tol=options.tol, max_matvecs=options.max_matvecs,
@@ -78,20 +81,15 @@ def preconditioned(
     return TrackedValue(value, residual, top.status == "converged"), top.upper
 
 
-def weights_of(objective: Objective) -> dict[str, Tensor]:
-    """Copies of the weights."""
-    return {
-        name: p.detach().clone().cpu()
-        for name, p in zip(objective.names, objective.parameters, strict=True)
-    }
+def _without_silent(journal: Journal, diagonal: dict[str, Tensor]) -> dict[str, Tensor]:
+    """D with ∞ where training had no gradient beyond rounding, which takes these parameters out of D⁻¹H.
 
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
-    """‖Δθ‖/‖θ‖ of each parameter that both have."""
-    found = {}
-    for name, old in before.items():
-        if name in after and after[name].shape == old.shape:
-            size = float(double(old).norm())
-            distance = float((double(after[name]) - double(old)).norm())
-            found[name] = distance / size if size else distance
-    return found
+    The bias before a BatchNorm is such: it has curvature under running statistics, and none in training.
+    """
+    largest = max(float(d.max()) for d in diagonal.values())
+    silent = [n for n, d in diagonal.items() if float(d.max()) < _SILENT * largest]
+    if silent:
+        journal.note(
+            f"without a gradient in training, and left out of the preconditioned sharpness: {some(silent, 3)}"
+        )
+    return {n: torch.full_like(d, math.inf) if n in silent else d for n, d in diagonal.items()}

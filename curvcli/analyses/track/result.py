@@ -47,6 +47,28 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
         TrackedValue | None, Meta(description="largest eigenvalue of D⁻¹H, for Adam")
     ] = None
     dead_fraction: Annotated[Number, Meta(description="of the units that can die")] = None
+    accuracy: Number = None
+    at_chance: Annotated[
+        bool, Meta(description="the loss is no better than that of the best constant predictor")
+    ] = False
+    statistics: Annotated[
+        Number,
+        Meta(
+            description="largest distance of a BatchNorm's running statistics from those of the data; 1: the same"
+        ),
+    ] = None
+    weight_rank: Annotated[
+        dict[str, float],
+        Meta(description="effective rank of each layer's weights: exp of the entropy of σ/Σσ"),
+    ] = {}
+    feature_rank: Annotated[
+        Number, Meta(description="effective rank of what enters the last linear layer")
+    ] = None
+    noise_scale: Annotated[
+        Number,
+        Meta(description="tr Σ / |G|² in samples; null where the gradient is within its noise"),
+    ] = None
+    noise_scale_error: Annotated[Number, Meta(description="standard error")] = None
     moved: Annotated[
         dict[str, float],
         Meta(description="‖Δθ‖/‖θ‖ of each parameter since the checkpoint before"),

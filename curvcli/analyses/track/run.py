@@ -13,15 +13,20 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
 from curvcli.analyses.track.command import TrackOptions
 from curvcli.analyses.track.development import development
-from curvcli.analyses.track.findings import BAD_CHECKPOINT, EDGE_ABOVE, EDGE_AT, NOT_CONVERGED
+from curvcli.analyses.track.findings import (
+    BAD_CHECKPOINT,
+    EDGE_ABOVE,
+    EDGE_AT,
+    NOT_CONVERGED,
+    RUN_DIED,
+)
+from curvcli.analyses.track.health import health_of
 from curvcli.analyses.track.limits import (
     ADAPTIVE,
     Known,
     limit_of,
     momentum_of,
-    moved,
     preconditioned,
-    weights_of,
 )
 from curvcli.analyses.track.order import ordered
 from curvcli.analyses.track.result import (
@@ -37,8 +42,8 @@ from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.stochastic.probes import deflated_trace
+from curvcli.objective.movement import moved, weights_of
 from curvcli.operators.curvature.hessian import Hessian
-from curvcli.operators.surface.rollout import dead_units
 
 # "At" the edge of stability: λ_max within this of 2/lr (the range that training monitors use).
 _EDGE = 0.3
@@ -70,8 +75,9 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
             point, guess_N = _point(
                 journal, member, options, guess_N if options.warm else None, index, known
             )
-            weights = weights_of(member.objective)
-            point = replace(point, moved=moved(previous[1], weights))
+            weights = weights_of(member.objective.model)
+            health = health_of(member)._asdict()
+            point = replace(point, moved=moved(previous[1], weights), **health)
             previous = (place, weights)
             first = first or member
         except CurvError as problem:
@@ -96,7 +102,10 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
         failed=len(problems),
     )
     _findings(journal, result)
-    development(journal, points)
+    development(journal, points, options.train_batch)
+    journal.findings.sort(
+        key=lambda f: f.rule != RUN_DIED.id
+    )  # what explains the others comes first
     return journal.answer(result)
 
 
@@ -181,7 +190,6 @@ def _point(
         momentum=momentum_of(known.optimizer),
         limit=limit,
         preconditioned=judged if adaptive is not None else None,
-        dead_fraction=dead_units(objective).fraction,
         checkpoint=member.name,
         loss=objective.loss,
         gradient_norm=norm,

@@ -28,6 +28,8 @@ def view(result: TrackResult) -> list[Block]:
     ]
     if rate:
         blocks.insert(0, Facts([("learning rate", rate), ("edge of stability 2/lr", result.edge)]))
+    if any(p.dead_fraction or p.feature_rank or p.noise_scale for p in result.points):
+        blocks.append(_health(result))
     known = [p for p in result.points if p.lambda_max is not None]
     if len(known) > 1:
         steps = [float(p.step if p.step is not None else i) for i, p in enumerate(known)]
@@ -57,6 +59,30 @@ def _row(point: TrackPoint, with_edge: bool) -> tuple[str | int | float | Measur
         Measured(trace.value, trace.standard_error) if trace else None,
         point.stationarity,
         point.matvecs + point.trace_matvecs,
+    )
+
+
+def _health(result: TrackResult) -> Table:
+    """What is known of each checkpoint besides curvature."""
+    rows = [
+        (
+            _step(p),
+            None if p.accuracy is None else f"{p.accuracy:.1%}",
+            None if p.dead_fraction is None else f"{p.dead_fraction:.1%}",
+            p.feature_rank,
+            Measured(p.noise_scale, p.noise_scale_error) if p.noise_scale else None,
+            p.learning_rate,
+        )
+        for p in result.points
+        if p.error is None
+    ]
+    names = ("step", "accuracy", "dead units", "feature rank", "noise scale", "learning rate")
+    return Table(
+        "Health over training",
+        tuple(map(Column, names)),
+        rows,
+        "feature rank: effective rank of what enters the last linear layer; noise scale: tr Σ/|G|² in samples, "
+        "— where the gradient is within its noise.",
     )
 
 

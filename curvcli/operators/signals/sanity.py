@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 from curvcli.linalg.vectors import double
 from curvcli.machine.containers import tensors_in
+from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
+from curvcli.operators.signals.reductions import square_sums
 
 _CLASSES = ("cross_entropy", "token_cross_entropy", "nll")
 # Channels of an image, at most; more are features.
 _CHANNELS = 16
+# At a time, where memory is limited.
+_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Sanity:
     uniform: float | None = None
     """ln C."""
     accuracy: float | None = None
+    loss: float = 0.0
+    """Of the data alone, without weight decay."""
     majority: float | None = None
     """Share of the commonest class."""
     class_counts: list[int] = field(default_factory=list)
@@ -67,65 +73,138 @@ class Sanity:
 
 def sanity(objective: Objective) -> Sanity:
     """One forward pass over all batches."""
-    found, terms = Sanity(), objective.terms
+    found, terms = Sanity(loss=_of_data(objective)), objective.terms
     data = [b.data for b in objective.batches]
     arranged = [d for d in data if isinstance(d, tuple) and len(d) == 3]
     if arranged:
         found.inputs = _channels(arranged)
+    split = getattr(terms, "outputs", None)
+    seen = _Outputs(str(getattr(terms, "name", "")))
     with torch.no_grad(), _watched_norms(objective) as norms, objective.evaluation():
-        split = getattr(terms, "outputs", None)
         if split is None or not hasattr(terms, "targets"):
             terms(objective.model, data[0])
         else:
-            outputs = [split(objective.model, d) for d in data]
-            targets = [terms.targets(d) for d in data]
-            _judge_outputs(found, str(getattr(terms, "name", "")), outputs, targets)
+            for piece in _pieces(objective):
+                seen.add(split(objective.model, piece.data), terms.targets(piece.data))
+            seen.judge(found)
             if getattr(terms, "arguments", None):
                 found.chance = found.uniform = None  # weights, smoothing: another loss
     found.running = [_compared(name, module, x) for name, module, x in norms]
     return found
 
 
-def _judge_outputs(found: Sanity, name: str, outputs: list[Tensor], targets: list[Any]) -> None:
-    if not all(isinstance(t, Tensor) and t.numel() for t in (*outputs, *targets)):
-        return
-    pairs = zip(outputs, targets, strict=True)
-    rows = [_rows(o, t, name in _CLASSES) for o, t in pairs]
-    if any(r is None for r in rows) or len({r[0].shape[1] for r in rows if r}) != 1:
-        return
-    out_NC = torch.cat([double(r[0]) for r in rows if r])
-    if not bool(torch.isfinite(out_NC).all()):
-        return
-    target_N = torch.cat([r[1] for r in rows if r]).to(out_NC.device)
-    found.output_spread = _spread(out_NC)
-    found.unit_interval = bool(((out_NC >= 0) & (out_NC <= 1)).all())
-    if name in _CLASSES and not target_N.is_floating_point():
-        kept = target_N >= 0
-        _judge_classes(found, out_NC[kept], target_N[kept].long())
-    elif name == "mse":
-        target_NC = double(target_N)
-        found.chance = float((target_NC - target_NC.mean(0)).square().mean())
-    elif name == "bce_with_logits":
-        share_C = double(target_N).mean(0)
-        found.chance = float(
-            -(torch.xlogy(share_C, share_C) + torch.xlogy(1 - share_C, 1 - share_C)).mean()
-        )
-        found.uniform = math.log(2)
-        found.accuracy = float(((out_NC > 0) == (target_N > 0.5)).double().mean())
+def _of_data(objective: Objective) -> float:
+    decay = 0.5 * objective.weight_decay * sum(square_sums(objective.parameters))
+    return objective.loss - decay
 
 
-def _judge_classes(found: Sanity, out_NC: Tensor, labels_N: Tensor) -> None:
-    classes = out_NC.shape[1]
-    counts_C = torch.bincount(labels_N, minlength=classes)
-    share_C = counts_C.double() / max(1, len(labels_N))
-    found.class_counts = counts_C.tolist()
-    found.chance = float(-torch.xlogy(share_C, share_C).sum())
-    found.uniform = math.log(classes)
-    found.majority = float(share_C.max())
-    found.accuracy = float((out_NC.argmax(1) == labels_N).double().mean())
-    sums_N = out_NC.sum(1)
-    found.simplex = classes > 1 and bool((out_NC >= 0).all()) and _ones(sums_N)
-    found.log_simplex = _ones(out_NC.exp().sum(1))
+def _pieces(objective: Objective) -> Iterator[Batch]:
+    """The data, a few samples at a time where memory is limited."""
+    limited = objective.memory is not None and objective.splittable
+    for batch in objective.batches:
+        yield from batch.pieces(_SAMPLES if limited else batch.size)
+
+
+class _Moments:
+    """Σd and Σd² of the distances d from one of the rows, so that little is lost where all rows are nearly alike."""
+
+    def __init__(self, pivot_C: Tensor) -> None:
+        self._pivot_C = pivot_C
+        self._sum_C, self._square_C = torch.zeros_like(pivot_C), torch.zeros_like(pivot_C)
+
+    def add(self, x_NC: Tensor) -> None:
+        """More rows."""
+        d_NC = x_NC - self._pivot_C
+        self._sum_C += d_NC.sum(0)
+        self._square_C += d_NC.square().sum(0)
+
+    def mean(self, n: int) -> Tensor:
+        """Of all n rows."""
+        return self._pivot_C + self._sum_C / n
+
+    def variance(self, n: int) -> Tensor:
+        """Around that mean."""
+        return (self._square_C / n - (self._sum_C / n).square()).clamp(min=0)
+
+
+class _Outputs:
+    """Sums over outputs and targets, so that the outputs of one piece only are held at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._classes = name, name in _CLASSES
+        self._usable = True
+        self._count = self._right = self._labels = 0
+        # Σo² by output, and moments of outputs and of numbers as targets; the number of labels by class.
+        self._squares: Tensor | None = None
+        self._moments: list[_Moments] = []
+        self._counts: Tensor | None = None
+        self._not_negative = self._at_most_one = self._simplex = self._log_simplex = True
+
+    def add(self, outputs: Any, targets: Any) -> None:
+        """Outputs and targets of a piece; what does not fit the others makes all of no use."""
+        fits = all(isinstance(t, Tensor) and t.numel() for t in (outputs, targets))
+        rows = _rows(outputs, targets, self._classes) if fits else None
+        if rows is None or (self._squares is not None and len(self._squares) != rows[0].shape[1]):
+            self._usable = False
+            return
+        out_NC, target_N = double(rows[0]), rows[1].to(rows[0].device)
+        squares_C = out_NC.square().sum(0)
+        self._squares = squares_C if self._squares is None else self._squares + squares_C
+        numbers = [out_NC]
+        self._count += len(out_NC)
+        self._not_negative &= bool((out_NC >= 0).all())
+        self._at_most_one &= bool((out_NC <= 1).all())
+        if target_N.is_floating_point():
+            target_NC = double(target_N)
+            numbers.append(target_NC)
+            self._right += int(((out_NC > 0) == (target_NC > 0.5)).sum())
+        else:
+            kept = target_N >= 0
+            self._add_classes(out_NC[kept], target_N[kept].long())
+        if not self._moments:
+            self._moments = [_Moments(x[0]) for x in numbers]
+        for moments, x in zip(self._moments, numbers, strict=True):
+            moments.add(x)
+
+    def _add_classes(self, out_NC: Tensor, labels_N: Tensor) -> None:
+        counts_C = torch.bincount(labels_N, minlength=out_NC.shape[1])
+        self._counts = counts_C if self._counts is None else self._counts + counts_C
+        self._labels += len(labels_N)
+        self._right += int((out_NC.argmax(1) == labels_N).sum())
+        self._simplex &= _ones(out_NC.sum(1))
+        self._log_simplex &= _ones(out_NC.exp().sum(1))
+
+    def judge(self, found: Sanity) -> None:
+        """Put what they say into ``found``."""
+        if not self._usable or self._squares is None:
+            return
+        n, rms = self._count, float(self._squares.mean().div(self._count).sqrt())
+        if not math.isfinite(rms):
+            return
+        if n > 1:
+            deviation = float(self._moments[0].variance(n).mean().sqrt())
+            found.output_spread = deviation / rms if rms else 0.0
+        found.unit_interval = self._not_negative and self._at_most_one
+        if self._classes and self._counts is not None and self._labels:
+            self._judge_classes(found, self._counts)
+        elif self._name == "mse" and len(self._moments) > 1:
+            found.chance = float(self._moments[1].variance(n).mean())
+        elif self._name == "bce_with_logits" and len(self._moments) > 1:
+            share_C = self._moments[1].mean(n)
+            entropy_C = torch.xlogy(share_C, share_C) + torch.xlogy(1 - share_C, 1 - share_C)
+            found.chance = -float(entropy_C.mean())
+            found.uniform = math.log(2)
+            found.accuracy = self._right / (n * len(share_C))
+
+    def _judge_classes(self, found: Sanity, counts_C: Tensor) -> None:
+        share_C = counts_C.double().cpu() / self._labels
+        found.class_counts = counts_C.tolist()
+        found.chance = -float(torch.xlogy(share_C, share_C).sum())
+        found.uniform = math.log(len(counts_C))
+        found.majority = float(share_C.max())
+        found.accuracy = self._right / self._labels
+        found.simplex = len(counts_C) > 1 and self._not_negative and self._simplex
+        found.log_simplex = self._log_simplex
 
 
 def _ones(sums_N: Tensor) -> bool:
@@ -144,14 +223,6 @@ def _rows(outputs: Tensor, targets: Tensor, classes: bool) -> tuple[Tensor, Tens
         return None
     flat = outputs.reshape(outputs.shape[0] if outputs.dim() else 1, -1)
     return flat, targets.reshape(flat.shape).to(flat.dtype)
-
-
-def _spread(out_NC: Tensor) -> float | None:
-    """0: the same output for every sample."""
-    if len(out_NC) < 2:
-        return None
-    rms = float(out_NC.square().mean().sqrt())
-    return float(out_NC.var(0, correction=0).mean().sqrt()) / rms if rms else 0.0
 
 
 def _channels(arranged: list[Any]) -> list[Channel]:

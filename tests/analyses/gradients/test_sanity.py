@@ -1,6 +1,7 @@
 """One forward pass: loss against constants, outputs, inputs, classes, running statistics, frozen layers."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,3 +146,47 @@ def test_frozen_layers_and_rare_classes_are_notes(make_objective: MakeObjective)
     y = torch.tensor([0] * 57 + [1] * 3)
     found = rules(asked(make_objective(model, x, y)))
     assert (found["frozen"], found["imbalance"]) == ("note", "note")
+
+
+@pytest.mark.parametrize("cause", ["frozen", "not-stepped", "no-gradient"])
+def test_what_has_not_moved_since_a_checkpoint_is_named_with_its_cause(
+    make_objective: MakeObjective, tmp_path: Path, cause: str
+) -> None:
+    """One tensor that kept its values: frozen, left out of the optimizer, or used by nothing; the rest moved."""
+    model = nn.ModuleDict({"used": nn.Linear(4, 3), "spare": nn.Linear(2, 2)})
+    model.forward = model["used"].forward
+    torch.save(model.state_dict(), tmp_path / "before.pt")
+    still = "spare.weight" if cause == "no-gradient" else "used.weight"
+    for name, p in model.named_parameters():
+        p.data += 0.1 * (name != still)
+    model.get_parameter(still).requires_grad_(cause != "frozen")
+    x, y = data()
+    answer = asked(make_objective(model, x, y), since=str(tmp_path / "before.pt"))
+    assert [(u.name, u.cause) for u in answer.result.unmoved] == [(still, cause)]
+    assert rules(answer)["unmoved"] == "warning"
+    assert "unmoved" not in rules(asked(make_objective(model, x, y)))
+
+
+def test_the_same_weights_are_called_the_same(
+    make_objective: MakeObjective, tmp_path: Path
+) -> None:
+    """Nothing has moved: no parameter is singled out."""
+    model, (x, y) = net(), data()
+    torch.save(model.state_dict(), tmp_path / "same.pt")
+    answer = asked(make_objective(model, x, y), since=str(tmp_path / "same.pt"))
+    assert "the same weights" in next(f.message for f in answer.findings if "unmoved" in f.rule)
+
+
+def test_outputs_that_are_nearly_alike_keep_their_spread(make_objective: MakeObjective) -> None:
+    """Outputs of 1000 that differ by 1e-9 in batches: the spread is that of numpy, not what squares leave of it."""
+    model = nn.Linear(1, 1).double()
+    model.weight.data.fill_(1e-9)
+    model.bias.data.fill_(1000.0)
+    x = torch.randn(40, 1, dtype=torch.float64)
+    sane = asked(
+        make_objective(model, x, torch.randn(40, 1).double(), "mse", splits=[30, 10])
+    ).result.sanity
+    assert sane is not None
+    outputs = model(x).detach().numpy()
+    # Outputs of 1000 are rounded to 1e-13, their deviation of 1e-9 to 1e-4 of itself.
+    assert sane.output_spread == pytest.approx(outputs.std() / 1000, rel=1e-4)

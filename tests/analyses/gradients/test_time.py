@@ -219,6 +219,28 @@ def test_a_linear_recurrence_decays_by_its_own_factor(make_objective: MakeObject
     assert trend.gradient_gain == pytest.approx(0.8**39, rel=1e-4)
 
 
+def test_a_short_memory_beside_a_long_sequence_is_a_finding(make_objective: MakeObjective) -> None:
+    """−1/ln 0.8 = 4.5 of 56 steps is below a tenth, of 20 steps it is not."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(2, 8, bias=False, batch_first=True)
+            self.head = nn.Linear(8, 1)
+            nn.init.orthogonal_(self.rnn.get_parameter("weight_hh_l0"), 0.8)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.rnn(x)[0][:, -1])
+
+    def rules(steps: int) -> list[str]:
+        objective = make_objective(Net(), torch.zeros(6, steps, 2), torch.randn(6, 1), "mse")
+        found = analyse("gradients", Subject(objective=objective)).findings
+        return [f.rule for f in found]
+
+    assert "gradients.short-memory" in rules(56)
+    assert "gradients.short-memory" not in rules(20)
+
+
 class Sequence(nn.Module):
     """A recurrent layer, optionally on packed input, whose last states are read."""
 

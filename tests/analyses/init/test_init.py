@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import curvcli
 from curvcli.errors import ModelError, UsageError
@@ -37,3 +38,42 @@ def test_init_says_what_it_does_not_know(tmp_path: Path) -> None:
     assert result.recognised is None
     assert result.unknown == ["model", "data", "loss"]
     assert '# model = "models.py:Net"' in to.read_text()
+
+
+def test_what_is_given_and_what_the_checkpoint_says_stand_in_the_file(tmp_path: Path) -> None:
+    """Settings relative to the file, the optimizer's own settings, and the figures of one forward pass."""
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    x, y = torch.randn(20, 4), torch.arange(20) % 3
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "global_step": 7}
+    (tmp_path / "run").mkdir()
+    torch.save(saved, tmp_path / "run" / "w.pt")
+    torch.save({"x": x, "y": y}, tmp_path / "data.pt")
+    (tmp_path / "net.py").write_text(
+        "import torch\n\ndef build():\n    return torch.nn.Linear(4, 3)\n"
+    )
+    to = tmp_path / "run" / "w.toml"
+    subject = curvcli.load(
+        str(tmp_path / "run" / "w.pt"), model=f"{tmp_path}/net.py:build", data=str(tmp_path / "data.pt"),
+        loss="cross_entropy",
+    )  # fmt: skip
+    result = curvcli.analyse("init", subject, to=str(to)).result
+    assert result.settings == {
+        "model": "../net.py:build",
+        "data": "../data.pt",
+        "loss": "cross_entropy",
+    }
+    assert result.unknown == []
+    known = result.training
+    assert known is not None
+    assert (known.step, known.optimizer, known.learning_rate) == (7, "momentum", 0.1)
+    assert (known.momentum, known.betas, known.weight_decay) == (0.9, None, 1e-3)
+    text = to.read_text()
+    assert "step 7, optimizer momentum, learning rate 0.1, momentum 0.9" in text
+    assert "weight-decay = 0.001" in text
+    expected = float(torch.nn.functional.cross_entropy(model(x), y).detach())
+    assert result.sanity is not None
+    assert result.sanity.loss == pytest.approx(expected, rel=1e-6)
+    assert curvcli.load(str(to)).objective.loss == pytest.approx(expected, rel=1e-6)

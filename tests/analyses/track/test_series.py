@@ -113,3 +113,60 @@ def test_a_loss_that_rises_and_a_parameter_that_stops_are_findings(tmp_path: Pat
     torch.save(late, tmp_path / "run" / "step_10.pt")
     found = tracked(tmp_path / "run", data, tmp_path)
     assert {"track.loss-rises", "track.stopped"} <= {f["rule"] for f in found["findings"]}
+
+
+def test_a_bias_before_a_batchnorm_raises_no_alarm(tmp_path: Path) -> None:
+    """It has no gradient in training: it does not count as stopped, nor in the preconditioned sharpness.
+
+    The dense D⁻¹H of all other parameters, by second derivatives in float64, is the truth.
+    """
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 3), torch.arange(64) % 2
+
+    def build() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+
+    model = build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    (tmp_path / "run").mkdir()
+    for step in range(1, 41):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if step % 20 == 0:
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**saved, "global_step": step}, tmp_path / "run" / f"step_{step}.pt")
+    torch.save({"x": x, "y": y}, tmp_path / "data.pt")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\ndef build():\n"
+        "    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))\n"
+    )
+    code, found = answer(
+        "track", str(tmp_path / "run"), "--model", f"{tmp_path}/net.py:build", "--data", str(tmp_path / "data.pt"),
+        "--loss", "cross_entropy", "--probes", "0",
+    )  # fmt: skip
+    assert code == 0
+    assert "track.stopped" not in {f["rule"] for f in found["findings"]}
+    assert any("0.bias" in note for note in found["notes"])
+    last = torch.load(tmp_path / "run" / "step_40.pt")
+    eager = build().double().eval()
+    eager.load_state_dict(last["model"])
+    names = [n for n, _ in eager.named_parameters()]
+    kept = [n for n in names if n != "0.bias"]
+    state = last["optimizer"]["state"]
+    d = torch.cat(
+        [
+            (state[names.index(n)]["exp_avg_sq"].double() / (1 - 0.999**40)).sqrt().flatten()
+            for n in kept
+        ]
+    )
+    parameters = [eager.get_parameter(n) for n in kept]
+    loss = F.cross_entropy(eager(x.double()), y)
+    g = torch.cat([p.flatten() for p in torch.autograd.grad(loss, parameters, create_graph=True)])
+    rows = [
+        torch.cat([h.flatten() for h in torch.autograd.grad(e, parameters, retain_graph=True)])
+        for e in g
+    ]
+    truth = float(torch.linalg.eigvals(torch.stack(rows) / (d + 1e-8)[:, None]).real.max())
+    point = found["result"]["points"][-1]
+    assert point["preconditioned"]["value"] == pytest.approx(truth, rel=1e-2)  # the default --tol

@@ -1,0 +1,37 @@
+"""The first line of an answer: how well the network does on the data."""
+
+from collections.abc import Sequence
+
+from curvcli.report.data import Block, Sentence, TargetInfo
+from curvcli.report.numbers import number
+
+
+def headed(target: TargetInfo | None, blocks: Sequence[Block]) -> list[Block]:
+    """The blocks of an answer behind that line, where it is known."""
+    line = fit_line(target)
+    if line is None or target is None or target.fit is None:
+        return list(blocks)
+    return [Sentence(line, "bad" if target.fit.at_chance else "plain"), *blocks]
+
+
+def fit_line(target: TargetInfo | None) -> str | None:
+    """Loss and accuracy beside those of the best constant predictor; None where nothing is known."""
+    fit = target.fit if target is not None else None
+    if target is None or fit is None or fit.loss is None:
+        return None
+    known = [(fit.loss, fit.accuracy), (fit.chance, fit.majority)]
+    own, constant = (
+        ", ".join(
+            [
+                *([] if loss is None else [f"loss {number(loss)}"]),
+                *([] if accuracy is None else [f"accuracy {accuracy:.1%}"]),
+            ]
+        )
+        for loss, accuracy in known
+    )
+    line = own[0].upper() + own[1:]
+    if constant:
+        line += f" on {target.samples:,} samples; the best constant: {constant}"
+    if fit.at_chance:
+        return f"{line}. No better than a constant: the network has not learned, or has died."
+    return f"{line}."
