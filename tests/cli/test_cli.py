@@ -28,7 +28,7 @@ def test_json_holds_the_contract_and_matches_its_schema() -> None:
     assert code == 0
     jsonschema.validate(envelope, json_schema(get("hessian").result))
     assert list(envelope) == [
-        "schema", "command", "version", "target", "result", "complete", "findings", "notes", "cost", "error",
+        "schema", "command", "version", "target", "verdict", "result", "complete", "findings", "notes", "cost", "error",
     ]  # fmt: skip
     assert envelope["schema"] == "curvcli/1"
     assert set(envelope["target"]) == {

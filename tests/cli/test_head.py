@@ -41,8 +41,9 @@ def test_the_head_has_the_figures_of_the_files() -> None:
     assert fit["chance"] == pytest.approx(chance)
     assert fit["majority"] == pytest.approx(majority)
     assert not fit["at_chance"]
-    first = invoke("hessian", TARGET, *QUICK).stdout.splitlines()[0]
-    assert first.startswith(f"Loss {loss:.4g}, accuracy {accuracy:.1%}")
+    headline, body = invoke("hessian", TARGET, *QUICK).stdout.split("\n\n", 1)
+    assert headline.startswith("✓ Sharpest curvature λ")
+    assert body.startswith(f"Loss {loss:.4g}, accuracy {accuracy:.1%}")
 
 
 def test_a_network_at_chance_is_said_before_its_curvature() -> None:

@@ -9,13 +9,13 @@ from curvcli.analyses.density.result import (
     DensityResult,
 )
 from curvcli.analyses.density.view import view
-from curvcli.analyses.shared.matrix_options import (
+from curvcli.analyses.shared.question import Question
+from curvcli.analyses.shared.spectrum.matrix_options import (
     DrawsOption,
     ExactOption,
     MatrixOption,
     OptimizerOption,
 )
-from curvcli.analyses.shared.question import Question
 
 
 class DensityOptions(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from curvcli.analyses.shared.matrix_options import Matrix
+from curvcli.analyses.shared.spectrum.matrix_options import Matrix
 from curvcli.report.data import Number
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]

@@ -17,10 +17,14 @@ from curvcli.analyses.density.result import (
     Status,
 )
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import Checked, certified_pairs, check_random_product
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.matrices import Chosen, exact_spectrum, untouched_zeros
-from curvcli.analyses.shared.matrix_options import Matrix
+from curvcli.analyses.shared.spectrum.certified import (
+    Checked,
+    certified_pairs,
+    check_random_product,
+)
+from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum, untouched_zeros
+from curvcli.analyses.shared.spectrum.matrix_options import Matrix
 from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos

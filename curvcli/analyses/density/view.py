@@ -3,8 +3,8 @@
 import math
 
 from curvcli.analyses.density.result import DensityResult, Share
-from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.analyses.shared.rules import product_check
+from curvcli.analyses.shared.spectrum.matrix_options import TITLES
 from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
 from curvcli.report.numbers import number
 

@@ -7,13 +7,13 @@ from msgspec import Meta, Struct
 from curvcli.analyses.hessian.headline import headline
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.hessian.view import view
-from curvcli.analyses.shared.matrix_options import (
+from curvcli.analyses.shared.question import Question
+from curvcli.analyses.shared.spectrum.matrix_options import (
     DrawsOption,
     ExactOption,
     MatrixOption,
     OptimizerOption,
 )
-from curvcli.analyses.shared.question import Question
 
 
 class HessianOptions(Struct, frozen=True, kw_only=True):

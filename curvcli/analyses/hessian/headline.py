@@ -2,9 +2,9 @@
 
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.eigenpairs import rate_sentence
 from curvcli.analyses.shared.headline import judged
-from curvcli.analyses.shared.matrix_options import TITLES
+from curvcli.analyses.shared.spectrum.eigenpairs import rate_sentence
+from curvcli.analyses.shared.spectrum.matrix_options import TITLES
 from curvcli.report.data import Headline, Level
 from curvcli.report.numbers import number
 

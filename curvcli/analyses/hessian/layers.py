@@ -18,8 +18,8 @@ from curvcli.analyses.hessian.layers_result import (
     PerParameter,
     Sampled,
 )
-from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
 from curvcli.linalg.lanczos.alignment import space_error, vector_errors
 from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.stochastic.heterogeneity import Densities, densities, heterogeneity

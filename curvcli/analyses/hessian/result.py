@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from curvcli.analyses.hessian.layers_result import PerLayer
-from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
-from curvcli.analyses.shared.matrix_options import Matrix, PreconditionerInfo
+from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
+from curvcli.analyses.shared.spectrum.matrix_options import Matrix, PreconditionerInfo
 from curvcli.report.data import Number
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]

@@ -11,16 +11,16 @@ from curvcli.analyses.hessian.findings import NOT_CONVERGED, ROUNDING
 from curvcli.analyses.hessian.layers import look_at_layers
 from curvcli.analyses.hessian.result import HessianResult, Sampled
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import (
+from curvcli.analyses.shared.journal import Journal, Reason, Stage
+from curvcli.analyses.shared.spectrum.certified import (
     by_recurrence,
     certified_gram,
     certified_pairs,
     check_products,
 )
-from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
-from curvcli.analyses.shared.journal import Journal, Reason, Stage
-from curvcli.analyses.shared.matrices import Chosen, exact_spectrum
-from curvcli.analyses.shared.matrix_options import PreconditionerInfo
+from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
+from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum
+from curvcli.analyses.shared.spectrum.matrix_options import PreconditionerInfo
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import OutputError, UsageError
 from curvcli.linalg.lanczos.factorization import LanczosState, start

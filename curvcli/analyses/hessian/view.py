@@ -2,8 +2,8 @@
 
 from curvcli.analyses.hessian.layers_view import layer_blocks
 from curvcli.analyses.hessian.result import HessianResult
-from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.analyses.shared.rules import product_check
+from curvcli.analyses.shared.spectrum.matrix_options import TITLES
 from curvcli.report.data import Block, Cell, Column, Facts, Measured, Table
 from curvcli.report.numbers import number
 

@@ -9,9 +9,9 @@ from curvcli.analyses.lr.optimizers import Setup, setup
 from curvcli.analyses.lr.result import Bound, CurvaturePoint, LrResult, Trial, WarmUp
 from curvcli.analyses.lr.search import highest_working, judge, lowest_failing, search
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import by_recurrence
-from curvcli.analyses.shared.eigenpairs import critical_rates
 from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.spectrum.certified import by_recurrence
+from curvcli.analyses.shared.spectrum.eigenpairs import critical_rates
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import CurvError
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos

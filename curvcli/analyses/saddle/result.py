@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from curvcli.analyses.shared.eigenpairs import Reach
+from curvcli.analyses.shared.spectrum.eigenpairs import Reach
 from curvcli.analyses.shared.verdict import Region, Verdict
 from curvcli.report.data import Number
 

@@ -27,15 +27,15 @@ from curvcli.analyses.saddle.result import (
 )
 from curvcli.analyses.saddle.stationarity import Scales
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import (
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.spectrum.certified import (
     Checked,
     by_recurrence,
     certified_pairs,
     check_products,
 )
-from curvcli.analyses.shared.eigenpairs import Reach
-from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.matrices import untouched_zeros
+from curvcli.analyses.shared.spectrum.eigenpairs import Reach
+from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import (
     Evidence,

@@ -1,8 +1,8 @@
 """How far the second-order model can be trusted, in one sentence."""
 
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.eigenpairs import rate_sentence
 from curvcli.analyses.shared.headline import judged
+from curvcli.analyses.shared.spectrum.eigenpairs import rate_sentence
 from curvcli.analyses.taylor.result import TaylorResult
 from curvcli.report.data import Headline
 from curvcli.report.numbers import number

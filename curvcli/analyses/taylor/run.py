@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import Checked, by_recurrence, check_products
-from curvcli.analyses.shared.eigenpairs import Reach, critical_rates
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.matrices import untouched_zeros
+from curvcli.analyses.shared.spectrum.certified import Checked, by_recurrence, check_products
+from curvcli.analyses.shared.spectrum.eigenpairs import Reach, critical_rates
+from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.taylor.command import PLAIN, STEPS, TaylorOptions
 from curvcli.analyses.taylor.line import Model, measure

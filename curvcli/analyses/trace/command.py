@@ -4,13 +4,13 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from curvcli.analyses.shared.matrix_options import (
+from curvcli.analyses.shared.question import Question
+from curvcli.analyses.shared.spectrum.matrix_options import (
     DrawsOption,
     ExactOption,
     MatrixOption,
     OptimizerOption,
 )
-from curvcli.analyses.shared.question import Question
 from curvcli.analyses.trace.headline import headline
 from curvcli.analyses.trace.result import TraceResult
 from curvcli.analyses.trace.view import view

@@ -8,10 +8,10 @@ import msgspec
 import torch
 
 from curvcli.analyses.shared.answer import Answer
-from curvcli.analyses.shared.certified import Checked, check_random_product
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.matrices import Chosen
-from curvcli.analyses.shared.matrix_options import Matrix
+from curvcli.analyses.shared.spectrum.certified import Checked, check_random_product
+from curvcli.analyses.shared.spectrum.matrices import Chosen
+from curvcli.analyses.shared.spectrum.matrix_options import Matrix
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.trace.command import TraceOptions
 from curvcli.analyses.trace.findings import NOT_CONVERGED

@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from curvcli.analyses.shared.certified import MatrixError
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.matrices import exact_spectrum
+from curvcli.analyses.shared.spectrum.certified import MatrixError
+from curvcli.analyses.shared.spectrum.matrices import exact_spectrum
 from curvcli.analyses.trace.result import Status
 from curvcli.linalg.operator import Float64Array
 from curvcli.linalg.stochastic.quadrature import gauss_rule

@@ -1,7 +1,7 @@
 """How the sums over a spectrum are shown."""
 
-from curvcli.analyses.shared.matrix_options import TITLES
 from curvcli.analyses.shared.rules import product_check
+from curvcli.analyses.shared.spectrum.matrix_options import TITLES
 from curvcli.analyses.trace.result import Estimate, TraceResult
 from curvcli.report.data import Block, Column, Facts, Measured, Table
 from curvcli.report.numbers import number

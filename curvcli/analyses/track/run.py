@@ -5,10 +5,10 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer, error_info
-from curvcli.analyses.shared.certified import Checked, by_recurrence, check_products
-from curvcli.analyses.shared.eigenpairs import Reach
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.matrices import untouched_zeros
+from curvcli.analyses.shared.spectrum.certified import Checked, by_recurrence, check_products
+from curvcli.analyses.shared.spectrum.eigenpairs import Reach
+from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
 from curvcli.analyses.track.command import TrackOptions

@@ -19,9 +19,9 @@ from curvcli.analyses.check.run import DEFAULT_RULES
 from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.saddle.result import Extreme
-from curvcli.analyses.shared.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.figures import Figure, Precision, figures
 from curvcli.analyses.shared.paths import leaf
+from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
 from curvcli.errors import UsageError
 from curvcli.loading.loss import loss_terms
 from curvcli.report.data import CostInfo, Envelope, Finding

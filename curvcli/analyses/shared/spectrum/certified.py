@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from curvcli.analyses.shared.eigenpairs import Eigenpair
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.rules import (
     CHECK_LIMIT,
@@ -18,6 +17,7 @@ from curvcli.analyses.shared.rules import (
     SINGLE_PRECISION,
     SUSPECT,
 )
+from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair
 from curvcli.linalg.lanczos.certify import (
     Certificate,
     certify,

@@ -7,7 +7,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.matrix_options import Matrix, PreconditionerInfo
+from curvcli.analyses.shared.spectrum.matrix_options import Matrix, PreconditionerInfo
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, some
 from curvcli.loading.checkpoints.moments import read_preconditioner
