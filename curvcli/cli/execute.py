@@ -19,7 +19,7 @@ from curvcli.cli.lines import Lines, append_summary
 from curvcli.cli.options import split
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
-from curvcli.cli.streams import say
+from curvcli.cli.streams import say, say_error
 from curvcli.cli.write import SUFFIXES, check_output, emit
 from curvcli.errors import (
     EXIT_INTERNAL,
@@ -162,6 +162,4 @@ def report_error(problem: CurvError, verbose: bool) -> None:
     """What was expected, what was found, what to do; on stderr."""
     if verbose:
         say(traceback.format_exc())
-    say(f"error: {printable(problem.message)}\n")
-    if problem.hint:
-        say(f"  {printable(problem.hint)}\n")
+    say_error(problem.message, problem.hint)

@@ -11,7 +11,7 @@ from curvcli import __version__
 from curvcli.analyses.registry import NAMES, get
 from curvcli.cli import options
 from curvcli.cli.execute import execute
-from curvcli.cli.streams import prepare, put, say, writing
+from curvcli.cli.streams import prepare, put, say_error, writing
 from curvcli.errors import EXIT_BAD_INPUT, EXIT_OK, OutputError, did_you_mean
 
 _EPILOG = (
@@ -55,7 +55,7 @@ def _root(
 
 
 def schema(
-    command: Annotated[str, typer.Argument(help="Name of an question.")],
+    command: Annotated[str, typer.Argument(help="Name of a command.")],
 ) -> None:
     """Print the JSON Schema of an analysis' answer."""
     import json
@@ -63,10 +63,9 @@ def schema(
     from curvcli.report.data import json_schema
 
     if command not in NAMES:
-        typer.echo(
-            f"error: there is no analysis {command!r}.{did_you_mean(command, NAMES)}\n"
-            f"  analyses: {', '.join(NAMES)}",
-            err=True,
+        say_error(
+            f"there is no command {command!r}.{did_you_mean(command, NAMES)}",
+            f"commands: {', '.join(NAMES)}",
         )
         raise typer.Exit(EXIT_BAD_INPUT)
     typer.echo(json.dumps(json_schema(get(command).result), indent=2))
@@ -78,16 +77,14 @@ def main() -> None:
     try:
         os.getcwd()
     except OSError as problem:  # libraries below torch would end the program without a word
-        say(
-            f"error: there is no working directory: {problem.strerror}\n  change to one that exists\n"
-        )
+        say_error(f"there is no working directory: {problem.strerror}", "change to one that exists")
         sys.exit(EXIT_BAD_INPUT)
     code: Any = EXIT_OK
     try:
         with writing():
             make_app()()
     except OutputError as problem:
-        say(f"error: {problem.message}\n")
+        say_error(problem.message)
         code = problem.exit_code
     except SystemExit as ending:
         # Of a help text whose reader has closed the pipe, Click says 1, which is for violations.
@@ -95,6 +92,6 @@ def main() -> None:
     try:
         put("")
     except OutputError as problem:
-        say(f"error: {problem.message}\n")
+        say_error(problem.message)
         code = problem.exit_code
     sys.exit(code)

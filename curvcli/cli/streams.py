@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from curvcli.errors import OutputError
+from curvcli.errors import OutputError, printable
 
 
 def prepare() -> None:
@@ -25,6 +25,17 @@ def say(text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(text)
             sys.stderr.flush()
+
+
+def say_error(message: str, hint: str | None = None) -> None:
+    """What was expected and found, and under it what to do; ``error:`` is bold red on a terminal."""
+    label = "error:"
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if sys.stderr is not None and sys.stderr.isatty() and not plain:
+        label = f"\x1b[1;31m{label}\x1b[0m"
+    say(f"{label} {printable(message)}\n")
+    if hint:
+        say(f"  {printable(hint)}\n")
 
 
 def put(text: str) -> None:

@@ -6,10 +6,10 @@ from html import escape
 from typing import NamedTuple
 
 from curvcli.errors import printable
+from curvcli.report.axis import ticks
 from curvcli.report.data import Chart, Series
-from curvcli.report.numbers import number
 
-_WIDTH, _HEIGHT = 60, 10
+_COLUMNS, _HEIGHT = 72, 10
 _EMPTY = 0x2800
 # Bit of each dot of a braille character, by (column, row).
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -26,8 +26,11 @@ class Row(NamedTuple):
 class Drawing(NamedTuple):
     """A chart as lines of text."""
 
+    heading: str
+    """What the vertical axis is, above it."""
     rows: list[Row]
-    axis: str
+    axis: list[str]
+    """The horizontal axis with its ticks, their labels, and what it is."""
     indent: int
 
 
@@ -40,9 +43,21 @@ class _Frame(NamedTuple):
     y1: float
 
 
-def draw(chart: Chart, width: int = _WIDTH, height: int = _HEIGHT) -> Drawing:
-    """The curves as braille characters, later ones dotted and behind the first."""
+def draw(chart: Chart, columns: int = _COLUMNS, height: int = _HEIGHT) -> Drawing:
+    """The curves as braille characters, later ones dotted and behind the first.
+
+    Args:
+        chart: any.
+        columns: characters in all, with the labels of the vertical axis.
+        height: lines of the curves.
+    """
     frame = _frame(chart)
+    labels = {
+        round((1 - _share(place, frame.y0, frame.y1)) * (height - 1)): label
+        for place, label in ticks(frame.y0, frame.y1, height // 2, chart.log_y)
+    }
+    indent = max(map(len, labels.values())) + 2
+    width = max(10, columns - indent)
     bits = [[0] * width for _ in range(height)]
     owner = [[-1] * width for _ in range(height)]
     for index in reversed(range(len(chart.series))):
@@ -54,16 +69,47 @@ def draw(chart: Chart, width: int = _WIDTH, height: int = _HEIGHT) -> Drawing:
         for column, line in _edges(chart, index, frame, 2 * width, 4 * height):
             bits[line // 4][column // 2] |= _DOTS[column % 2][line % 4]
             owner[line // 4][column // 2] = max(owner[line // 4][column // 2], index)
-    top, bottom = (number(_undo(v, chart.log_y), 3) for v in (frame.y1, frame.y0))
-    indent = max(len(top), len(bottom)) + 2
     rows = []
     for i in range(height):
-        label = {0: top, height - 1: bottom}.get(i, "")
         cells = [(chr(_EMPTY + b) if b else " ", o) for b, o in zip(bits[i], owner[i], strict=True)]
-        rows.append(Row(f"{label:>{indent - 2}} ┤" if label else " " * (indent - 1) + "│", cells))
-    left, right = (number(_undo(v, chart.log_x), 3) for v in (frame.x0, frame.x1))
-    middle = printable(chart.x_label).center(max(0, width - len(left) - len(right)))
-    return Drawing(rows, " " * indent + left + middle + right, indent)
+        sign = "┤" if i in labels else "│"
+        rows.append(Row(f"{labels.get(i, ''):>{indent - 2}} {sign}", cells))
+    return Drawing(
+        axis_name(chart.y_label, chart.log_y),
+        rows,
+        _horizontal(chart, frame, indent, width),
+        indent,
+    )
+
+
+def axis_name(label: str, log: bool) -> str:
+    """What an axis shows, and that it is logarithmic."""
+    name = printable(label)
+    return f"{name} (log scale)".strip() if log else name
+
+
+def _horizontal(chart: Chart, frame: _Frame, indent: int, width: int) -> list[str]:
+    """A line with ticks, a line with their labels, and the name of the axis below its middle."""
+    line, labels = ["─"] * width, ""
+    for place, label in ticks(frame.x0, frame.x1, max(3, width // 10), chart.log_x):
+        column = round(_share(place, frame.x0, frame.x1) * (width - 1))
+        # Under its tick, as far as the ends allow.
+        start = min(max(0, column - len(label) // 2), max(0, width - len(label)))
+        if labels and start <= len(labels):
+            continue
+        line[column] = "┬"
+        labels = labels.ljust(start) + label
+    name = axis_name(chart.x_label, chart.log_x)
+    return [
+        " " * (indent - 1) + "└" + "".join(line),
+        " " * indent + labels,
+        (" " * indent + name.center(width)).rstrip(),
+    ]
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where ``value`` lies between both ends, in [0, 1]."""
+    return (value - low) / (high - low or 1.0)
 
 
 def as_text(chart: Chart) -> str:
@@ -73,21 +119,22 @@ def as_text(chart: Chart) -> str:
     legend = "   ".join(
         f"{'━━' if i == 0 else '··'} {printable(s.name)}" for i, s in enumerate(chart.series)
     )
-    return "\n".join([*lines, drawing.axis, " " * drawing.indent + legend])
+    head = [drawing.heading] if drawing.heading else []
+    return "\n".join([*head, *lines, *drawing.axis, " " * drawing.indent + legend])
 
 
-def svg(chart: Chart, width: int = 640, height: int = 280) -> str:
+def svg(chart: Chart, width: int = 640, height: int = 310) -> str:
     """The curves as inline SVG."""
     frame = _frame(chart)
-    left, bottom = 70, height - 40
+    left, top, bottom = 70, 20, height - 60
     parts = [
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
         f'aria-label="{escape(printable(chart.title), quote=True)}">',
-        f'<path d="M{left} 10V{bottom}H{width - 10}" fill="none" stroke="currentColor" opacity=".4"/>',
+        f'<path d="M{left} {top}V{bottom}H{width - 10}" fill="none" stroke="currentColor" opacity=".4"/>',
     ]
     for index, series in enumerate(chart.series):
         points = " ".join(
-            f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - 10):.1f}"
+            f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - top):.1f}"
             for x, y in _unit(chart, series, frame)
         )
         colour = _COLOURS[index % len(_COLOURS)]
@@ -95,7 +142,7 @@ def svg(chart: Chart, width: int = 640, height: int = 280) -> str:
         band += [(x, high) for x, _, high in reversed(_band(chart, series, frame))]
         if band:
             corners = " ".join(
-                f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - 10):.1f}"
+                f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - top):.1f}"
                 for x, y in band
             )
             parts.append(f'<polygon points="{corners}" fill="{colour}" opacity=".15"/>')
@@ -107,11 +154,17 @@ def svg(chart: Chart, width: int = 640, height: int = 280) -> str:
             f'<text x="{left + 10 + 150 * index}" y="{height - 4}" fill="{colour}" font-size="13">'
             f"{escape(printable(series.name))}</text>"
         )
-    for y, value in ((18, frame.y1), (bottom, frame.y0)):
-        parts.append(_label(left - 6, y, "end", number(_undo(value, chart.log_y), 3)))
-    for x, anchor, value in ((left, "start", frame.x0), (width - 10, "end", frame.x1)):
-        parts.append(_label(x, bottom + 18, anchor, number(_undo(value, chart.log_x), 3)))
-    parts.append(_label((left + width) // 2, bottom + 18, "middle", printable(chart.x_label)))
+    for place, label in ticks(frame.y0, frame.y1, 5, chart.log_y):
+        y = bottom - _share(place, frame.y0, frame.y1) * (bottom - top)
+        parts.append(f'<path d="M{left - 4} {y:.1f}H{left}" stroke="currentColor" opacity=".4"/>')
+        parts.append(_label(left - 6, y + 4, "end", label))
+    for place, label in ticks(frame.x0, frame.x1, 7, chart.log_x):
+        x = left + _share(place, frame.x0, frame.x1) * (width - 10 - left)
+        parts.append(f'<path d="M{x:.1f} {bottom}v4" stroke="currentColor" opacity=".4"/>')
+        parts.append(_label(x, bottom + 18, "end" if x > width - 30 else "middle", label))
+    name = axis_name(chart.x_label, chart.log_x)
+    parts.append(_label((left + width) // 2, bottom + 34, "middle", name))
+    parts.append(_label(4, 12, "start", axis_name(chart.y_label, chart.log_y)))
     return "".join(parts) + "</svg>"
 
 

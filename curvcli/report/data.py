@@ -149,14 +149,38 @@ class Bar(Struct, frozen=True):
     share: Annotated[float, Meta(ge=0, le=1)]
 
 
-Cell = str | int | float | bool | Measured | Bar | None
+class State(Struct, frozen=True):
+    """A word that says how something is, in the colour of its level."""
+
+    text: str
+    level: Level
+
+
+def yes(value: bool | None, *, good: bool = True) -> "Cell":
+    """``yes`` or ``no`` as a state: as it should be, or not."""
+    return (
+        None
+        if value is None
+        else State("yes" if value else "no", "good" if value is good else "bad")
+    )
+
+
+Cell = str | int | float | bool | Measured | Bar | State | None
 
 
 class Column(Struct, frozen=True):
-    """Heading of a table column; numbers are aligned right and never wrapped."""
+    """Heading of a table column; numbers are aligned right and stay on one line."""
 
     name: str
     numeric: bool = True
+    rank: Annotated[
+        int,
+        Meta(description="columns of the highest rank leave first where there is no room; 0: last"),
+    ] = 1
+    folds: Annotated[
+        bool,
+        Meta(description="a text that may go on on the next line; names are shortened instead"),
+    ] = False
 
 
 class Table(Struct, frozen=True):
@@ -198,6 +222,7 @@ class Chart(Struct, frozen=True):
     title: str
     x_label: str
     series: Sequence[Series]
+    y_label: str = ""
     log_x: bool = False
     log_y: bool = False
 

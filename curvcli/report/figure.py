@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 
 from curvcli.errors import OutputError, printable
+from curvcli.report.chart import axis_name
 from curvcli.report.data import Block, Chart, Series
 
 _COLOURS = ("#2e8b57", "#b5179e", "#c08000", "#008b8b", "#3060c0")
@@ -34,7 +35,8 @@ def render(title: str, blocks: Sequence[Block], kind: str) -> bytes:
     figure.suptitle(printable(title), fontsize=11)
     for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
         axes.set_title(printable(chart.title), fontsize=10)
-        axes.set_xlabel(printable(chart.x_label))
+        axes.set_xlabel(axis_name(chart.x_label, chart.log_x))
+        axes.set_ylabel(axis_name(chart.y_label, chart.log_y))
         if chart.log_x:
             axes.set_xscale("log")
         if chart.log_y:

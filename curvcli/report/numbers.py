@@ -3,7 +3,7 @@
 import math
 
 from curvcli.errors import printable
-from curvcli.report.data import Bar, Cell, Measured
+from curvcli.report.data import Bar, Cell, Measured, State
 
 # Characters of a full bar where there is room.
 BAR = 20
@@ -43,6 +43,8 @@ def text(cell: Cell) -> str:
         return measured(cell)
     if isinstance(cell, Bar):
         return bar(cell.share)
+    if isinstance(cell, State):
+        return printable(cell.text)
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):

@@ -79,13 +79,13 @@ def test_help_schema_and_version_do_not_import_torch() -> None:
 def test_numbers_are_never_cut_and_user_text_is_not_interpreted(tmp_path: Path) -> None:
     """In a narrow pipe every number is whole; markup and control characters in names stay text."""
     save_file({"[red]evil\x1b[31m.weight": torch.full((3,), 1.234e-5)}, tmp_path / "m.safetensors")
-    done = run("info", str(tmp_path / "m.safetensors"), COLUMNS="30")
+    done = run("info", str(tmp_path / "m.safetensors"), COLUMNS="60")
     assert "1.234e-05" in done.stdout
     assert "\x1b" not in done.stdout
     assert "[red]" in done.stdout.replace("\n", "")
-    wide = run("hessian", MLP, *QUICK, COLUMNS="25")
-    assert re.search(r"9\.336\d* ± \de-0\d", wide.stdout)
-    assert "…" not in wide.stdout
+    narrow = run("hessian", MLP, *QUICK, COLUMNS="25")
+    assert re.search(r"9\.336\d* ± \de-0\d", narrow.stdout)
+    assert "…" not in narrow.stdout
 
 
 @pytest.mark.parametrize("kind", ["markdown", "html"])
@@ -333,6 +333,13 @@ def test_colour_and_progress_on_a_terminal_only() -> None:
     code, plain = in_terminal("hessian", MLP, *QUICK, "-q", NO_COLOR="1")
     assert not re.search(r"\x1b\[3[0-9]m", plain)
     assert "\x1b" not in run("hessian", MLP, *QUICK).stdout
+
+
+def test_errors_are_red_on_a_terminal_only() -> None:
+    """The word and not the sentence, which stays readable on any background."""
+    assert "\x1b[1;31merror:\x1b[0m there is no target file" in in_terminal("hessian", "no.toml")[1]
+    assert "\x1b" not in in_terminal("hessian", "no.toml", NO_COLOR="1")[1]
+    assert run("hessian", "no.toml").stderr.startswith("error: there is no target file")
 
 
 def test_every_sample_gives_an_answer(samples: Path) -> None:

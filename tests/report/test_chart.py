@@ -38,10 +38,10 @@ def test_a_band_is_an_area_of_the_page_within_its_frame() -> None:
     (corners,) = re.findall(r'<polygon points="([^"]+)"', svg(chart(1e9)))
     heights = [float(pair.split(",")[1]) for pair in corners.split()]
     assert len(heights) == 2 * len(X)
-    # The frame: from 10 to 40 above the lower edge of 280.
-    assert (min(heights), max(heights)) == (10.0, 240.0)
+    # The frame: from 20 to 60 above the lower edge of 310.
+    assert (min(heights), max(heights)) == (20.0, 250.0)
 
 
 def test_a_band_below_zero_ends_at_the_edge_of_a_logarithmic_axis() -> None:
     (corners,) = re.findall(r'<polygon points="([^"]+)"', svg(chart(20.0, log_y=True)))
-    assert all(10.0 <= float(pair.split(",")[1]) <= 240.0 for pair in corners.split())
+    assert all(20.0 <= float(pair.split(",")[1]) <= 250.0 for pair in corners.split())

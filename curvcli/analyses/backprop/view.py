@@ -1,22 +1,22 @@
 """How `curvcli backprop` is shown."""
 
 from curvcli.analyses.backprop.result import BackpropResult
-from curvcli.report.data import Block, Column, Facts, Table
+from curvcli.report.data import Block, Cell, Column, Facts, State, Table, yes
 
 
 def view(result: BackpropResult) -> list[Block]:
     """Both checks, one row for each parameter."""
     slopes = {s.parameter: s for s in result.slopes}
     identities = {i.parameter: i for i in result.identities}
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             name,
             identities[name].kind if name in identities else "",
             identities[name].error if name in identities else None,
             slope.error,
-            slope.passed and (name not in identities or identities[name].passed)
+            yes(slope.passed and (name not in identities or identities[name].passed))
             if slope.decided
-            else "undecided",
+            else State("undecided", "attention"),
         )
         for name, slope in slopes.items()
     ]
@@ -24,10 +24,10 @@ def view(result: BackpropResult) -> list[Block]:
         "Gradient checks in float64",
         (
             Column("parameter", numeric=False),
-            Column("layer", numeric=False),
+            Column("layer", numeric=False, rank=2),
             Column("δᵀx error"),
             Column("difference error"),
-            Column("passed", numeric=False),
+            Column("passed", numeric=False, rank=0),
         ),
         rows,
         "δᵀx error: autograd against the identity by hand. difference error: against finite differences.",

@@ -5,7 +5,7 @@ import re
 from curvcli.analyses.check.decision import Outcome
 from curvcli.analyses.check.result import CheckedTarget, CheckResult, RuleOutcome
 from curvcli.analyses.shared.figures import Figure
-from curvcli.report.data import Block, Case, Cell, Column, Measured, Sentence, Table
+from curvcli.report.data import Block, Case, Cell, Column, Measured, Sentence, State, Table
 from curvcli.report.head import fit_line
 from curvcli.report.numbers import number
 
@@ -88,10 +88,10 @@ def _table(target: CheckedTarget) -> Table:
         target.name,
         (
             Column("", numeric=False),
-            Column("rule", numeric=False),
-            Column("found"),
+            Column("rule", numeric=False, rank=0, folds=True),
+            Column("found", rank=0),
             Column("certain within"),
-            Column("by", numeric=False),
+            Column("by", numeric=False, rank=2),
         ),
         [_row(rule) for rule in target.rules],
         " ".join(filter(None, (fit_line(target.target), f"Analyses: {runs}"))),
@@ -100,15 +100,16 @@ def _table(target: CheckedTarget) -> Table:
 
 def _row(rule: RuleOutcome) -> tuple[Cell, ...]:
     figure = rule.figure
-    mark = {
-        "pass": "holds",
-        "violation": {"error": "VIOLATED", "note": "noted"}.get(
-            rule.severity, "violated (warning)"
+    marks: dict[str, State] = {
+        "pass": State("holds", "good"),
+        "violation": {"error": State("VIOLATED", "bad"), "note": State("noted", "good")}.get(
+            rule.severity, State("violated (warning)", "attention")
         ),
-        "undecided": "undecided",
-        "error": "no answer",
-        "skipped": "skipped",
-    }[rule.decision]
+        "undecided": State("undecided", "attention"),
+        "error": State("no answer", "bad"),
+        "skipped": State("skipped", "attention"),
+    }
+    mark = marks[rule.decision]
     if figure is None:
         return (mark, rule.rule, None, None, "")
     name = (

@@ -111,10 +111,10 @@ def _figures(result: CompareResult) -> list[Block]:
         "Figures",
         (
             Column("figure", numeric=False),
-            Column("A"),
-            Column("B"),
+            Column("A", rank=0),
+            Column("B", rank=0),
             Column("B / A"),
-            Column("differ", numeric=False),
+            Column("differ", numeric=False, rank=2),
         ),
         [
             (r.path, _cell(r.a), _cell(r.b), r.ratio, "?" if r.beyond is None else r.beyond)
@@ -169,6 +169,7 @@ def _line(result: CompareResult) -> list[Block]:
         "Loss on the line from A to B",
         "position",
         [Series("loss", [p.position for p in finite], [p.loss or 0.0 for p in finite])],
+        y_label="loss",
     )
     if line.height is None:
         text, tone = f"The loss is not finite at {line.position:.3g} of the way.", "bad"
@@ -198,7 +199,7 @@ def _layers(result: CompareResult) -> Table:
         (
             Column("parameter", numeric=False),
             Column("distance"),
-            Column("relative"),
+            Column("relative", rank=0),
             Column("cosine"),
             Column("share"),
             Column("", numeric=False),

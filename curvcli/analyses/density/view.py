@@ -25,7 +25,7 @@ def view(result: DensityResult) -> list[Block]:
     cell = result.grid[1] - result.grid[0]
     blocks: list[Block] = [
         Chart(
-            f"{title[0].upper()}{title[1:]}: density by magnitude, mass per decade",
+            f"{title[0].upper()}{title[1:]}: density by magnitude",
             "|λ|",
             [
                 _series("λ > 0", log.grid, log.positive, log.positive_standard_error, least * decade),
@@ -35,13 +35,15 @@ def view(result: DensityResult) -> list[Block]:
                     else []
                 ),
             ],
+            y_label="mass per decade",
             log_x=True,
             log_y=True,
         ),
         Chart(
-            "Density of the bulk, mass per unit",
+            "Density of the bulk",
             "λ",
             [_series("density", result.grid, result.density, result.standard_error, least / cell)],
+            y_label="mass per unit of λ",
             log_y=True,
         ),
         Facts(

@@ -1,7 +1,7 @@
 """How `curvcli doctor` is shown."""
 
 from curvcli.analyses.doctor.result import DoctorResult
-from curvcli.report.data import Block, Column, Facts, Table
+from curvcli.report.data import Block, Column, Facts, Table, yes
 
 
 def view(result: DoctorResult) -> list[Block]:
@@ -19,11 +19,11 @@ def view(result: DoctorResult) -> list[Block]:
     table = Table(
         "Self-tests",
         (
-            Column("test", numeric=False),
+            Column("test", numeric=False, folds=True),
             Column("error"),
             Column("tolerance"),
-            Column("passed", numeric=False),
+            Column("passed", numeric=False, rank=0),
         ),
-        [(t.name, t.error, t.tolerance, t.passed) for t in result.tests],
+        [(t.name, t.error, t.tolerance, yes(t.passed)) for t in result.tests],
     )
     return [facts, table]

@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable
 
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal, Spread, TimeTrend
-from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Sentence, Table
+from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Sentence, State, Table
 from curvcli.report.numbers import number
 
 # Without --worst, a network with more rows than twice this is folded to so many.
 _FOLDED = 60
 # Decades that a full bar stands for at least: equal gradients have equal, not exaggerated, bars.
 _DECADES = 3.0
+# Share of dead or saturated units that is coloured.
+_MANY = 0.5
 _MARKS = {"trunk": "", "branch": "└", "sum": "+", "unreached": ""}
 
 
@@ -66,10 +68,10 @@ def _layers(result: GradientsResult) -> Table:
     optional: list[tuple[str, Callable[[LayerSignal], Cell]]] = [
         ("grad/weight", lambda s: _short(s.gradient_to_weight)),
         ("zeros", lambda s: _percent(s.zero_fraction)),
-        ("dead", lambda s: _percent(s.dead_fraction)),
-        ("saturated", lambda s: _percent(s.saturated_fraction)),
+        ("dead", lambda s: _ill(s.dead_fraction)),
+        ("saturated", lambda s: _ill(s.saturated_fraction)),
         ("γ/σ", lambda s: _short(s.norm_gain)),
-        ("NaN/Inf", lambda s: s.nonfinite + s.nonfinite_gradient or None),
+        ("NaN/Inf", lambda s: _count(s.nonfinite + s.nonfinite_gradient)),
     ]
     used = [(n, f) for n, f in optional if any(_tells(f(s)) for s in result.layers)]
     rows = [
@@ -85,7 +87,7 @@ def _layers(result: GradientsResult) -> Table:
     columns = (
         Column("layer", numeric=False),
         Column("activation"),
-        Column("∂ℓ/∂act"),
+        Column("∂ℓ/∂act", rank=0),
         Column("", numeric=False),
         *(Column(n) for n, _ in used),
     )
@@ -132,6 +134,16 @@ def _percent(value: float | None) -> str | None:
     if value is None:
         return None
     return "0" if value == 0 else f"{100 * value:.1f} %"
+
+
+def _ill(share: float | None) -> Cell:
+    """A share of units that learn nothing; half of them are many."""
+    told = _percent(share)
+    return told if told is None or share is None or share < _MANY else State(told, "bad")
+
+
+def _count(values: int) -> Cell:
+    return State(f"{values:,}", "bad") if values else None
 
 
 def _tells(cell: Cell) -> bool:

@@ -99,7 +99,7 @@ def _table(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:
         caption += f"; the {len(shown)} sharpest of {len(found.layers)} {found.by}s"
     columns = (
         Column(found.by, numeric=False),
-        Column("λ_max ± residual"),
+        Column("λ_max ± residual", rank=0),
         Column("", numeric=False),
         Column("λ_min"),
         Column("trace ± s.e."),
@@ -154,6 +154,7 @@ def _densities(found: PerLayer) -> Chart:
             )
             for layer in sharpest
         ],
+        y_label="density",
         log_y=True,
     )
 

@@ -4,7 +4,7 @@ from curvcli.analyses.hessian.layers_view import layer_blocks
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.shared.spectrum.matrix_options import TITLES
-from curvcli.report.data import Block, Cell, Column, Facts, Measured, Table
+from curvcli.report.data import Block, Cell, Column, Facts, Measured, Table, yes
 from curvcli.report.numbers import number
 
 
@@ -14,7 +14,7 @@ def view(result: HessianResult) -> list[Block]:
         (Measured(s.expected, s.monte_carlo_standard_error),) for s in result.sampled or ()
     ]
     rows: list[tuple[Cell, ...]] = [
-        (f"{'top' if i < len(result.top) else 'bottom'}", Measured(p.value, p.residual), p.converged,
+        (f"{'top' if i < len(result.top) else 'bottom'}", Measured(p.value, p.residual), yes(p.converged),
          p.batch_standard_error, *(sampled[i] if i < len(sampled) else () if not sampled else (None,)))
         for i, p in enumerate([*result.top, *result.bottom])
     ]  # fmt: skip
@@ -40,8 +40,8 @@ def view(result: HessianResult) -> list[Block]:
         f"{title[0].upper()}{title[1:]} eigenvalues",
         (
             Column("end", numeric=False),
-            Column("λ ± residual"),
-            Column("converged", numeric=False),
+            Column("λ ± residual", rank=0),
+            Column("converged", numeric=False, rank=0),
             Column("batch s.e."),
             *((Column("vᵀFv ± s.e."),) if sampled else ()),
         ),

@@ -1,7 +1,7 @@
 """How `curvcli info` is shown."""
 
 from curvcli.analyses.info.result import InfoResult
-from curvcli.report.data import Block, Column, Facts, Table
+from curvcli.report.data import Block, Cell, Column, Facts, State, Table
 
 
 def view(result: InfoResult) -> list[Block]:
@@ -21,15 +21,26 @@ def view(result: InfoResult) -> list[Block]:
         "Tensors",
         (
             Column("name", numeric=False),
-            Column("shape"),
-            Column("dtype"),
+            Column("shape", rank=0),
+            Column("dtype", rank=2),
             Column("norm"),
             Column("rms"),
-            Column("NaN/Inf"),
+            Column("NaN/Inf", rank=0),
         ),
         [
-            (e.name, "×".join(map(str, e.shape)) or "scalar", e.dtype, e.norm, e.rms, e.nonfinite)
+            (
+                e.name,
+                "×".join(map(str, e.shape)) or "scalar",
+                e.dtype,
+                e.norm,
+                e.rms,
+                _count(e.nonfinite),
+            )
             for e in result.tensors
         ],
     )
     return [facts, table]
+
+
+def _count(nonfinite: int | None) -> Cell:
+    return State(f"{nonfinite:,}", "bad") if nonfinite else nonfinite

@@ -1,8 +1,13 @@
 """How the answer of `curvcli jacobian` is shown."""
 
 from curvcli.analyses.jacobian.result import JacobianResult, Quantiles, TangentKernel, TimeJacobian
-from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table
+from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table, yes
 from curvcli.report.numbers import number
+
+# What is shown of a distribution, and which leaves first where there is no room.
+_QUANTILES = (
+    ("min", 1), ("25 %", 3), ("median", 0), ("75 %", 3), ("max", 1), ("mean", 2), ("error", 2),
+)  # fmt: skip
 
 # Rows of a table of singular values or eigenvalues.
 _ROWS = 20
@@ -67,7 +72,7 @@ def _distribution(result: JacobianResult) -> Table:
         "Over the samples",
         (
             Column("", numeric=False),
-            *(Column(n) for n in ("min", "25 %", "median", "75 %", "max", "mean", "error")),
+            *(Column(name, rank=rank) for name, rank in _QUANTILES),
         ),
         [
             row("‖J‖_F", result.frobenius),
@@ -115,8 +120,8 @@ def _layers(result: JacobianResult) -> list[Block]:
         "Layer by layer",
         (
             Column("layer", numeric=False),
-            Column("m × n"),
-            Column("‖J‖₂"),
+            Column("m × n", rank=2),
+            Column("‖J‖₂", rank=0),
             Column("χ"),
             Column("condition"),
             Column("iso", numeric=False),
@@ -129,7 +134,7 @@ def _layers(result: JacobianResult) -> list[Block]:
                 Measured(layer.spectral, layer.spectral_residual),
                 layer.chi,
                 layer.condition,
-                layer.isometry,
+                yes(layer.isometry),
                 layer.running_spectral,
             )
             for layer in result.layers

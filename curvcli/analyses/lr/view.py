@@ -1,7 +1,7 @@
 """How a learning rate is shown."""
 
 from curvcli.analyses.lr.result import LrResult, Verdict
-from curvcli.report.data import Block, Column, Facts, Measured, Sentence, Table
+from curvcli.report.data import Block, Column, Facts, Measured, Sentence, State, Table
 from curvcli.report.numbers import number
 
 _WHY: dict[Verdict, str] = {
@@ -29,7 +29,7 @@ def view(result: LrResult) -> list[Block]:
         (
             Column("rate"),
             Column("rate/bound"),
-            Column("outcome", numeric=False),
+            Column("outcome", numeric=False, rank=0, folds=True),
             Column("steps"),
             Column("loss"),
             Column("dead"),
@@ -38,7 +38,7 @@ def view(result: LrResult) -> list[Block]:
             (
                 number(t.rate, 3),
                 number(t.rate / bound.rate, 3) if bound.rate else None,
-                _WHY[t.verdict],
+                State(_WHY[t.verdict], "good" if t.verdict == "works" else "bad"),
                 t.steps,
                 t.loss,
                 None if t.dead_fraction is None else f"{t.dead_fraction:.0%}",

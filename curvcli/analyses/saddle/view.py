@@ -50,12 +50,12 @@ def _share(promise: float | None) -> str | None:
 def _escape_blocks(escape: Escape) -> list[Block]:
     shares = Table(
         "Direction of lowest curvature",
-        (Column("parameter", numeric=False), Column("share"), Column("", numeric=False)),
+        (Column("parameter", numeric=False), Column("share", rank=0), Column("", numeric=False)),
         [(s.name, s.share, Bar(s.share)) for s in escape.shares],
     )
     walk = Table(
         "Walk along it",
-        (Column("radius"), Column("change of the loss"), Column("predicted")),
+        (Column("radius"), Column("change of the loss", rank=0), Column("predicted")),
         [(p.radius, p.change, p.predicted) for p in sorted(escape.walk, key=lambda p: p.radius)],
         "The loss falls along it." if escape.falls else "The loss does not fall along it.",
     )

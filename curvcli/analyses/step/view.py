@@ -2,7 +2,7 @@
 
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.step.result import StepResult
-from curvcli.report.data import Block, Column, Facts, Table
+from curvcli.report.data import Block, Column, Facts, Table, yes
 
 
 def view(result: StepResult) -> list[Block]:
@@ -22,10 +22,10 @@ def view(result: StepResult) -> list[Block]:
             Column("method", numeric=False),
             Column("‖Δθ‖"),
             Column("predicted"),
-            Column("true"),
+            Column("true", rank=0),
             Column("products"),
-            Column("to saddle", numeric=False),
-            Column("how", numeric=False),
+            Column("to saddle", numeric=False, rank=2),
+            Column("how", numeric=False, rank=3, folds=True),
         ),
         [
             (
@@ -34,7 +34,7 @@ def view(result: StepResult) -> list[Block]:
                 m.predicted_change,
                 m.true_change,
                 m.matvecs,
-                m.heads_for_saddle,
+                yes(m.heads_for_saddle, good=False),
                 m.status,
             )
             for m in result.methods

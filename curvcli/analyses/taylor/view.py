@@ -25,10 +25,10 @@ def view(result: TaylorResult) -> list[Block]:
             Column("direction", numeric=False),
             Column("slope"),
             Column("curvature"),
-            Column("trusted to"),
+            Column("trusted to", rank=0),
             Column("best step"),
             Column("change"),
-            Column("third order"),
+            Column("third order", rank=2),
         ),
         [
             (
@@ -59,6 +59,7 @@ def view(result: TaylorResult) -> list[Block]:
                 f"Along {d.name}",
                 "distance",
                 [true, Series("second order", radii, [p.second for p in shown])],
+                y_label="loss",
             )
         )
     return [facts, table, *charts]

@@ -67,10 +67,10 @@ def view(result: TraceResult) -> list[Block]:
             "Diagonal by tensor",
             (
                 Column("tensor", numeric=False),
-                Column("parameters"),
-                Column("trace ± s.e."),
+                Column("parameters", rank=2),
+                Column("trace ± s.e.", rank=0),
                 Column("mean ± s.e."),
-                Column("share"),
+                Column("share", rank=0),
             ),
             rows,
             f"{hidden} tensors with smaller traces are left out; the JSON holds all."

@@ -1,7 +1,7 @@
 """How a series of checkpoints is shown."""
 
 from curvcli.analyses.track.result import TrackedValue, TrackPoint, TrackResult
-from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
+from curvcli.report.data import Block, Cell, Chart, Column, Facts, Measured, Series, State, Table
 
 
 def view(result: TrackResult) -> list[Block]:
@@ -9,14 +9,14 @@ def view(result: TrackResult) -> list[Block]:
     rate = result.learning_rate
     limited = any(p.limit is not None for p in result.points)
     columns = [
-        Column("step"),
+        _name(result),
         Column("loss"),
-        Column("λ max"),
+        Column("λ max", rank=0),
         *([Column("λ/limit"), Column("edge", numeric=False)] if limited else []),
-        Column("λ min"),
-        Column("trace"),
-        Column("ρ"),
-        Column("products"),
+        Column("λ min", rank=2),
+        Column("trace", rank=2),
+        Column("ρ", rank=2),
+        Column("products", rank=3),
     ]
     blocks: list[Block] = [
         Table(
@@ -36,20 +36,28 @@ def view(result: TrackResult) -> list[Block]:
         curves = [Series("λ max", steps, [p.lambda_max.value for p in known if p.lambda_max])]
         if result.edge:
             curves.append(Series("2/lr", [steps[0], steps[-1]], [result.edge, result.edge]))
-        blocks.append(Chart("Sharpness over training", "step", curves))
+        blocks.append(Chart("Sharpness over training", "step", curves, y_label="λ max"))
         losses = [float("nan") if p.loss is None else p.loss for p in known]
         positive = all(loss > 0 for loss in losses)
         blocks.append(
-            Chart("Loss over training", "step", [Series("loss", steps, losses)], log_y=positive)
+            Chart(
+                "Loss over training",
+                "step",
+                [Series("loss", steps, losses)],
+                "loss",
+                log_y=positive,
+            )
         )
     return blocks
 
 
-def _row(point: TrackPoint, with_edge: bool) -> tuple[str | int | float | Measured | None, ...]:
+def _row(point: TrackPoint, with_edge: bool) -> tuple[Cell, ...]:
     trace = point.trace
     if point.error is not None:
         width = 6 + 2 * with_edge
-        return (_step(point), "cannot be read", *[None] * (width - 1), None)[: width + 1]
+        return (_step(point), State("cannot be read", "bad"), *[None] * (width - 1), None)[
+            : width + 1
+        ]
     return (
         _step(point),
         point.loss,
@@ -76,14 +84,20 @@ def _health(result: TrackResult) -> Table:
         for p in result.points
         if p.error is None
     ]
-    names = ("step", "accuracy", "dead units", "feature rank", "noise scale", "learning rate")
+    names = ("accuracy", "dead units", "feature rank", "noise scale", "learning rate")
     return Table(
         "Health over training",
-        tuple(map(Column, names)),
+        (_name(result), *map(Column, names)),
         rows,
         "feature rank: effective rank of what enters the last linear layer; noise scale: tr Σ/|G|² in samples, "
         "— where the gradient is within its noise.",
     )
+
+
+def _name(result: TrackResult) -> Column:
+    """Heading of what tells the checkpoints apart."""
+    stepped = all(point.step is not None for point in result.points)
+    return Column("step") if stepped else Column("checkpoint", numeric=False)
 
 
 def _step(point: TrackPoint) -> str:

@@ -15,6 +15,7 @@ from curvcli.report.data import (
     Finding,
     Headline,
     Sentence,
+    State,
     Table,
 )
 from curvcli.report.numbers import text
@@ -28,7 +29,7 @@ table { border-collapse: collapse; margin: .5rem 0; }
 th, td { padding: .2rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td { overflow-wrap: anywhere; } .good { color: var(--good); } .bad, .warning { color: var(--bad); }
-.headline { font-weight: 600; } .attention { color: var(--bad); } .headline.bad { color: var(--error); }
+.headline { font-weight: 600; } .attention { color: var(--bad); } .headline.bad, .state.bad { color: var(--error); }
 .bar { height: .8em; background: #4a90d9; }
 .error { color: var(--error); } .dim { opacity: .7; } footer { margin-top: 2rem; }
 """
@@ -97,6 +98,8 @@ def _table(block: Table) -> str:
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Bar):
         return f'<div class="bar" style="width:{10 * cell.share:.2f}rem"></div>'
+    if isinstance(cell, State):
+        return f'<span class="state {cell.level}">{_text(cell.text)}</span>'
     return _text(text(cell))
 
 

@@ -1,10 +1,9 @@
-"""Blocks on a terminal: rich tables that never cut a number."""
+"""Blocks on a terminal: no number and no name is ever broken over two lines."""
 
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table as RichTable
+from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from curvcli.errors import printable
@@ -12,28 +11,24 @@ from curvcli.report.chart import draw
 from curvcli.report.data import (
     ASCII_MARKS,
     MARKS,
-    Bar,
     Block,
-    Cell,
     Chart,
-    Column,
     Facts,
     Finding,
     Headline,
     Sentence,
+    State,
     Table,
 )
-from curvcli.report.numbers import BAR, bar, text
+from curvcli.report.numbers import bar, text
+from curvcli.report.text.colours import ATTENTION, CURVES, GOOD, LEVELS, NOTE
+from curvcli.report.text.layout import GAP, fitted, folded, longest_word, shortened
 
-_LEVELS = {"good": "bold green", "attention": "bold yellow", "bad": "bold red"}
-_TONES = {"good": "green", "plain": "", "bad": "yellow"}
-_SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-_CURVES = ("green", "magenta", "yellow", "cyan", "blue")
-# Eight characters of eight eighths still tell sixty-four lengths apart.
-_SHORTEST_BAR = 8
-# Characters between columns, and where the table would be wider than the screen otherwise.
-_GAP, _NARROW_GAP = 3, 2
+_TONES = {"good": GOOD, "plain": "", "bad": ATTENTION}
+_SEVERITIES = {"error": LEVELS["bad"], "warning": ATTENTION, "note": NOTE}
 _SIGNS = {"error": "✗", "warning": "!", "note": "·"}
+# A chart is as wide as the screen up to here: beyond, curves are only flatter.
+_WIDEST_CHART = 160
 
 
 def render(
@@ -45,131 +40,146 @@ def render(
     """Print the headline, the blocks and then the findings."""
     if headline is not None:
         marks = MARKS if console.encoding.lower().startswith("utf") else ASCII_MARKS
-        line = Text(f"{marks[headline.level]} ", style=_LEVELS[headline.level])
-        line.append(printable(headline.sentence), style="bold")
-        console.print(line, highlight=False)
+        style = LEVELS[headline.level]
+        _say(console, [(f"{marks[headline.level]} ", f"bold {style}"), (headline.sentence, "bold")])
         console.print()
     for index, block in enumerate(blocks):
         if index and not isinstance(block, Sentence):
             console.print()
-        # A table that cannot be narrower than the screen is left to the terminal to wrap: never cut.
-        width = console.width
-        bars = _bar_width(block, width)
-        gap = _GAP if _least_width(block, bars) <= width else _NARROW_GAP
-        console.width = max(width, _least_width(block, bars, gap))
-        console.print(_block(block, bars, gap), highlight=False, crop=False)
-        console.width = width
+        if isinstance(block, Sentence):
+            _say(console, [(block.text, _TONES[block.tone])])
+        elif isinstance(block, Facts):
+            _facts(console, block)
+        elif isinstance(block, Chart):
+            _chart(console, block)
+        else:
+            _table(console, block)
     if findings:
         console.print()
     for finding in findings:
         style = _SEVERITIES[finding.severity]
-        line = Text(f"{_SIGNS[finding.severity]} ", style=style)
-        line.append(f"{finding.severity} ", style=style)
-        line.append(printable(finding.message))
-        line.append(f"  [{finding.rule}]", style="dim")
-        console.print(line, highlight=False)
+        _say(
+            console,
+            [
+                (f"{_SIGNS[finding.severity]} {finding.severity} ", style),
+                (finding.message, ""),
+                (f"  [{finding.rule}]", "dim"),
+            ],
+        )
 
 
-def _block(block: Block, bars: int, gap: int) -> RenderableType:
-    if isinstance(block, Sentence):
-        return Text(printable(block.text), style=_TONES[block.tone])
-    if isinstance(block, Facts):
-        return _facts(block)
-    if isinstance(block, Chart):
-        return _chart(block)
-    return _table(block, bars, gap)
+def _say(console: Console, parts: Sequence[tuple[str, str]]) -> None:
+    """Text in several styles, folded between words."""
+    whole = "".join(printable(part) for part, _ in parts)
+    styles = [style for part, style in parts for _ in printable(part)]
+    place = 0
+    for line in folded(whole, console.width):
+        place = whole.index(line, place) if line in whole[place:] else place
+        shown = Text()
+        for character, style in zip(line, styles[place:], strict=False):
+            shown.append(character, style=style)
+        place += len(line)
+        _print(console, shown)
 
 
-def _chart(block: Chart) -> RenderableType:
+def _print(console: Console, line: Text) -> None:
+    # A word that is wider than the screen goes to the terminal whole, which keeps it together for copying.
+    console.print(line, highlight=False, crop=False, no_wrap=True, overflow="ignore")
+
+
+def _chart(console: Console, block: Chart) -> None:
     """Lines of braille, one colour a curve; without colour the marks in the legend tell them apart."""
-    lines: list[RenderableType] = [Text(printable(block.title), style="bold")]
-    drawing = draw(block)
+    _say(console, [(block.title, "bold")])
+    width = min(console.width, _WIDEST_CHART)
+    drawing = draw(block, width)
+    if drawing.heading:
+        _print(console, Text(drawing.heading, style="dim"))
     for row in drawing.rows:
         line = Text(row.label, style="dim")
         for character, owner in row.cells:
-            line.append(character, style=_CURVES[owner % len(_CURVES)] if owner >= 0 else "")
-        lines.append(line)
-    lines.append(Text(drawing.axis, style="dim"))
-    legend = Text(" " * drawing.indent)
+            line.append(character, style=CURVES[owner % len(CURVES)] if owner >= 0 else "")
+        _print(console, line)
+    for axis in drawing.axis:
+        _print(console, Text(axis, style="dim"))
+    used = 0
+    legend = Text()
     for index, series in enumerate(block.series):
-        legend.append("━━ " if index == 0 else "·· ", style=_CURVES[index % len(_CURVES)])
-        legend.append(printable(series.name) + "   ")
-    lines.append(legend)
-    return Group(*lines)
+        name = printable(series.name)
+        name = shortened([name], max(3, width - drawing.indent - 3))[name]
+        if used and used + len(name) + 3 > width:
+            _print(console, legend)
+            used = 0
+        if not used:
+            legend = Text(" " * drawing.indent)
+            used = drawing.indent
+        legend.append("━━ " if index == 0 else "·· ", style=CURVES[index % len(CURVES)])
+        legend.append(f"{name}   " if index + 1 < len(block.series) else name)
+        used += len(name) + 6
+    _print(console, legend)
 
 
-def _facts(block: Facts) -> RenderableType:
-    grid = RichTable.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, value in block.rows:
-        grid.add_row(Text(printable(label)), Text(text(value)))
-    return Group(Text(printable(block.title), style="bold"), grid) if block.title else grid
+def _facts(console: Console, block: Facts) -> None:
+    """Labels and values side by side."""
+    if block.title:
+        _say(console, [(block.title, "bold")])
+    labels = [printable(label) for label, _ in block.rows]
+    values = [text(value) for _, value in block.rows]
+    longest = max(map(cell_len, labels), default=0)
+    word = max(map(longest_word, labels), default=0)
+    figure = min(max(map(longest_word, values), default=0), console.width // 2)
+    room = min(longest, max(word, console.width - GAP - figure))
+    rest = max(1, console.width - room - GAP)
+    for label, value, (_, cell) in zip(labels, values, block.rows, strict=True):
+        short = shortened(value.split(), rest)
+        lines = folded(" ".join(short.get(word, word) for word in value.split(" ")), rest)
+        style = LEVELS[cell.level] if isinstance(cell, State) else ""
+        _row(console, [(folded(label, room), room, "dim", False), (lines, rest, style, False)])
 
 
-def _table(block: Table, bars: int, gap: int) -> RenderableType:
-    table = RichTable(
-        title=Text(printable(block.title), style="bold"),
-        title_justify="left",
-        caption=Text(block.caption, style="dim") if block.caption else None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, gap - 2, 0, 1),
-        pad_edge=False,
+_Cell = tuple[list[str], int, str, bool]
+"""Lines, width, style, whether they are aligned right."""
+
+
+def _row(console: Console, cells: Sequence[_Cell]) -> None:
+    """Cells of one or more lines side by side."""
+    for index in range(max(len(lines) for lines, *_ in cells)):
+        line = Text()
+        for place, (lines, width, style, right) in enumerate(cells):
+            part = lines[index] if index < len(lines) else ""
+            blank = " " * max(0, width - cell_len(part))
+            line.append(" " * GAP * (place > 0))
+            line.append(blank * right)
+            line.append(part, style=style)
+            line.append(blank * (not right))
+        line.rstrip()
+        _print(console, line)
+
+
+def _table(console: Console, block: Table) -> None:
+    """Title and caption as wide as the screen, the columns that there is room for between them."""
+    _say(console, [(block.title, "bold")])
+    found = fitted(block, console.width, bar)
+    right = [block.columns[i].numeric for i in found.columns]
+    # Headings stand on the line above the rows.
+    height = max(map(len, found.headings))
+    headings = [[""] * (height - len(lines)) + lines for lines in found.headings]
+    _row(
+        console,
+        [
+            (lines, width, "bold", side)
+            for lines, width, side in zip(headings, found.widths, right, strict=True)
+        ],
     )
-    for index, column in enumerate(block.columns):
-        table.add_column(
-            Text(_heading(column, narrow=gap < _GAP)),
-            justify="right" if column.numeric else "left",
-            no_wrap=_rigid(block, index, column),
-            min_width=_needed(block, index, column, bars, narrow=gap < _GAP),
-            overflow="fold",
-        )
-    for row in block.rows:
-        table.add_row(*(Text(_text(cell, bars)) for cell in row))
-    return table
-
-
-def _text(cell: Cell, bars: int) -> str:
-    return bar(cell.share, bars) if isinstance(cell, Bar) else text(cell)
-
-
-def _bar_width(block: Block, width: int) -> int:
-    """Characters of a full bar: fewer where the table would be wider than the screen otherwise."""
-    if not isinstance(block, Table):
-        return BAR
-    columns = sum(
-        any(isinstance(row[i], Bar) for row in block.rows) for i in range(len(block.columns))
-    )
-    excess = _least_width(block, BAR) - width
-    return max(_SHORTEST_BAR, BAR - max(0, excess) // columns - (excess > 0)) if columns else BAR
-
-
-def _least_width(block: Block, bars: int, gap: int = _GAP) -> int:
-    """Width below which a table would lose characters."""
-    if not isinstance(block, Table):
-        return 1
-    narrow = gap < _GAP
-    return sum(
-        _needed(block, i, column, bars, narrow) + gap for i, column in enumerate(block.columns)
-    )
-
-
-def _rigid(block: Table, index: int, column: Column) -> bool:
-    """Whether a column may not be wrapped: numbers and bars."""
-    return column.numeric or any(isinstance(row[index], Bar) for row in block.rows)
-
-
-def _heading(column: Column, narrow: bool) -> str:
-    """The column's name, one word on each line where the table is wider than the screen otherwise."""
-    name = printable(column.name)
-    return name.replace(" ", "\n") if narrow else name
-
-
-def _needed(block: Table, index: int, column: Column, bars: int, narrow: bool) -> int:
-    """Width at which nothing in the column is cut; names may be folded at 12 characters, texts between words."""
-    texts = [_text(row[index], bars) for row in block.rows]
-    if narrow and not _rigid(block, index, column):
-        texts = [word for each in texts for word in each.split()]
-    longest = max(map(len, [*texts, *_heading(column, narrow).split("\n")]))
-    return longest if _rigid(block, index, column) else min(longest, 12)
+    _print(console, Text("─" * (sum(found.widths) + GAP * (len(found.widths) - 1)), style="dim"))
+    for row, cells in zip(block.rows, found.rows, strict=True):
+        styles = [
+            LEVELS[cell.level] if isinstance(cell := row[i], State) else "" for i in found.columns
+        ]
+        _row(console, list(zip(cells, found.widths, styles, right, strict=True)))
+    if block.caption:
+        _say(console, [(block.caption, "dim")])
+    if found.left_out:
+        names = ", ".join(found.left_out[:6])
+        more = len(found.left_out) - 6
+        names += f" and {more} more" if more > 0 else ""
+        _say(console, [(f"No room for {names}: a wider screen or --format json has all.", "dim")])

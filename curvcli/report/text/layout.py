@@ -1,0 +1,195 @@
+"""How a table fits a width: bars shrink, headings and texts fold between words, names are shortened, columns leave."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from rich.cells import cell_len
+
+from curvcli.errors import printable
+from curvcli.report.data import Bar, Column, Table
+from curvcli.report.numbers import BAR, text
+
+# Eight characters of eight eighths still tell sixty-four lengths apart.
+_SHORTEST_BAR = 8
+# Names keep so many characters before a column leaves, and so many when nothing is left to leave.
+_NAME, _SHORTEST_NAME = 16, 9
+# Characters between columns.
+GAP = 2
+# A value and its error, or a sign and its number, stay on one line.
+_WORD = re.compile(r"(\s*)((?:[≥>≤<±] )?\S+(?: ± \S+)*)")
+
+
+class Fitted(NamedTuple):
+    """A table that fits: indices of the columns that stay, their widths, headings and cells as lines of text."""
+
+    columns: list[int]
+    widths: list[int]
+    headings: list[list[str]]
+    rows: list[list[list[str]]]
+    left_out: list[str]
+    """Headings of the columns that there is no room for."""
+
+
+def fitted(table: Table, width: int, bar: Callable[[float, int], str]) -> Fitted:
+    """The table in at most ``width`` characters, as far as its first column and the one figure beside it allow.
+
+    Args:
+        table: any.
+        width: of the screen.
+        bar: (share, characters) -> a bar.
+    """
+    cells = [
+        [
+            None if isinstance(row[i], Bar) else printable(text(row[i]))
+            for row in table.rows
+        ]
+        for i in range(len(table.columns))
+    ]  # fmt: skip
+    shapes = [_Shape(column, cells[i]) for i, column in enumerate(table.columns)]
+    kept, least = _kept(table.columns, shapes, width)
+    room = width - sum(least) - GAP * (len(kept) - 1)
+    widths = []
+    for place, index in enumerate(kept):
+        wider = max(0, min(shapes[index].natural - least[place], room))
+        widths.append(least[place] + wider)
+        room -= wider
+    rows: list[list[list[str]]] = [[] for _ in table.rows]
+    for place, index in enumerate(kept):
+        for row, lines in zip(rows, shapes[index].lines(widths[place]), strict=True):
+            row.append(lines)
+    for row, raw in zip(rows, table.rows, strict=True):
+        for place, index in enumerate(kept):
+            cell = raw[index]
+            if isinstance(cell, Bar):
+                row[place] = [bar(cell.share, min(BAR, widths[place]))]
+    headings = [
+        folded(printable(table.columns[i].name), w) or [""]
+        for i, w in zip(kept, widths, strict=True)
+    ]
+    left_out = [table.columns[i].name for i in range(len(table.columns)) if i not in kept]
+    return Fitted(kept, widths, headings, rows, [name for name in left_out if name])
+
+
+class _Shape:
+    """What a column needs, and its cells at a width."""
+
+    def __init__(self, column: Column, cells: Sequence[str | None]) -> None:
+        self._column = column
+        self._cells = cells
+        self.bars = None in cells
+        # Where all cells are texts, words may be put on lines of their own.
+        self._texts = [cell or "" for cell in cells]
+        name = printable(column.name)
+        longest = max(map(cell_len, self._texts), default=0)
+        self.natural = max(cell_len(name), BAR if self.bars else longest)
+        self._heading = max(map(cell_len, name.split()), default=0)
+
+    def least(self, names: int) -> int:
+        """Width that the column cannot do without, with names of ``names`` characters."""
+        if self.bars:
+            return max(_SHORTEST_BAR, self._heading)
+        if self._column.numeric:
+            return max([self._heading, *map(cell_len, self._texts)])
+        found = self._texts
+        if self._column.folds:
+            found = [word for cell in found for word in cell.split()]
+        return max([self._heading, *map(cell_len, shortened(found, names).values())])
+
+    def lines(self, width: int) -> list[list[str]]:
+        """Each cell as lines of at most ``width`` characters."""
+        if self._column.numeric or self.bars:
+            return [[cell] for cell in self._texts]
+        if not self._column.folds:
+            short = shortened(self._texts, width)
+            return [[short[cell]] for cell in self._texts]
+        short = shortened([word for cell in self._texts for word in cell.split()], width)
+        return [
+            folded(re.sub(r"\S+", lambda m: short[m[0]], cell), width) or [""]
+            for cell in self._texts
+        ]
+
+
+def _kept(
+    columns: Sequence[Column], shapes: Sequence[_Shape], width: int
+) -> tuple[list[int], list[int]]:
+    """The columns that stay, and the least width of each."""
+    kept = list(range(len(columns)))
+    # Those of the highest rank leave first, of one rank the rightmost; the first column stays.
+    leaving = sorted(kept[1:], key=lambda i: (columns[i].rank + shapes[i].bars, i))
+    while True:
+        essential = not leaving or columns[leaving[-1]].rank == 0
+        for names in (_NAME, _SHORTEST_NAME) if essential else (_NAME,):
+            least = [shapes[i].least(names) for i in kept]
+            if sum(least) + GAP * (len(kept) - 1) <= width:
+                return kept, least
+        if len(leaving) < 2:  # the name and its figure: the terminal may wrap them
+            return kept, least
+        kept.remove(leaving.pop())
+
+
+def shortened(names: Sequence[str], width: int) -> dict[str, str]:
+    """Each name in at most ``width`` characters, cut in its middle: ``layers…linear10``.
+
+    No two names become one: where ``width`` is too small for that, all may be longer.
+    """
+    distinct = list(dict.fromkeys(names))
+    longest = max(map(cell_len, distinct), default=0)
+    for limit in range(max(3, width), longest):
+        for cut in (_at_dots, _in_the_middle, _keeping_the_end):
+            short = [name if cell_len(name) <= limit else cut(name, limit) for name in distinct]
+            if len(set(short)) == len(distinct):
+                return dict(zip(distinct, short, strict=True))
+    return {name: name for name in distinct}
+
+
+def _at_dots(name: str, limit: int) -> str:
+    """The first part and as many of the last ones as there is room for."""
+    parts = name.split(".")
+    for first in range(1, len(parts) - 1):
+        tail = ".".join(parts[first + 1 :])
+        if cell_len(parts[0]) + 1 + cell_len(tail) <= limit:
+            return f"{parts[0]}…{tail}"
+    return _in_the_middle(name, limit)
+
+
+def _in_the_middle(name: str, limit: int) -> str:
+    return _cut(name, (limit - 1) // 2, limit)
+
+
+def _keeping_the_end(name: str, limit: int) -> str:
+    return _cut(name, (limit - 1) // 4, limit)
+
+
+def _cut(name: str, head: int, limit: int) -> str:
+    """``head`` characters, and the last ones that there is room for; wide characters count twice."""
+    front, back = "", ""
+    for character in name:
+        if cell_len(front + character) > head:
+            break
+        front += character
+    for character in reversed(name):
+        if cell_len(front) + 1 + cell_len(character + back) > limit:
+            break
+        back = character + back
+    return f"{front}…{back}"
+
+
+def longest_word(raw: str) -> int:
+    """Characters of what `folded` keeps together."""
+    return max((cell_len(word) for _, word in _WORD.findall(raw)), default=0)
+
+
+def folded(raw: str, width: int) -> list[str]:
+    """Lines of whole words, numbers with their errors together; a word that is wider has a line of its own."""
+    lines: list[str] = []
+    line = ""
+    for space, whole in _WORD.findall(raw):
+        parts = [whole] if cell_len(whole) <= width else whole.split(" ")
+        for gap, word in zip([space, *[" "] * len(parts)], parts, strict=False):
+            if line and cell_len(line + gap + word) > width:
+                lines.append(line)
+                line = word
+            else:
+                line += (gap if line or not lines else "") + word
+    return [*lines, line] if line else lines

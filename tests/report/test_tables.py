@@ -1,0 +1,176 @@
+"""On a screen of any width no number and no name is broken over two lines, and no line is longer than the screen."""
+
+import random
+import re
+import string
+from io import StringIO
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Sentence, State, Table
+from curvcli.report.numbers import text
+from curvcli.report.text import terminal
+from curvcli.report.text.layout import fitted, folded, shortened
+from tests.report.screens import GOLDEN, SHOWN, WIDTHS, recorded, screen
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_screens_are_the_recorded_ones(name: str) -> None:
+    """Every command at five widths; `python -m tests.report.screens` writes them again after a change that is meant."""
+    envelope = recorded(name)
+    found = "\n".join(f"=== {width} columns ===\n{screen(envelope, width)}" for width in WIDTHS)
+    assert found == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_no_line_of_a_recorded_screen_is_longer_than_the_screen(name: str) -> None:
+    pages = re.split(
+        r"=== (\d+) columns ===\n", (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+    )
+    for width, page in zip(pages[1::2], pages[2::2], strict=True):
+        # A single word, such as the path of a command to copy, is left whole.
+        long = [line for line in page.split("\n") if cell_len(line) > int(width) and " " in line]
+        assert not long
+
+
+def shown(blocks: list[Block], width: int) -> list[str]:
+    buffer = StringIO()
+    terminal.render(Console(file=buffer, width=width), blocks, [])
+    return [line.rstrip() for line in buffer.getvalue().split("\n")]
+
+
+def name(draw: random.Random) -> str:
+    parts = [
+        "".join(draw.choices(string.ascii_lowercase, k=draw.randint(1, 12)))
+        + str(draw.randint(0, 30))
+        for _ in range(draw.randint(1, 5))
+    ]
+    return ".".join(parts)
+
+
+def cell(draw: random.Random, kind: str) -> Cell:
+    scale = 10.0 ** draw.randint(-9, 9)
+    made: dict[str, Cell] = {
+        "number": draw.gauss(0, scale),
+        "measured": Measured(draw.gauss(0, scale), abs(draw.gauss(0, scale * 1e-3))),
+        "count": draw.randint(0, 10**9),
+        "state": draw.choice([State("VIOLATED", "bad"), State("holds", "good")]),
+        "bar": Bar(draw.random()),
+        "text": " ".join(name(draw) for _ in range(draw.randint(1, 6))),
+    }
+    return made[kind]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_cell_is_split_or_lost(width: int) -> None:
+    """Of random tables, each number and state of a column that stays is whole; each column that leaves is named."""
+    draw = random.Random(width)
+    for _ in range(60):
+        kinds = [
+            "name",
+            *draw.choices(
+                ["number", "measured", "count", "state", "bar", "text"], k=draw.randint(1, 9)
+            ),
+        ]
+        columns = tuple(
+            Column(
+                f"c{i} head",
+                numeric=k in ("number", "measured", "count"),
+                rank=draw.randint(0, 3),
+                folds=k == "text",
+            )
+            for i, k in enumerate(kinds)
+        )
+        names = list({name(draw): None for _ in range(draw.randint(1, 8))})
+        rows = [(n, *(cell(draw, k) for k in kinds[1:])) for n in names]
+        table = Table("title", columns, rows, "caption")
+        found = fitted(table, width, lambda share, full: "█" * round(share * full))
+        assert sum(found.widths) + 2 * (len(found.widths) - 1) <= width
+        assert {columns[i].name for i in found.columns} | set(found.left_out) == {
+            c.name for c in columns
+        }
+        lines = shown([table], width)
+        assert max(map(cell_len, lines)) <= width
+        firsts = [row[0][0] for row in found.rows]
+        assert len(set(firsts)) == len(names)
+        for row, cells in zip(rows, found.rows, strict=True):
+            for place, index in enumerate(found.columns):
+                if kinds[index] not in ("text", "bar", "name"):
+                    assert cells[place] == [text(row[index])]
+                    assert any(text(row[index]) in line for line in lines)
+
+
+def test_the_least_important_columns_leave_first() -> None:
+    """Those of the highest rank, of one rank the rightmost, and the caption says so."""
+    columns = (
+        Column("name", numeric=False),
+        *(Column(n, rank=r) for n, r in (("a", 2), ("b", 1), ("c", 1), ("d", 0))),
+    )
+    table = Table("t", columns, [("layer", *(1234567.0,) * 4)])
+    width = len("layer") + 3 * (2 + len("1.235e+06"))
+    lines = shown([table], width)
+    assert lines[1].split() == ["name", "b", "c", "d"]
+    assert "No room for a" in " ".join(lines)
+    assert shown([table], width - 1)[1].split() == ["name", "b", "d"]
+
+
+def test_bars_shrink_before_names_and_columns() -> None:
+    table = Table(
+        "t",
+        (Column("layer", numeric=False), Column("", numeric=False), Column("x")),
+        [("encoder.linear10", Bar(1.0), 1.5)],
+    )
+    assert fitted(table, 60, lambda s, w: "#" * w).rows[0][1] == ["#" * 20]
+    tight = fitted(table, 33, lambda s, w: "#" * w)
+    assert (tight.rows[0][0], len(tight.rows[0][1][0])) == (["encoder.linear10"], 8)
+
+
+def test_names_are_cut_in_their_middle_and_stay_apart() -> None:
+    assert (
+        shortened(["layers.3.block.linear10"], 15)["layers.3.block.linear10"] == "layers…linear10"
+    )
+    same = [f"encoder.layers.{i}.attention.weight" for i in range(12)]
+    short = shortened(same, 12)
+    assert len(set(short.values())) == 12
+    assert all(s.endswith("weight") or "…" in s for s in short.values())
+    assert shortened(["fc1", "fc2"], 3) == {"fc1": "fc1", "fc2": "fc2"}
+
+
+def test_a_value_and_its_error_stay_together() -> None:
+    assert folded("λ 1.25 ± 0.01 here", 13) == ["λ 1.25 ± 0.01", "here"]
+    assert folded("λ is 1.25 ± 0.01", 12) == ["λ is", "1.25 ± 0.01"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_facts_and_sentences_use_the_whole_screen_and_no_more(width: int) -> None:
+    long = "one two three four five " * 20
+    lines = shown([Facts([("a label of some words", long), ("b", 1.5)]), Sentence(long)], width)
+    assert width - 6 <= max(map(cell_len, lines)) <= width
+    assert "".join(lines).replace(" ", "").count("onetwothreefourfive") == 40
+
+
+def test_colours_are_readable_on_light_and_dark() -> None:
+    """Contrast of WCAG 2: at least 4.3 : 1 with white and with black."""
+    from curvcli.report.text import colours
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colour in {colours.GOOD, colours.ATTENTION, colours.BAD, *colours.CURVES}:
+        light = luminance(colour)
+        assert 1.05 / (light + 0.05) >= 4.3
+        assert (light + 0.05) / 0.05 >= 4.3
+
+
+def test_states_have_colours_and_without_colour_their_words() -> None:
+    table = Table("t", (Column("", numeric=False),), [(State("VIOLATED", "bad"),)])
+    buffer = StringIO()
+    terminal.render(
+        Console(file=buffer, force_terminal=True, color_system="truecolor", width=80), [table], []
+    )
+    assert re.search(r"\x1b\[1;38;2;209;59;46mVIOLATED", buffer.getvalue())
+    assert "VIOLATED" in shown([table], 80)
