@@ -1,27 +1,18 @@
-"""The questions by name: to add one, write its folder and name it here."""
+"""The questions by name: to add one, write its folder and name it in a group."""
 
 import importlib
 
 from curvcli.analyses.shared.question import Question
 
-NAMES = (
-    "hessian",
-    "density",
-    "trace",
-    "saddle",
-    "taylor",
-    "backprop",
-    "step",
-    "lr",
-    "info",
-    "init",
-    "gradients",
-    "jacobian",
-    "doctor",
-    "compare",
-    "track",
-    "check",
-)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Start": ("init", "info", "doctor"),
+    "Curvature": ("hessian", "saddle", "lr", "taylor", "step", "trace", "density"),
+    "Signals": ("gradients", "jacobian", "backprop"),
+    "Over time": ("track", "compare"),
+    "In CI": ("check",),
+}
+"""As `--help` shows them."""
+NAMES = tuple(name for names in GROUPS.values() for name in names)
 
 
 def get(name: str) -> Question:

@@ -11,6 +11,7 @@ from curvcli import __version__
 from curvcli.analyses.registry import NAMES, get
 from curvcli.cli import options
 from curvcli.cli.execute import execute
+from curvcli.cli.help import GroupedCommand, Program, begin
 from curvcli.cli.streams import prepare, put, say_error, writing
 from curvcli.errors import EXIT_BAD_INPUT, EXIT_OK, OutputError, did_you_mean
 
@@ -23,7 +24,8 @@ def make_app() -> typer.Typer:
     """The commands, derived from the registered analyses."""
     app = typer.Typer(
         name="curvcli",
-        no_args_is_help=True,
+        cls=Program,
+        invoke_without_command=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,9 +35,7 @@ def make_app() -> typer.Typer:
     for name in NAMES:
         question = get(name)
         run = options.command(question, functools.partial(execute, question))
-        app.command(name, cls=options.GroupedCommand, short_help=question.summary, epilog=_EPILOG)(
-            run
-        )
+        app.command(name, cls=GroupedCommand, short_help=question.summary, epilog=_EPILOG)(run)
     app.command("schema")(schema)
     return app
 
@@ -47,11 +47,14 @@ def _version(asked: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Inspect the curvature of neural networks, from a checkpoint and a batch of data."""
+    if context.invoked_subcommand is None:
+        begin()
 
 
 def schema(

@@ -6,7 +6,6 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
 
 from curvcli.analyses.shared.question import Option, Question
 from curvcli.loading.spec import option_fields, parse_assignments
@@ -33,24 +32,6 @@ OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "quiet": (bool, False, "No progress and no notes on stderr."),
     "verbose": (bool, False, "Show tracebacks and warnings."),
 }
-
-
-class GroupedCommand(TyperCommand):
-    """Plain help with the options in groups: rich's panels take twice as long to appear."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, the analysis' own options, and the shared ones under headings."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                heading = getattr(parameter, "rich_help_panel", None) or (
-                    "Arguments" if parameter.param_type_name == "argument" else "Output options"
-                )
-                groups.setdefault(heading, []).append(record)
-        for heading, records in groups.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
 
 
 def plain_type(kind: Any) -> Any:

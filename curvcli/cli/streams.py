@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from curvcli.errors import OutputError, printable
 
@@ -27,12 +28,15 @@ def say(text: str) -> None:
             sys.stderr.flush()
 
 
+def coloured(stream: TextIO | None) -> bool:
+    """Whether it is a terminal that shows colours, and nobody asked for none."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return stream is not None and stream.isatty() and not plain
+
+
 def say_error(message: str, hint: str | None = None) -> None:
     """What was expected and found, and under it what to do; ``error:`` is bold red on a terminal."""
-    label = "error:"
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if sys.stderr is not None and sys.stderr.isatty() and not plain:
-        label = f"\x1b[1;31m{label}\x1b[0m"
+    label = "\x1b[1;31merror:\x1b[0m" if coloured(sys.stderr) else "error:"
     say(f"{label} {printable(message)}\n")
     if hint:
         say(f"  {printable(hint)}\n")

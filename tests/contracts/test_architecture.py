@@ -57,9 +57,7 @@ def test_a_toy_question_takes_one_folder_and_one_line(tmp_path: Path) -> None:
     for path, content in shown:
         (tmp_path / path).write_text(content, "utf-8")
     registry = package / "analyses" / "registry.py"
-    registry.write_text(
-        registry.read_text("utf-8").replace("NAMES = (\n", 'NAMES = (\n    "loss",\n')
-    )
+    registry.write_text(registry.read_text("utf-8").replace('"Start": (', '"Start": ("loss", '))
 
     def curvcli(*arguments: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -11,12 +11,11 @@ from curvcli.analyses.shared.question import Question
 
 
 class BackpropOptions(Struct, frozen=True, kw_only=True):
-    """Whether the gradient is that of the loss: identities by hand, finite differences.
+    """Check that the backward pass is right, also that of your own layers.
 
-    For every linear, convolution and embedding layer ∂L/∂W from autograd is held against δᵀx from the recorded
-    inputs and output gradients, ∂L/∂b against Σδ; and for every parameter a directional derivative against a
-    central difference of the loss. All in float64, so that a wrong hand-written backward or a detached branch is
-    found and named.
+    Gradients of linear, convolution and embedding layers are worked out again by hand, and every parameter's
+    gradient is held against finite differences of the loss, all in float64. A wrong custom backward, a .detach()
+    too many or a missing parameter is found and named.
     """
 
     samples: Annotated[int, Meta(ge=1, description="Samples of the first batch to check on.")] = 16

@@ -11,13 +11,11 @@ from curvcli.analyses.shared.question import Question
 
 
 class CheckOptions(Struct, frozen=True, kw_only=True):
-    """Hold checkpoints against thresholds; exits with 1 when a rule is violated.
+    """Hold checkpoints against rules; exits with 1 when one is violated. For CI.
 
-    A rule compares a figure of any analysis with a threshold: hessian.top[0].value < 50, saddle.verdict !=
-    "strict-saddle", hessian.top[0].value <= 1.2 * baseline. The interval of the figure is compared, not the point:
-    a violation is certain, a pass is certain, or the rule is undecided. Analyses that rules need are run once each,
-    with the options that the target file sets for them. Exit codes: 0 the rules hold, 1 a violation, 2 bad input, 3
-    no answer.
+    A rule compares a figure of any command with a threshold: hessian.top[0].value < 50, saddle.verdict !=
+    "strict-saddle", hessian.top[0].value <= 1.2 * baseline. Figures have errors: a rule holds for certain, is violated
+    for certain, or is undecided. Exit codes: 0 the rules hold, 1 a violation, 2 bad input, 3 no answer.
     """
 
     rules: Annotated[

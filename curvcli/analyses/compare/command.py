@@ -12,12 +12,11 @@ from curvcli.analyses.shared.question import Question
 
 
 class CompareOptions(Struct, frozen=True, kw_only=True):
-    """What changed between two checkpoints, beyond the error of each figure.
+    """Which of two checkpoints is better, and what differs beyond the error of the figures.
 
-    Runs the same analyses on both, on the same data, and says of each figure whether the difference is beyond
-    both intervals; compares the leading eigenspaces by principal angles; walks the straight line between the
-    checkpoints and measures the barrier; and names the layers that moved. A single target is compared with itself:
-    --weights ema takes the average in the same file as B, --other-data takes other data.
+    Runs the same analyses on both, on the same data: loss and sharpness side by side, the directions of largest
+    curvature, the loss on the straight line between them, and the layers that moved. A single target is compared with
+    itself: --weights ema takes the average in the same file as B, --other-data takes other data.
     """
 
     analysis: Annotated[

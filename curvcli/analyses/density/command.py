@@ -19,10 +19,10 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
 
 
 class DensityOptions(Struct, frozen=True, kw_only=True):
-    """The density of all Hessian eigenvalues, with a band, mass at and below zero, and outliers by name.
+    """How all Hessian eigenvalues are spread: how many are flat, negative, or stand apart.
 
-    Stochastic Lanczos quadrature with as many random vectors as it takes for them to agree. The leading eigenvalues are
-    certified and taken out first; the width of the smoothing follows the data. A chart with -o density.png or .svg.
+    The spectral density by stochastic Lanczos quadrature, with as many random vectors as it takes for them to agree;
+    the band is its error. Eigenvalues that stand apart are found one by one. -o density.png draws it.
     """
 
     matrix: MatrixOption = "hessian"

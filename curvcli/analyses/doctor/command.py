@@ -9,9 +9,9 @@ from curvcli.analyses.shared.question import Question
 
 
 class DoctorOptions(Struct, frozen=True, kw_only=True):
-    """Versions, devices, and self-tests with known answers.
+    """Check this installation: versions, devices, and tests with known answers.
 
-    Runs on the device named by --device, so that a GPU can be tested on its own.
+    Runs on the device that --device names, so that a GPU can be tested on its own.
     """
 
 

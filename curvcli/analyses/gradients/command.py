@@ -13,11 +13,11 @@ SCHEMES = ("xavier", "kaiming", "orthogonal", "lecun", "default")
 
 
 class GradientsOptions(Struct, frozen=True, kw_only=True):
-    """Activations and gradients by layer: what vanishes, explodes, saturates or dies, and why.
+    """Whether gradients get through: layers that vanish, explode, saturate or die, and why.
 
-    One backward pass shows every layer in execution order, the gain of the gradient per layer (χ) along the trunk
-    of the network, its decay in time in recurrent layers, attention entropy, and the noise of the gradient.
-    Findings compare gradients with each other: they do not change when the loss is multiplied by a constant.
+    One backward pass shows activations and gradients of every layer, how much the gradient grows or shrinks from
+    layer to layer and over time steps, whether attention has collapsed, and how noisy the gradient is. Multiplying
+    the loss by a constant changes no finding.
     """
 
     worst: Annotated[

@@ -17,11 +17,12 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
 
 
 class HessianOptions(Struct, frozen=True, kw_only=True):
-    """Leading Hessian eigenvalues, with residuals and the reach of the rest.
+    """How sharp the loss is: the largest and smallest eigenvalues of its Hessian.
 
-    Thick-restart Lanczos on products with the Hessian of the loss at the checkpoint's weights, or with another
-    curvature matrix. Every eigenvalue comes with a residual: some eigenvalue lies within value ± residual. The
-    reach says how far the spectrum can extend beyond what was seen, with its probability.
+    The largest eigenvalue λ is the sharpness: plain gradient descent is stable for learning rates below 2/λ. A negative
+    one is a direction in which the loss curves downwards. Each is found by Lanczos and comes with its error: some
+    eigenvalue lies within value ± residual. The reach says how far any other one can lie beyond what was found, and
+    with which probability.
     """
 
     matrix: MatrixOption = "hessian"

@@ -11,10 +11,10 @@ from curvcli.analyses.shared.question import Question
 
 
 class InfoOptions(Struct, frozen=True, kw_only=True):
-    """What is in a checkpoint: tensors, shapes, dtypes, norms, NaN and Inf.
+    """What is in a checkpoint: its tensors with shapes, types and norms, and any NaN or Inf.
 
-    Needs no model. Safetensors are read one tensor at a time, so that a checkpoint larger than the
-    memory can be inspected.
+    Needs no model and no data. Tensors of a safetensors file are read one at a time, so that it may be larger than the
+    memory.
     """
 
     headers_only: Annotated[bool, "Do not read the values: no norms, no look for NaN."] = False

@@ -10,12 +10,11 @@ from curvcli.analyses.shared.question import Question
 
 
 class InitOptions(Struct, frozen=True, kw_only=True):
-    """Write a target file for a checkpoint, with what can be found out about it.
+    """Write a target file: where the weights, the network, the data and the loss are.
 
-    What the checkpoint does not tell stands in it as a comment to fill in. Plain MLPs and CNNs are recognised by
-    the names and shapes of their weights (model = "auto"), and the guess is tested by loading the weights strictly.
-    Settings given here (--model, --data, --loss) are written into it, and once model, data and loss are known, one
-    forward pass says how well the network does. The optimizer's settings come from the checkpoint's own state.
+    What cannot be found out is left in it as a comment to fill in. Plain MLPs and CNNs are recognised by the names and
+    shapes of their weights (model = "auto"); for any other network give --model. With model, data and loss known, the
+    network is run once, and you see its loss and accuracy: those of chance say that weights or data are wrong.
     """
 
     to: Annotated[

@@ -11,11 +11,10 @@ from curvcli.analyses.shared.question import Question
 
 
 class JacobianOptions(Struct, frozen=True, kw_only=True):
-    """Norms, singular values and condition of the Jacobian, for every sample.
+    """How much the outputs change when the inputs do: singular values of the Jacobian.
 
-    Needs data, but neither targets nor a loss. Output-input Jacobian by default; --wrt and --of choose any
-    inner pair, --per-layer follows the signal through the layers, recurrent layers are followed through
-    time, and --wrt parameters gives the neural tangent kernel.
+    Needs data, but no targets and no loss. --per-layer follows the signal through the layers, --wrt and --of choose an
+    inner pair; recurrent layers are followed through time; --wrt parameters gives the neural tangent kernel.
     """
 
     wrt: Annotated[

@@ -11,11 +11,11 @@ from curvcli.analyses.shared.question import Question
 
 
 class LrOptions(Struct, frozen=True, kw_only=True):
-    """A learning rate that works: short true training runs beside the bound from the curvature.
+    """Find a learning rate that works, by short training runs on copies of the weights.
 
-    Trains copies of the weights for a few steps at several rates, watches loss, dead units and curvature, and
-    answers with a range, why it ends where it ends, and what warm-up would change. The weights are as before
-    afterwards. Where the checkpoint holds an optimizer's state, runs go on from it.
+    Several rates are tried for a few steps each, while loss, dead units and curvature are watched. The answer is a
+    range, why it ends where it ends, and whether warm-up would help. Your weights stay as they are. Where the
+    checkpoint holds an optimizer's state, the runs go on from it.
     """
 
     optimizer_kind: Annotated[

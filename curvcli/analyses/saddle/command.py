@@ -13,11 +13,10 @@ from curvcli.analyses.shared.question import Question
 
 
 class SaddleOptions(Struct, frozen=True, kw_only=True):
-    """What kind of critical point the weights sit at, with the evidence.
+    """Where training stands: in a minimum, at a saddle point, or still on a slope.
 
-    Verdicts: not-stationary, strict-saddle, local-minimum, local-maximum, flat-minimum, inconclusive. A saddle is
-    proven by a direction of negative curvature, and confirmed by walking along it; a minimum holds with the
-    probability of the reach. Products are made until the verdict is settled or the budget ends.
+    A saddle point is proven by a direction along which the loss falls, and by walking along it. It says minimum when
+    the chance of an overlooked downhill direction is under 0.1 %. Where neither is certain, it says what it would take.
     """
 
     grad_tol: Annotated[float, Meta(gt=0, description="Stationary when ρ is at most this.")] = 1e-3

@@ -13,11 +13,12 @@ METHODS = ("gradient", "newton", "newton-npc", "saddle-free", "gauss-newton", "l
 
 
 class StepOptions(Struct, frozen=True, kw_only=True):
-    """One step by each method: its length, predicted and true change of the loss.
+    """What one step would do: gradient descent, Newton, Gauss-Newton, L-BFGS and more.
 
-    gradient (exact line minimum of the model), newton (MINRES, through negative curvature), newton-npc (MINRES
-    that stops at negative curvature and follows it), saddle-free (|H|⁻¹ on computed eigenvectors), gauss-newton
-    (damped, conjugate gradients), lbfgs (a history of a few line-searched steps).
+    Each method takes one step; the change of the loss that it predicts stands beside the true one. gradient: as far
+    as the quadratic model falls; newton: to its critical point, also uphill; newton-npc: the same, but along
+    negative curvature where there is some; saddle-free: with |H| instead of H; gauss-newton: damped; lbfgs: from a
+    short history.
     """
 
     method: Annotated[list[str], f"Only this method; repeatable: {', '.join(METHODS)}."] = []

@@ -14,11 +14,11 @@ STEPS = ("newton", "newton-npc", "saddle-free", "gauss-newton", "lbfgs")
 
 
 class TaylorOptions(Struct, frozen=True, kw_only=True):
-    """Predicted against true loss along directions, and the radius of trust.
+    """How far a step can go before a quadratic model of the loss is wrong.
 
-    Compares L(θ + tΔ) with L + t gᵀΔ + t²/2 ΔᵀHΔ for Δ = −gradient, the top and bottom eigenvectors, a random
-    direction, the steps of `curvcli step`, or the way to another checkpoint. Reports how far the model is right,
-    the best step on each line, and the largest stable learning rate 2/λ_max.
+    Compares the loss along a direction with its value, slope and curvature here: along the gradient, the directions
+    of largest and smallest curvature, a random one, the steps of `curvcli step`, or the way to another checkpoint.
+    Says how far the model is right to 10 %, the best step on each line, and the largest stable learning rate 2/λ.
     """
 
     direction: Annotated[

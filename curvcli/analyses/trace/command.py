@@ -17,11 +17,11 @@ from curvcli.analyses.trace.view import view
 
 
 class TraceOptions(Struct, frozen=True, kw_only=True):
-    """Trace, Frobenius norm, effective dimension and diagonal of the Hessian, with standard errors.
+    """How much curvature there is in all, in how many directions, and in which tensors.
 
-    The sums are exact on a Krylov space, which holds the leading eigenvectors, and estimated with random vectors on the
-    rest, until the standard errors are small. Where the trace is small beside the Frobenius norm, its tolerance is
-    2.5 times that of the norm. Intervals of 95 % are Student's.
+    Trace (the sum of all Hessian eigenvalues), Frobenius norm (the root of the sum of their squares) and effective
+    dimension (how many directions the data decides), each with its standard error. Random vectors are drawn until the
+    errors are small; the leading directions are exact.
     """
 
     matrix: MatrixOption = "hessian"

@@ -12,13 +12,12 @@ from curvcli.analyses.track.view import view
 
 
 class TrackOptions(Struct, frozen=True, kw_only=True):
-    """Curvature over training: λ_max, λ_min, trace, stationarity and loss by checkpoint.
+    """How sharpness and health develop over the checkpoints of a training run.
 
-    Takes checkpoints, or a directory of them; a target file before them gives model, data and loss. Step, learning
-    rate and optimizer come from the checkpoints themselves, else the step from their names. Each checkpoint starts
-    from the eigenvectors of the one before and a random part, which keeps the reach valid. A checkpoint that cannot be
-    read is a finding; the rest are reported. Findings over time: when a run died, units that died, a loss that rises,
-    λ_max at the limit for long, parameters that stopped, ranks that fall, a batch far from the noise scale.
+    Give a target file (model, data and loss), then the checkpoints or a directory of them. Step, learning rate and
+    optimizer come from the checkpoints, else the step from their names. Says when a run died, which units died,
+    whether sharpness is at the limit of the learning rate, and what stopped moving. A checkpoint that cannot be
+    read is named; the others are shown.
     """
 
     lr: Annotated[
