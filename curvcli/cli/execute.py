@@ -47,7 +47,7 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     error: ErrorInfo | None = None
     lines = Lines(output["output"]) if output["format"] == "ndjson" else None
     try:
-        check_output(output["output"])
+        check_output(output["output"], output["format"])
         with ProgressLine(not output["quiet"]) as progress:
             journal = Journal(
                 progress=progress, interrupted=interruption, item=lines or (lambda _: None)
@@ -134,7 +134,7 @@ def finish(
     question: Question, whole: Envelope[Any], output: dict[str, Any], answer: Answer[Any] | None
 ) -> int:
     """Write the answer and the notes; the exit code."""
-    kind = output["format"] or SUFFIXES.get(Path(output["output"] or "").suffix, "table")
+    kind = output["format"] or SUFFIXES.get(Path(output["output"] or "").suffix.lower(), "table")
     if (whole.error is None and kind != "ndjson") or kind == "json":
         try:
             emit(question, whole, kind, output["output"])

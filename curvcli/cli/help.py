@@ -1,5 +1,6 @@
 """Help texts: examples first, then options in groups; ``-h`` shows those that are used most, ``--help`` all."""
 
+import itertools
 import sys
 from typing import Any
 
@@ -7,10 +8,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from curvcli.analyses.registry import GROUPS
-from curvcli.cli.streams import coloured
+from curvcli.cli.streams import coloured, say_error
 from curvcli.cli.usage import BEGIN, SHARED, USAGE
 
 _BOLD, _FLAG = "1", "36"
+_KINDS = {"integer": "a whole number", "number": "a number"}
 
 
 class GroupedCommand(TyperCommand):
@@ -23,7 +25,12 @@ class GroupedCommand(TyperCommand):
             self._write(ctx, formatter, short=True)
             typer.echo(formatter.getvalue().rstrip("\n"))
             ctx.exit()
-        return super().parse_args(ctx, args)
+        given = [*args]
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as problem:
+            say_error(_told(problem, given), f"'{ctx.command_path} -h' shows the options")
+            raise typer.Exit(problem.exit_code) from None
 
     def get_help_option(self, ctx: Any) -> Any:
         """The usual one, with what both of its names do."""
@@ -108,6 +115,21 @@ def begin() -> None:
     for line, purpose in BEGIN:
         lines += [f"  {_styled(line, _FLAG)}", f"      {purpose}"]
     typer.echo("\n".join([*lines, "", "All commands: curvcli --help"]))
+
+
+def _told(problem: Any, arguments: list[str]) -> str:
+    """What a flag takes and what it was given, in a user's words."""
+    message = problem.message.removeprefix("Value error, ").rstrip(".")
+    flag = next((n for n in getattr(problem.param, "opts", []) if n.startswith("--")), None)
+    wanted = next((told for word, told in _KINDS.items() if f"valid {word}" in message), None)
+    if flag is None or wanted is None:
+        return f"{flag}: {message}" if flag else message
+    # The last one counts.
+    for word, following in reversed([*itertools.pairwise([*arguments, ""])]):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            return f"{flag} takes {wanted}, not {(value if equals else following)!r}"
+    return f"{flag} takes {wanted}"
 
 
 def _examples(formatter: Any, examples: tuple[tuple[str, str], ...]) -> None:

@@ -19,15 +19,20 @@ _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 _PROJECT = "Trust [tool.curvcli] of pyproject.toml here, also where it names code; or leave it out."
 
 FORMATS = ("table", "json", "markdown", "html")
-PICTURES = ("png", "svg")
+PICTURES = ("png", "svg", "pdf")
+SHEETS = ("csv", "parquet")
 CASE_FORMATS = ("junit", "github", "gitlab", "sarif")
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "format": (
         str,
         None,
-        "How the answer is written; default: table, or what -o's suffix says (.png and .svg: its charts).",
+        "How the answer is written; default: a table, or what -o's suffix says.",
     ),
-    "output": (str, None, "Write the answer to this file instead of stdout."),
+    "output": (
+        str,
+        None,
+        "Write the answer to this file: .json, .md, .html; the main table: .csv, .parquet; charts: .png, .svg, .pdf.",
+    ),
     "strict": (bool, False, "Exit with 1 when there is a warning or an error among the findings."),
     "quiet": (bool, False, "No progress and no notes on stderr."),
     "verbose": (bool, False, "Show tracebacks and warnings."),

@@ -1,6 +1,7 @@
 """The answer written: to a terminal, a pipe or a file, in the format asked for."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from io import StringIO
@@ -8,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from curvcli.analyses.shared.question import Question
-from curvcli.cli.options import CASE_FORMATS, PICTURES
+from curvcli.cli.options import CASE_FORMATS, PICTURES, SHEETS
 from curvcli.cli.streams import put, writing
-from curvcli.errors import OutputError
+from curvcli.errors import OutputError, did_you_mean
 from curvcli.files import write_whole
 from curvcli.report.data import Envelope
 from curvcli.report.head import headed
@@ -20,8 +21,14 @@ SUFFIXES = {
     ".md": "markdown",
     ".html": "html",
     ".htm": "html",
-    ".png": "png",
-    ".svg": "svg",
+    **{f".{kind}": kind for kind in (*PICTURES, *SHEETS)},
+}
+# Texts, which a table is.
+_TEXTS = ("", ".txt", ".log", ".out")
+# What a kind is written by, and the extra that has it.
+_LIBRARIES = {
+    **dict.fromkeys(PICTURES, ("matplotlib", "plot")),
+    "parquet": ("pyarrow", "tabular"),
 }
 # Width of text that goes to a pipe or a file, where COLUMNS does not say otherwise.
 _PIPE_WIDTH = 100
@@ -38,6 +45,11 @@ def emit(question: Question, envelope: "Envelope[Any]", kind: str, path: str | N
 
         content = figure.render(_title(envelope), question.view(envelope.result), kind)
         _write(path or "", content)
+        return
+    if kind in SHEETS:
+        from curvcli.report import sheet
+
+        _write(path or "", sheet.render(question.view(envelope.result), kind))
         return
     text = render(question, envelope, kind)
     if path is None:
@@ -107,14 +119,20 @@ def _width() -> int:
     return int(columns) if columns.isdigit() and int(columns) > 0 else _PIPE_WIDTH
 
 
-def check_output(path: str | None) -> None:
-    """Before anything is computed: can the answer be written there?
+def check_output(path: str | None, kind: str | None) -> None:
+    """Before anything is computed: can the answer be written there, in the form that the suffix says?
+
+    Args:
+        path: of the file; None: stdout.
+        kind: the format that was asked for; None: the suffix says it.
 
     Raises:
         OutputError: no.
     """
     if path is None:
         return
+    if kind is None:
+        _check_suffix(path)
     place = Path(path)
     folder = Path(os.path.realpath(path)).parent
     if place.exists() and not place.is_file() and not place.is_dir():
@@ -125,3 +143,20 @@ def check_output(path: str | None) -> None:
         raise OutputError(f"-o {path!r}: there is no directory {str(folder)!r}", "make it first")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"-o {path!r}: the directory is not writable", "name another file")
+
+
+def _check_suffix(path: str) -> None:
+    """A suffix is one that can be written, and what it takes is installed."""
+    suffix = Path(path).suffix.lower()
+    known = (*SUFFIXES, *_TEXTS[1:])
+    if suffix not in (*known, "") and not Path(path).is_dir():
+        raise OutputError(
+            f"-o {path!r}: no answer is written as {suffix}.{did_you_mean(suffix, known)}",
+            f"{', '.join(known)} are known; --format says it for any other name",
+        )
+    library, extra = _LIBRARIES.get(SUFFIXES.get(suffix, ""), ("", ""))
+    if library and importlib.util.find_spec(library) is None:
+        raise OutputError(
+            f"-o {path!r}: {suffix} files are written by {library}, which is not installed",
+            f"pip install 'curvcli[{extra}]'",
+        )

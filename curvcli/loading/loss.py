@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, did_you_mean, some
+from curvcli.loading.aligned import aligned
 from curvcli.loading.class_weights import class_weights
 from curvcli.loading.data.batches import ONE_OR_MORE
 from curvcli.loading.references import resolve
@@ -118,44 +119,30 @@ def nll(outputs: Tensor, targets: Tensor, ignore_index: int = -100) -> tuple[Ten
     return total, count
 
 
-def _aligned(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
-    """Targets in the shape and dtype of the outputs; only axes of length 1 may differ."""
-    if outputs.shape != targets.shape:
-        squeezed = [s for s in outputs.shape if s != 1], [s for s in targets.shape if s != 1]
-        if squeezed[0] != squeezed[1]:
-            raise DataError(
-                f"{name} needs outputs and targets of one shape, found {list(outputs.shape)} and "
-                f"{list(targets.shape)}",
-                "broadcasting would silently compare every output with every target",
-            )
-        targets = targets.reshape(outputs.shape)
-    return targets.to(outputs.dtype)
-
-
 def mse(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """(output - target)² over all elements."""
-    return F.mse_loss(outputs, _aligned(outputs, targets, "mse"), reduction="sum"), float(
+    return F.mse_loss(outputs, aligned(outputs, targets, "mse"), reduction="sum"), float(
         outputs.numel()
     )
 
 
 def l1(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """|output - target| over all elements."""
-    return F.l1_loss(outputs, _aligned(outputs, targets, "l1"), reduction="sum"), float(
+    return F.l1_loss(outputs, aligned(outputs, targets, "l1"), reduction="sum"), float(
         outputs.numel()
     )
 
 
 def huber(outputs: Tensor, targets: Tensor, delta: float = 1.0) -> tuple[Tensor, float]:
     """Quadratic within ``delta`` of the target, linear beyond, over all elements."""
-    aligned = _aligned(outputs, targets, "huber")
-    return F.huber_loss(outputs, aligned, reduction="sum", delta=delta), float(outputs.numel())
+    same = aligned(outputs, targets, "huber")
+    return F.huber_loss(outputs, same, reduction="sum", delta=delta), float(outputs.numel())
 
 
 def bce_with_logits(outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """Binary cross-entropy of sigmoid(output) over all elements."""
-    aligned = _aligned(outputs, targets, "bce_with_logits")
-    total = F.binary_cross_entropy_with_logits(outputs, aligned, reduction="sum")
+    same = aligned(outputs, targets, "bce_with_logits")
+    total = F.binary_cross_entropy_with_logits(outputs, same, reduction="sum")
     return total, float(outputs.numel())
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.files import check_regular
+from curvcli.loading.wording import expected
 
 Scalar = str | int | float | bool
 _LARGEST = 2**63 - 1
@@ -239,8 +240,10 @@ def make_spec(*layers: dict[str, Any]) -> TargetSpec:
     try:
         spec = msgspec.convert(merged, TargetSpec)
     except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
         raise UsageError(
-            f"a setting is wrong: {error}", "'curvcli hessian --help' lists them"
+            f"the setting {place.strip('`')!r} {expected(problem)}",
+            "'curvcli hessian --help' lists them",
         ) from None
     if spec.loss is not None and spec.objective is not None:
         raise UsageError(

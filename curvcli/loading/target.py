@@ -1,7 +1,7 @@
 """A `TargetSpec` -> the objects it names, each made when it is first asked for."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,19 @@ from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.data.batches import (
     arrange,
     as_batch,
-    check_sizes,
     fingerprint,
     names_of,
     read_batches,
 )
+from curvcli.loading.data.counts import check_sizes, check_targets
 from curvcli.loading.data.readers import readers_of
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
-from curvcli.loading.loss import WHOLE_BATCHES, loss_terms, objective_terms
+from curvcli.loading.loss import WHOLE_BATCHES, OutputLoss, loss_terms, objective_terms
 from curvcli.loading.models.complex import cast_model, with_real_parameters
+from curvcli.loading.models.forms import take_best_form
 from curvcli.loading.models.forward import Forward, forward_of
+from curvcli.loading.models.guess import PlainNetwork
 from curvcli.loading.models.huggingface import Directory, is_directory
 from curvcli.loading.models.model import (
     build_model,
@@ -67,7 +69,9 @@ class Target:
         self.notes: list[str] = notes if notes is not None else []
         self._signature: Signature = ()
         self._building = False
-        self._objective: Objective | None = None
+        self.made: Objective | None = None
+        self.guess: str | None = None
+        """What is assumed of a network that is recognised by its shapes."""
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
@@ -96,9 +100,9 @@ class Target:
     @property
     def loss(self) -> str | None:
         """The loss that is named, or that a directory implies."""
-        return self._loss_with(self.directory)
+        return self.loss_with(self.directory)
 
-    def _loss_with(self, directory: Directory | None) -> str | None:
+    def loss_with(self, directory: Directory | None) -> str | None:
         if self.spec.loss or directory is None:
             return self.spec.loss
         return directory.loss(self.spec.data is not None and is_text(self.spec.data))
@@ -161,15 +165,16 @@ class Target:
             self.notes.extend(settle_lazy(model, lambda: self._arranged(self._raw_batches[0])))
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
+            if isinstance(model, PlainNetwork):
+                tried = self.spec.data is not None and self.loss is not None
+                data = self._arranged(self._raw_batches[0]) if tried else None
+                self.guess = take_best_form(model, self.spec, data)
         elif checkpoint is not None and checkpoint.program is not None:
             model = getattr(checkpoint.program, "placed", checkpoint.program.to)(self.device)
         else:
             raise ModelError(
-                "a checkpoint holds weights, not the network they belong to"
-                if self.spec.checkpoint
-                else "nothing to inspect: neither a checkpoint nor a model is given",
-                "name the network by --model file.py:attribute, or give a target file (.toml); 'curvcli init' "
-                "writes one, and --model auto builds plain networks from the shapes",
+                "a checkpoint holds weights, not the network they belong to",
+                "name it by --model file.py:Class; --model auto builds plain networks from the shapes",
             )
         self.check_unchanged()
         self.notes.extend(with_real_parameters(model))
@@ -291,9 +296,12 @@ class Target:
     def make_objective(self, accept_nonfinite: bool) -> Objective:
         """L(θ) over the batches; NaN and Inf are no error where they are accepted."""
         model, terms = self.model, self.terms
+        if isinstance(terms, OutputLoss):
+            for raw, batch in zip(self._raw_batches, self.batches, strict=True):
+                check_targets(raw, batch.data[2], terms.name)
         if self.spec.plain:
             self.notes.append("plain: layers are evaluated by torch's own operations only")
-        self._objective = make_objective(
+        self.made = make_objective(
             model,
             self.batches,
             terms,
@@ -306,7 +314,7 @@ class Target:
             memory=self.spec.memory_bytes,
             notes=self.notes,
         )
-        return self._objective
+        return self.made
 
     @cached_property
     def checkpoint_sha256(self) -> str | None:
@@ -332,24 +340,3 @@ class Target:
     def data_sha256(self) -> str | None:
         """Of the batches' tensors, as they were read."""
         return fingerprint(self._raw_batches) if self.spec.data else None
-
-    def describe(self) -> Mapping[str, Any]:
-        """What is known of the target by now, without loading anything more."""
-        known = self.__dict__
-        objective = self._objective
-        samples = sum(batch.size for batch in known.get("model_batches", ())) or None
-        directory: Directory | None = known.get("directory")
-        return {
-            "checkpoint": self.spec.checkpoint,
-            "checkpoint_sha256": known.get("checkpoint_sha256"),
-            "model": self.spec.model,
-            "data": self.spec.data,
-            "data_sha256": known.get("data_sha256"),
-            "samples": objective.samples if objective else samples,
-            "loss_terms": objective.weight if objective else None,
-            "loss": self.spec.objective or self._loss_with(directory),
-            "mode": "train" if self.spec.train_mode else "eval",
-            "dtype": str(self.dtype).removeprefix("torch.") if "model" in known else None,
-            "device": str(known["device"]) if "device" in known else None,
-            "seed": self.spec.seed,
-        }

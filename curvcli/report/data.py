@@ -71,6 +71,10 @@ class TargetInfo(Struct, frozen=True):
     device: str | None
     seed: int
     fit: FitInfo | None = None
+    guess: Annotated[
+        str | None,
+        Meta(description="what is assumed of a network that is recognised by its shapes"),
+    ] = None
 
 
 class CostInfo(Struct, frozen=True):

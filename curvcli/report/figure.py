@@ -1,4 +1,4 @@
-"""The charts of an answer as a picture, PNG or SVG, by matplotlib."""
+"""The charts of an answer as a picture, PNG, SVG or PDF, by matplotlib."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -24,6 +24,7 @@ def render(title: str, blocks: Sequence[Block], kind: str) -> bytes:
     try:
         import matplotlib as mpl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError:
@@ -54,6 +55,8 @@ def render(title: str, blocks: Sequence[Block], kind: str) -> bytes:
     with mpl.rc_context({"svg.hashsalt": "curvcli"}):
         if kind == "png":
             FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": "curvcli"})
+        elif kind == "pdf":
+            FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None})
         else:
             FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue()

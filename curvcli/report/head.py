@@ -7,11 +7,22 @@ from curvcli.report.numbers import number
 
 
 def headed(target: TargetInfo | None, blocks: Sequence[Block]) -> list[Block]:
-    """The blocks of an answer behind that line, where it is known."""
-    line = fit_line(target)
-    if line is None or target is None or target.fit is None:
+    """The blocks of an answer behind that line, where it is known, and behind the warning that a network is a guess."""
+    if target is None:
         return list(blocks)
-    return [Sentence(line, "bad" if target.fit.at_chance else "plain"), *blocks]
+    head = []
+    if target.guess is not None:
+        head.append(
+            Sentence(
+                f"The network is a guess (--model auto): {target.guess}. If it is not yours, no figure here is: "
+                "name yours by --model file.py:Class.",
+                "bad",
+            )
+        )
+    line = fit_line(target)
+    if line is not None and target.fit is not None:
+        head.append(Sentence(line, "bad" if target.fit.at_chance else "plain"))
+    return [*head, *blocks]
 
 
 def fit_line(target: TargetInfo | None) -> str | None:

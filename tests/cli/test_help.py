@@ -30,7 +30,9 @@ def test_examples_come_first_and_are_real(name: str) -> None:
     """Every flag of an example exists, and every option that -h shows."""
     question = get(name)
     options = signature(question).parameters
-    flags = {"-o", *("--" + option.replace("_", "-") for option in options)}
+    # A list takes one entry at a time: rules, --rule.
+    names = [o.replace("_", "-") for o in options]
+    flags = {"-o", *(f"--{n}" for n in names), *(f"--{n.removesuffix('s')}" for n in names)}
     for line, _ in USAGE[name].examples:
         program, command, *words = shlex.split(line)
         assert (program, command) == ("curvcli", name)

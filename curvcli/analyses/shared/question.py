@@ -12,8 +12,10 @@ import msgspec
 
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import answered
+from curvcli.analyses.shared.missing import check_complete
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.errors import UsageError, did_you_mean
+from curvcli.loading.wording import expected
 from curvcli.report.data import Block, Case, Headline
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class Question:
     needs: Needs = "objective"
     targets: Targets = "one"
     cases: Callable[[Any], list[Case]] | None = None
+    loss: bool = True
+    """Whether an objective needs a loss."""
 
     @property
     def summary(self) -> str:
@@ -107,9 +111,16 @@ class Question:
             except msgspec.ValidationError as error:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(
-                    f"{flag} {value!r}: {error}", f"{where}: {known[name].help}"
+                    f"{flag} {expected(str(error))}, not {value!r}", f"{where}: {known[name].help}"
                 ) from None
         return checked
+
+    def _check_complete(self, subject: "Subject") -> None:
+        """Whether model, data and loss are named, where they are needed; many targets are looked at one by one."""
+        if self.needs != "objective" or subject.made or self.targets == "many":
+            return
+        for member in subject.members or [subject]:
+            check_complete(self.name, member.spec, loss=self.loss, series=self.targets == "series")
 
     def ask(
         self, subject: "Subject", values: dict[str, Any], journal: "Journal", where: str
@@ -126,6 +137,7 @@ class Question:
             CurvError: wrong input; see `curvcli.errors`.
         """
         options = self.options(**self.validate(values, where))
+        self._check_complete(subject)
         journal.limit_time(parse_seconds(getattr(options, "timeout", None)))
         subject.end_reading_when(journal.stop_reading)
         run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from curvcli.loading.described import described
 from curvcli.loading.spec import TargetSpec
 from curvcli.report.data import CostInfo, TargetInfo
 
@@ -51,6 +52,11 @@ class Subject:
         self._sanity: SanityInfo | None = None
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
+
+    @property
+    def made(self) -> bool:
+        """Whether it is an objective made in Python, which needs no settings."""
+        return self._objective is not None
 
     def end_reading_when(self, stop: Callable[[], object]) -> None:
         """Data that goes on for ever, or for too long, ends at the batch where ``stop`` gives a reason."""
@@ -154,10 +160,8 @@ class Subject:
             digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
             flat = parameter.detach().cpu().contiguous().view(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
-        described = {k: v for k, v in self.target.describe().items() if k != "device"}
-        digest.update(
-            repr((sorted(described.items()), objective.loss, objective.weight_decay)).encode()
-        )
+        told = {k: v for k, v in described(self.spec, self._target).items() if k != "device"}
+        digest.update(repr((sorted(told.items()), objective.loss, objective.weight_decay)).encode())
         return digest.hexdigest()
 
     def info(self) -> TargetInfo | None:
@@ -165,7 +169,7 @@ class Subject:
         if self.members or (self._target is None and self.spec == TargetSpec()):
             return None
         fit = self._sanity.fit if self._sanity is not None else None
-        return TargetInfo(**self.target.describe(), fit=fit)
+        return TargetInfo(**described(self.spec, self._target), fit=fit)
 
     def cost_info(self, seconds: float) -> CostInfo:
         """Work done by now, in a run that has taken ``seconds``."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from curvcli.errors import DataError, did_you_mean, some
 from curvcli.loading.checkpoints.checkpoint import check_plain
 from curvcli.loading.data.arrays import read_file
+from curvcli.loading.data.counts import TARGET_NAMES, lengths
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
 from curvcli.loading.references import resolve
@@ -24,7 +25,6 @@ from curvcli.objective.batch import Batch
 
 ONE_OR_MORE = "a tensor, tuple or dict is one batch; a list, an iterator, a DataLoader or a dataset is several"
 """How Python objects are taken as data."""
-TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,6 @@ def _check_tensor(tensor: Tensor) -> None:
     check_plain(tensor, "a tensor in the data", DataError)
     if tensor.is_quantized:
         raise DataError("a tensor in the data is quantised", "pass tensor.dequantize()")
-
-
-def check_sizes(batches: Sequence[Batch], fixed: int | None) -> None:
-    """Every batch has the number of samples that a program was exported for, if it was for one.
-
-    Raises:
-        DataError: one has another.
-    """
-    wrong = next((batch.size for batch in batches if fixed and batch.size != fixed), None)
-    if wrong is not None:
-        raise DataError(
-            f"the program was exported for batches of {fixed} samples, and one has {wrong}",
-            f"pass --batch-size {fixed} (and --max-batches, to leave out a smaller last one), or export it "
-            "with dynamic_shapes",
-        )
 
 
 def fingerprint(batches: Sequence[Any]) -> str:
@@ -253,13 +238,18 @@ def _cut(tensors: Any, batch_size: int | None, source: str) -> Iterator[Any]:
         _check_tensor(tensor)
     sizes = {t.shape[0] if t.dim() else 1 for t in listed}
     if not listed or max(sizes) == 0:
+        if isinstance(tensors, Mapping) and tensors:
+            raise DataError(
+                f"{source} holds no tensors or arrays under {some(map(str, tensors), 8)}",
+                "give arrays or tensors, inputs and targets by name",
+            )
         raise DataError(f"{source} is empty", "pass data with at least one sample")
     if batch_size is None:
         yield tensors
         return
     if len(sizes) > 1:
         raise DataError(
-            f"the tensors in {source} have different numbers of samples: {sorted(sizes)}",
+            f"the arrays in {source} have different numbers of samples: {lengths(tensors)}",
             "drop --batch-size, or give every tensor one row per sample",
         )
     whole = Batch(tensors, sizes.pop())
@@ -276,6 +266,9 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
             raise DataError(
                 f"{source} failed: {type(error).__name__}: {error}", "--verbose shows the traceback"
             ) from error
+    if isinstance(found, dict) and {"data", "target"} <= found.keys():
+        # A data set of scikit-learn, whose other entries are descriptions.
+        found = {"data": found["data"], "target": found["target"]}
     if isinstance(found, Tensor | np.ndarray | Mapping) or (isinstance(found, tuple) and found):
         found = freeze(found)
         yield from _cut(found, batch_size, source)

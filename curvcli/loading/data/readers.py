@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from curvcli.errors import DataError
-from curvcli.loading.data.batches import TARGET_NAMES, Readers, chosen_names
+from curvcli.loading.data.batches import Readers, chosen_names
+from curvcli.loading.data.counts import TARGET_NAMES
 from curvcli.loading.data.images import TakesGrey, image_batches, prepare_pixels, preprocessing
 from curvcli.loading.data.tabular import read_table
 from curvcli.loading.data.text import read_records

@@ -1,7 +1,7 @@
 """Plain networks recognised from the names and shapes of their weights: multi-layer perceptrons and small CNNs.
 
 Shapes tell widths and kernel sizes; they do not tell activations, strides, pooling or padding. What is assumed for
-these is said, and can be set.
+these is tried on the data (see `forms`), said, and can be set.
 """
 
 import re
@@ -45,6 +45,27 @@ class Guess(NamedTuple):
     outputs: int
 
 
+class Form(NamedTuple):
+    """What the shapes of weights do not tell."""
+
+    activation: str = "relu"
+    pool: int = 1
+    """Factor of max-pooling after each convolution."""
+    stride: int = 1
+    """Of each convolution."""
+    padding: str | int = "same"
+    """Of each convolution: as much as keeps the size, or none."""
+
+    def told(self, images: bool) -> str:
+        """In words."""
+        words = f"{self.activation} after each layer but the last"
+        if images:
+            pool = f"max-pooling by {self.pool}" if self.pool > 1 else "no max-pooling"
+            padding = "padding that keeps the size" if self.padding == "same" else "no padding"
+            words += f", {pool} after each convolution, stride {self.stride}, {padding}"
+        return words
+
+
 def recognise(checkpoint: Checkpoint) -> Guess | None:
     """The plain network that has these tensors; None if it is not plain."""
     shapes = {_PREFIXES.sub("", t.name): t.shape for t in checkpoint.tensors}
@@ -68,8 +89,7 @@ def build_auto(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> nn.Modul
 
     Args:
         checkpoint: whose names and shapes are looked at.
-        arguments: ``activation`` between layers (default relu), ``pool``: max-pooling after each convolution,
-            by this factor (default 1: none).
+        arguments: fields of `Form`.
 
     Raises:
         ModelError: it is not a plain MLP or CNN.
@@ -82,49 +102,64 @@ def build_auto(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> nn.Modul
             "the names and shapes in the checkpoint are not those of a plain MLP or CNN",
             "name the network by --model file.py:attribute",
         )
-    unknown = next((k for k in arguments if k not in ("activation", "pool")), None)
+    return PlainNetwork(guess, _form(arguments))
+
+
+def _form(arguments: Mapping[str, Any]) -> Form:
+    """What the user has set, the rest as usual."""
+    unknown = next((k for k in arguments if k not in Form._fields), None)
     if unknown is not None:
         raise ModelError(
-            f"--model auto takes no argument {unknown!r}", "activation and pool are known"
+            f"--model auto takes no argument {unknown!r}", f"known: {', '.join(Form._fields)}"
         )
-    activation = str(arguments.get("activation", "relu"))
-    if activation not in ACTIVATIONS:
+    form = Form(**arguments)
+    if form.activation not in ACTIVATIONS:
         raise ModelError(
-            f"there is no activation {activation!r}.{did_you_mean(activation, ACTIVATIONS)}",
+            f"there is no activation {form.activation!r}.{did_you_mean(str(form.activation), ACTIVATIONS)}",
             f"known: {', '.join(ACTIVATIONS)}",
         )
-    pool = arguments.get("pool", 1)
-    if not isinstance(pool, int) or not 1 <= pool <= 16:
-        raise ModelError(f"pool is {pool!r}, not a factor from 1 to 16", "--model-arg pool=2")
-    return PlainNetwork(guess, activation, pool)
+    for name in ("pool", "stride"):
+        factor = getattr(form, name)
+        if not isinstance(factor, int) or not 1 <= factor <= 16:
+            raise ModelError(
+                f"{name} is {factor!r}, not a factor from 1 to 16", f"--model-arg {name}=2"
+            )
+    if form.padding not in ("same", 0):
+        raise ModelError(f"padding is {form.padding!r}", "it is same or 0")
+    return form
 
 
 class PlainNetwork(nn.Module):
     """A chain of layers with an activation after each but the last.
 
-    Convolutions have stride 1 and keep the size (padding k // 2). Before the first linear layer the image is pooled
-    to the grid that the layer's width asks for. Flat images are taken as square.
+    Before the first linear layer the image is pooled to the grid that the layer's width asks for. Flat images are taken
+    as square.
+
+    Args:
+        guess: the layers.
+        form: what their shapes do not tell; it can be changed afterwards.
     """
 
-    def __init__(self, guess: Guess, activation: str = "relu", pool: int = 1) -> None:
+    def __init__(self, guess: Guess, form: Form) -> None:
         super().__init__()
         self._steps: list[tuple[str, str]] = []
-        self._activation, self._pool = activation, pool
+        self.form = form
         self._grid = 0
-        images = guess.kind == "CNN"
+        self.images = guess.kind == "CNN"
+        self.has_form = sum(layer.kind in ("linear", "conv") for layer in guess.layers) > 1
         channels = guess.inputs
-        self._channels = guess.inputs if images else 0
+        self._channels = guess.inputs if self.images else 0
         for layer in guess.layers:
             if layer.kind == "conv":
                 channels = layer.shape[0]
-            elif layer.kind == "linear" and images and not self._grid:
+            elif layer.kind == "linear" and self.images and not self._grid:
                 self._grid = round((layer.shape[1] / channels) ** 0.5)
-            _place(self, layer.name, _module(layer, images and not self._grid))
+            _place(self, layer.name, _module(layer, self.images and not self._grid))
             self._steps.append((layer.name, layer.kind))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of the last layer, without an activation."""
-        active = ACTIVATIONS[self._activation]
+        active, pool = ACTIVATIONS[self.form.activation], self.form.pool
         if self._channels and x.dim() == 2:  # flat images, which are square as a rule
             side = round((x.shape[1] / self._channels) ** 0.5)
             x = x.view(-1, self._channels, side, side)
@@ -134,12 +169,17 @@ class PlainNetwork(nn.Module):
                 if self._grid:
                     x = F.adaptive_avg_pool2d(x, self._grid)
                 x, flat = x.flatten(1), True
-            x = self.get_submodule(name)(x)
+            module = self.get_submodule(name)
+            if isinstance(module, nn.Conv2d):
+                module.stride = (self.form.stride, self.form.stride)
+                size = module.kernel_size[0] // 2 if self.form.padding == "same" else 0
+                module.padding = (size, size)
+            x = module(x)
             following = self._steps[index + 1][1] if index + 1 < len(self._steps) else None
             if following not in (None, "norm", "layernorm"):
                 x = active(x)
-                if self._pool > 1 and not flat:
-                    x = F.max_pool2d(x, self._pool)
+                if pool > 1 and not flat:
+                    x = F.max_pool2d(x, pool)
         return x
 
 
@@ -241,7 +281,7 @@ def _module(layer: Layer, images: bool) -> nn.Module:
         return nn.Linear(layer.shape[1], layer.shape[0], layer.bias)
     if layer.kind == "conv":
         size = layer.shape[2]
-        return nn.Conv2d(layer.shape[1], layer.shape[0], size, padding=size // 2, bias=layer.bias)
+        return nn.Conv2d(layer.shape[1], layer.shape[0], size, bias=layer.bias)
     if layer.kind == "layernorm":
         return nn.LayerNorm(layer.shape[0])
     return (nn.BatchNorm2d if images else nn.BatchNorm1d)(layer.shape[0])

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import curvcli
 from curvcli.cli.main import make_app
 from curvcli.errors import DataError, LossError
+from curvcli.loading.described import described
 from curvcli.loading.models.huggingface import Directory, library
 from curvcli.loading.models.own_loss import next_tokens
 from curvcli.machine.device import used_memory
@@ -133,7 +134,7 @@ def test_loss_and_curvature_are_the_models_own(name: str, tmp_path: Path) -> Non
     with torch.no_grad():
         expected = float(own(model, family))
     assert answer.result.loss == pytest.approx(expected, rel=1e-5)
-    assert run.target.describe()["loss"] == "model"
+    assert described(run.spec, run.target)["loss"] == "model"
     note = f"the loss is the model's own ({type(model).__name__}.loss)"
     assert note in answer.notes
     assert run.objective.weight == family.terms
