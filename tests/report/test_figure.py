@@ -9,14 +9,14 @@ from tests.oracles.program import ROOT, invoke, run
 SADDLE = str(ROOT / "sample_models" / "saddle.toml")
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_a_picture_of_the_charts(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     file = tmp_path / f"density.{kind}"
     code = run("density", SADDLE, "-o", str(file)).returncode
     assert code == 0
     content = file.read_bytes()
-    assert content.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
     result = invoke("info", SADDLE, "-o", str(tmp_path / f"info.{kind}"))
     assert result.exit_code == 2
     assert "no chart" in result.stderr

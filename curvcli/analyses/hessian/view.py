@@ -28,7 +28,7 @@ def view(result: HessianResult) -> list[Block]:
                 "reach",
                 f"[{number(reach.lower)}, {number(reach.upper)}] with probability {reach.probability:g}",
             ),
-            ("status", result.status.replace("_", " ")),
+            ("converged", _converged(result)),
             ("product check", product_check(result.hvp_check)),
         ]
     )
@@ -49,3 +49,15 @@ def view(result: HessianResult) -> list[Block]:
         caption,
     )
     return [facts, table, *layer_blocks(result.per_layer)]
+
+
+def _converged(result: HessianResult) -> str:
+    """How many of the eigenvalues, and what ended the run where it is not all."""
+    pairs = [*result.top, *result.bottom]
+    told = f"{sum(p.converged for p in pairs)} of {len(pairs)} eigenvalues"
+    ended = {
+        "max_matvecs": "ended by --max-matvecs",
+        "timeout": "ended by --timeout",
+        "interrupted": "interrupted",
+    }
+    return f"{told}, {ended[result.status]}" if result.status in ended else told

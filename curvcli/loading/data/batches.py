@@ -238,7 +238,7 @@ def _cut(tensors: Any, batch_size: int | None, source: str) -> Iterator[Any]:
         _check_tensor(tensor)
     sizes = {t.shape[0] if t.dim() else 1 for t in listed}
     if not listed or max(sizes) == 0:
-        if isinstance(tensors, Mapping) and tensors:
+        if not listed and isinstance(tensors, Mapping) and tensors:
             raise DataError(
                 f"{source} holds no tensors or arrays under {some(map(str, tensors), 8)}",
                 "give arrays or tensors, inputs and targets by name",
