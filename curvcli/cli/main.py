@@ -10,6 +10,7 @@ import typer
 from curvcli import __version__
 from curvcli.analyses.registry import NAMES, get
 from curvcli.cli import options
+from curvcli.cli.completion import completer
 from curvcli.cli.execute import execute
 from curvcli.cli.help import GroupedCommand, Program, begin
 from curvcli.cli.streams import prepare, put, say_error, writing
@@ -58,7 +59,9 @@ def _root(
 
 
 def schema(
-    command: Annotated[str, typer.Argument(help="Name of a command.")],
+    command: Annotated[
+        str, typer.Argument(help="Name of a command.", autocompletion=completer("command"))
+    ],
 ) -> None:
     """Print the JSON Schema of an analysis' answer."""
     import json

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from curvcli.analyses.shared.question import Option, Question
+from curvcli.cli.completion import completer
 from curvcli.loading.spec import option_fields, parse_assignments
 
 # Settings that `key=value` flags fill, and the flag's name in the singular.
@@ -167,7 +168,15 @@ def _argument(question: Question) -> inspect.Parameter:
         "target",
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[kind, typer.Argument(help=text, show_default=False, metavar=metavar)],
+        annotation=Annotated[
+            kind,
+            typer.Argument(
+                help=text,
+                show_default=False,
+                metavar=metavar,
+                autocompletion=completer("target"),
+            ),
+        ],
     )
 
 
@@ -187,7 +196,12 @@ def _option(
     # The default is part of the text: the flag itself defaults to "not given".
     help_text = f"{text}  [default: {shown}]" if shown else text
     option = typer.Option(
-        *names, help=help_text, show_default=False, rich_help_panel=panel, metavar=_metavar(kind)
+        *names,
+        help=help_text,
+        show_default=False,
+        rich_help_panel=panel,
+        metavar=_metavar(kind),
+        autocompletion=completer(name),
     )
     return inspect.Parameter(
         name,

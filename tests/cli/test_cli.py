@@ -33,7 +33,7 @@ def test_json_holds_the_contract_and_matches_its_schema() -> None:
     assert envelope["schema"] == "curvcli/1"
     assert set(envelope["target"]) == {
         "checkpoint", "checkpoint_sha256", "model", "data", "data_sha256", "samples", "loss_terms",
-        "loss", "mode", "dtype", "device", "seed", "fit",
+        "loss", "mode", "dtype", "device", "seed", "fit", "guess",
     }  # fmt: skip
     result = envelope["result"]
     assert {
