@@ -1,6 +1,7 @@
 """How a number is written for people: short, never cut."""
 
 import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from curvcli.errors import printable
 from curvcli.report.data import Bar, Cell, Measured, State
@@ -21,6 +22,31 @@ def number(value: float | None, digits: int = 4) -> str:
     if -4 < exponent < 6:
         return f"{value:.{max(0, digits - 1 - exponent)}f}"
     return f"{value:.{digits - 1}e}"
+
+
+def at_least(value: float, digits: int = 4) -> str:
+    """`number`, rounded down: a figure of at least ``value`` is at least what is written."""
+    return number(_rounded(value, digits, ROUND_FLOOR), digits)
+
+
+def at_most(value: float, digits: int = 4) -> str:
+    """`number`, rounded up."""
+    return number(_rounded(value, digits, ROUND_CEILING), digits)
+
+
+def agreed(low: float, high: float, digits: int = 4) -> str | None:
+    """The most digits, up to ``digits`` and at least two, that all figures between two round to; None: not so many."""
+    for count in range(digits, 1, -1):
+        if number(low, count) == number(high, count):
+            return number(low, count)
+    return None
+
+
+def _rounded(value: float, digits: int, how: str) -> float:
+    if value == 0 or not math.isfinite(value):
+        return value
+    exact = Decimal(value)
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=how))
 
 
 def measured(item: Measured) -> str:

@@ -1,10 +1,12 @@
 """How the curvature is spread over the directions, in one sentence."""
 
+import math
+
 from curvcli.analyses.density.result import DensityResult, Share
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.report.data import Headline
-from curvcli.report.numbers import number
+from curvcli.report.numbers import at_most, number
 
 # Percentage points from which on an interval alone says too little.
 _WIDE = 25
@@ -25,8 +27,13 @@ def headline(answer: Answer[DensityResult]) -> Headline:
 
 def _between(share: Share) -> str:
     low, high = (100 * min(1.0, max(0.0, end)) for end in share.interval)
-    if high - low < 1:
-        return f"{(low + high) / 2:.0f} %" if high > 0.05 else "none"
+    if high == 0:
+        return "none"
+    if high < 1:
+        return f"less than {at_most(high, 1)} %"
+    if f"{low:.0f}" == f"{high:.0f}":
+        return f"{low:.0f} %"
+    certain = f"{math.floor(low)} to {math.ceil(high)} %"
     if high - low < _WIDE:
-        return f"{low:.0f} to {high:.0f} %"
-    return f"an estimated {100 * share.value:.0f} % (certain: {low:.0f} to {high:.0f} %)"
+        return certain
+    return f"an estimated {100 * share.value:.0f} % (certain: {certain})"

@@ -6,7 +6,7 @@ from curvcli.analyses.shared.headline import judged
 from curvcli.analyses.shared.spectrum.eigenpairs import rate_sentence
 from curvcli.analyses.shared.spectrum.matrix_options import TITLES
 from curvcli.report.data import Headline, Level
-from curvcli.report.numbers import number
+from curvcli.report.numbers import at_least, at_most, number
 
 
 def headline(answer: Answer[HessianResult]) -> Headline:
@@ -38,15 +38,16 @@ def _sharpest(result: HessianResult) -> str:
         return rate_sentence(low, high, result.reach.probability) or none
     if made is None or made.stability_threshold is None:
         title = TITLES[result.matrix]
-        return (
-            f"The largest eigenvalue of the {title} lies between {number(low)} and {number(high)}."
-        )
+        return f"The largest eigenvalue of the {title} lies between {at_least(low)} and {at_most(high)}."
     limit = made.stability_threshold
     text = f"{made.algorithm} with learning rate {number(made.learning_rate)} is stable below λ = {number(limit)}"
     if low > limit:
-        return f"{text}; the sharpest direction has at least {number(low / limit, 3)} times that: its steps grow there."
+        ratio = at_least(low / limit, 3)
+        return (
+            f"{text}; the sharpest direction has at least {ratio} times that: its steps grow there."
+        )
     if high < limit:
-        return f"{text}; the sharpest direction has at most {number(high / limit, 3)} times that."
+        return f"{text}; the sharpest direction has at most {at_most(high / limit, 3)} times that."
     return f"{text}; on which side of it the sharpest direction is cannot be told yet."
 
 
@@ -55,9 +56,7 @@ def _downwards(result: HessianResult) -> str:
     lowest = min((p for p in [*result.top, *result.bottom]), key=lambda p: p.value)
     certain = lowest.value + lowest.residual
     if certain < 0:
-        return (
-            f"Some directions curve downwards (λ of at most {number(certain)}): this is no minimum."
-        )
+        return f"Some directions curve downwards (λ of at most {at_most(certain)}): this is no minimum."
     if result.reach.lower >= 0:
         return "No direction curves downwards."
-    return f"None that was found curves downwards; one with λ down to {number(result.reach.lower)} is not excluded."
+    return f"None that was found curves downwards; one with λ down to {at_least(result.reach.lower)} is not excluded."

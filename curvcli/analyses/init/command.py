@@ -23,4 +23,4 @@ class InitOptions(Struct, frozen=True, kw_only=True):
     force: Annotated[bool, "Write over a file that exists."] = False
 
 
-QUESTION = Question("init", InitOptions, InitResult, view)
+QUESTION = Question("init", InitOptions, InitResult, view, named=())

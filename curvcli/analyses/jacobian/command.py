@@ -57,4 +57,6 @@ class JacobianOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
 
 
-QUESTION = Question("jacobian", JacobianOptions, JacobianResult, view, headline, loss=False)
+QUESTION = Question(
+    "jacobian", JacobianOptions, JacobianResult, view, headline, named=("model", "data")
+)

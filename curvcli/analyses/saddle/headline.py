@@ -5,7 +5,7 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.analyses.shared.verdict import Verdict
 from curvcli.report.data import Headline, Level
-from curvcli.report.numbers import number
+from curvcli.report.numbers import at_most
 
 _MEANING: dict[Verdict, tuple[str, Level]] = {
     "not-stationary": (
@@ -39,7 +39,7 @@ def headline(answer: Answer[SaddleResult]) -> Headline:
     if result.verdict in ("local-minimum", "local-maximum", "flat-minimum"):
         text += f" (probability {result.probability:g})"
     elif result.verdict == "not-stationary" and result.newton_promise is not None:
-        text += f"; a Newton step still promises up to {number(100 * result.newton_promise, 2)} % of the loss"
+        text += f"; a Newton step still promises up to {at_most(100 * result.newton_promise, 2)} % of the loss"
     elif result.verdict == "not-stationary" and result.region in _REGIONS:
         text += f"; {_REGIONS[result.region]}"
     if result.more_products:

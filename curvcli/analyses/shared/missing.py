@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from curvcli.errors import CurvError, DataError, LossError, ModelError
@@ -13,7 +14,7 @@ _CLASS = re.compile(r"^class (\w+)\((?:\w+\.)*(?:nn\.)?(?:Module|Sequential)\)",
 _DATA = (".npz", ".npy", ".csv", ".parquet")
 
 
-def check_complete(command: str, spec: TargetSpec, *, loss: bool, series: bool) -> None:
+def check_complete(command: str, spec: TargetSpec, *, needed: Sequence[str], series: bool) -> None:
     """Raise an error that names everything that is missing.
 
     Directories and programs bring their network, and a missing file is an error of its own: these are looked at later.
@@ -21,7 +22,7 @@ def check_complete(command: str, spec: TargetSpec, *, loss: bool, series: bool) 
     Args:
         command: for the example.
         spec: the settings.
-        loss: whether one is needed.
+        needed: model, data, loss, as far as the question needs them.
         series: of a checkpoint among several, whose settings a target file gives.
 
     Raises:
@@ -30,9 +31,9 @@ def check_complete(command: str, spec: TargetSpec, *, loss: bool, series: bool) 
     checkpoint = Path(spec.checkpoint) if spec.checkpoint is not None else None
     if checkpoint is not None and (not checkpoint.is_file() or _program(checkpoint)):
         return
-    model = spec.model is None
-    data = spec.data is None
-    loss = loss and spec.loss is None and spec.objective is None
+    model = "model" in needed and spec.model is None
+    data = "data" in needed and spec.data is None
+    loss = "loss" in needed and spec.loss is None and spec.objective is None
     if model and checkpoint is None:
         raise ModelError(
             "nothing to inspect: neither a checkpoint nor a model is given",

@@ -62,8 +62,8 @@ class Question:
     needs: Needs = "objective"
     targets: Targets = "one"
     cases: Callable[[Any], list[Case]] | None = None
-    loss: bool = True
-    """Whether an objective needs a loss."""
+    named: tuple[str, ...] = ("model", "data", "loss")
+    """Which parts of an objective have to be named."""
 
     @property
     def summary(self) -> str:
@@ -120,7 +120,9 @@ class Question:
         if self.needs != "objective" or subject.made or self.targets == "many":
             return
         for member in subject.members or [subject]:
-            check_complete(self.name, member.spec, loss=self.loss, series=self.targets == "series")
+            check_complete(
+                self.name, member.spec, needed=self.named, series=self.targets == "series"
+            )
 
     def ask(
         self, subject: "Subject", values: dict[str, Any], journal: "Journal", where: str

@@ -5,7 +5,7 @@ from curvcli.analyses.shared.headline import judged
 from curvcli.analyses.shared.spectrum.eigenpairs import rate_sentence
 from curvcli.analyses.taylor.result import TaylorResult
 from curvcli.report.data import Headline
-from curvcli.report.numbers import number
+from curvcli.report.numbers import at_least
 
 
 def headline(answer: Answer[TaylorResult]) -> Headline:
@@ -15,7 +15,7 @@ def headline(answer: Answer[TaylorResult]) -> Headline:
     parts = [rate_sentence(low, result.reach.upper, result.reach.probability)]
     if result.directions:
         first = result.directions[0]
-        far = f"{'at least ' if first.trusted_to_the_end else ''}{number(first.trust_radius, 3)}"
+        far = f"{'at least ' if first.trusted_to_the_end else ''}{at_least(first.trust_radius, 3)}"
         right = f"the quadratic model is right to {result.trust:.0%}"
         parts.append(f"Along {first.name} {right} up to a distance of {far}.")
     return judged(answer, " ".join(p for p in parts if p))

@@ -12,6 +12,8 @@ from curvcli.analyses.shared.missing import check_complete
 from curvcli.errors import CurvError, DataError, LossError, ModelError
 from curvcli.loading.spec import TargetSpec
 
+WHOLE = ("model", "data", "loss")
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -29,7 +31,7 @@ def test_everything_is_named_in_one_sentence_with_an_example(place: Path) -> Non
     """The example names this checkpoint, the network and the data that lie here."""
     spec = TargetSpec(checkpoint="w.safetensors")
     with pytest.raises(ModelError) as caught:
-        check_complete("hessian", spec, loss=True, series=False)
+        check_complete("hessian", spec, needed=WHOLE, series=False)
     assert caught.value.message == (
         "a checkpoint holds weights, not the network they belong to; no data is given; no loss is given"
     )
@@ -51,7 +53,7 @@ def test_what_is_given_stays_in_the_example(
 ) -> None:
     spec = TargetSpec(checkpoint="w.safetensors", **given)  # type: ignore[arg-type]
     with pytest.raises(kind) as caught:
-        check_complete("saddle", spec, loss=True, series=False)
+        check_complete("saddle", spec, needed=WHOLE, series=False)
     for flag, value in given.items():
         assert f"--{flag} {value}" in str(caught.value.hint)
 
@@ -59,9 +61,9 @@ def test_what_is_given_stays_in_the_example(
 def test_nothing_is_missing(place: Path) -> None:
     """Nor is a loss where none is needed; a series is told that its target file goes first."""
     whole = TargetSpec(checkpoint="w.safetensors", model="mine.py:Deep", data="digits.npz")
-    check_complete("jacobian", whole, loss=False, series=False)
+    check_complete("jacobian", whole, needed=WHOLE[:2], series=False)
     with pytest.raises(CurvError) as caught:
-        check_complete("track", TargetSpec(checkpoint="w.safetensors"), loss=True, series=True)
+        check_complete("track", TargetSpec(checkpoint="w.safetensors"), needed=WHOLE, series=True)
     assert "a target file with model, data and loss goes first" in str(caught.value.hint)
 
 

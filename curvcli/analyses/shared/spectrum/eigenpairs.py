@@ -5,10 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from curvcli.report.data import Number
-from curvcli.report.numbers import number
-
-# Two limits that differ by less are said as one.
-_ALIKE = 0.1
+from curvcli.report.numbers import agreed, at_least, at_most
 
 
 class Eigenpair(Struct, frozen=True):
@@ -50,15 +47,17 @@ def rate_sentence(low: float, high: float, probability: float) -> str | None:
     if rates is None:
         if high <= 0:
             return None
-        rate = number(2 / high, 3)
+        rate = at_least(2 / high, 3)
         return f"Gradient descent is stable for learning rates below {rate} (probability {probability:g})."
     stable, unstable = rates
-    if unstable <= (1 + _ALIKE) * stable:
+    both = agreed(low, high)
+    if both is not None:
         return (
-            f"Sharpest curvature λ = {number(low)}: gradient descent is stable for learning rates below "
-            f"{number(stable, 3)} (probability {probability:g})."
+            f"Sharpest curvature λ = {both}: gradient descent is stable for learning rates below "
+            f"{at_least(stable, 3)} (probability {probability:g})."
         )
     return (
-        f"Sharpest curvature λ between {number(low)} and {number(high)}: gradient descent is unstable for learning "
-        f"rates above {number(unstable, 3)}, and stable below {number(stable, 3)} (probability {probability:g})."
+        f"Sharpest curvature λ between {at_least(low, 3)} and {at_most(high, 3)}: gradient descent is unstable for "
+        f"learning rates above {at_most(unstable, 3)}, and stable below {at_least(stable, 3)} (probability "
+        f"{probability:g})."
     )
