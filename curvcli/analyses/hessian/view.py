@@ -25,7 +25,7 @@ def view(result: HessianResult) -> list[Block]:
             ("gradient norm", result.gradient_norm),
             ("parameters", result.parameters),
             (
-                "reach",
+                "every eigenvalue is in",
                 f"[{number(reach.lower)}, {number(reach.upper)}] with probability {reach.probability:g}",
             ),
             ("converged", _converged(result)),
@@ -33,7 +33,7 @@ def view(result: HessianResult) -> list[Block]:
         ]
     )
     title = TITLES[result.matrix]
-    caption = "Some eigenvalue lies within each λ ± residual. batch s.e.: how much λ varies with the data."
+    caption = "Some eigenvalue lies within each λ ± residual. ± data: how much λ varies with the samples that were given."
     if sampled:
         caption += " vᵀFv ± s.e.: over all targets, exactly, and how far drawn ones move it."
     table = Table(
@@ -42,7 +42,7 @@ def view(result: HessianResult) -> list[Block]:
             Column("end", numeric=False),
             Column("λ ± residual", rank=0),
             Column("converged", numeric=False, rank=0),
-            Column("batch s.e."),
+            Column("± data"),
             *((Column("vᵀFv ± s.e."),) if sampled else ()),
         ),
         rows,

@@ -18,8 +18,11 @@ def view(result: SaddleResult) -> list[Block]:
                 ("loss", result.loss),
                 ("λ min", Measured(result.lambda_min.value, result.lambda_min.residual)),
                 ("λ max", Measured(result.lambda_max.value, result.lambda_max.residual)),
-                ("reach", f"[{number(result.reach.lower)}, {number(result.reach.upper)}]"),
-                ("noise floor", result.floor),
+                (
+                    "every eigenvalue is in",
+                    f"[{number(result.reach.lower)}, {number(result.reach.upper)}]",
+                ),
+                ("rounding of eigenvalues", result.floor),
                 ("a Newton step promises", _share(result.newton_promise)),
                 ("product check", product_check(result.hvp_check)),
                 (

@@ -61,5 +61,9 @@ PRECISION = Rule(
 
 
 def product_check(difference: float | None) -> str | None:
-    """How the check of a product is shown."""
-    return None if difference is None else f"{difference:.1e} relative to finite differences"
+    """How the check of a product is shown; where it is large, a finding says whether a kink or a fault is why."""
+    if difference is None:
+        return None
+    if difference <= SUSPECT:
+        return f"right to {difference:.1e} (against finite differences)"
+    return f"{difference:.0%} off finite differences: the findings say why"
