@@ -166,6 +166,14 @@ def test_colours_are_readable_on_light_and_dark() -> None:
         assert (light + 0.05) / 0.05 >= 4.3
 
 
+def test_a_sentence_is_coloured_as_a_whole() -> None:
+    """Not letter by letter, which programs that read a terminal could not search."""
+    buffer = StringIO()
+    console = Console(file=buffer, force_terminal=True, color_system="truecolor", width=80)
+    terminal.render(console, [Table("A title", (Column("x"),), [(1,)])], [])
+    assert "A title" in buffer.getvalue()
+
+
 def test_states_have_colours_and_without_colour_their_words() -> None:
     table = Table("t", (Column("", numeric=False),), [(State("VIOLATED", "bad"),)])
     buffer = StringIO()

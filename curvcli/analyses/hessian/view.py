@@ -33,7 +33,7 @@ def view(result: HessianResult) -> list[Block]:
         ]
     )
     title = TITLES[result.matrix]
-    caption = "Some eigenvalue lies within each λ ± residual. ± data: how much λ varies with the samples that were given."
+    caption = "Some eigenvalue lies within each λ ± residual. ± data: how much λ varies with the samples given."
     if sampled:
         caption += " vᵀFv ± s.e.: over all targets, exactly, and how far drawn ones move it."
     table = Table(

@@ -1,6 +1,7 @@
 """Blocks on a terminal: no number and no name is ever broken over two lines."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -70,16 +71,14 @@ def render(
 
 def _say(console: Console, parts: Sequence[tuple[str, str]]) -> None:
     """Text in several styles, folded between words."""
-    whole = "".join(printable(part) for part, _ in parts)
-    styles = [style for part, style in parts for _ in printable(part)]
+    whole = Text()
+    for part, style in parts:
+        whole.append(printable(part), style=style)
     place = 0
-    for line in folded(whole, console.width):
-        place = whole.index(line, place) if line in whole[place:] else place
-        shown = Text()
-        for character, style in zip(line, styles[place:], strict=False):
-            shown.append(character, style=style)
+    for line in folded(whole.plain, console.width):
+        place = whole.plain.index(line, place)
+        _print(console, whole[place : place + len(line)])
         place += len(line)
-        _print(console, shown)
 
 
 def _print(console: Console, line: Text) -> None:
@@ -96,8 +95,9 @@ def _chart(console: Console, block: Chart) -> None:
         _print(console, Text(drawing.heading, style="dim"))
     for row in drawing.rows:
         line = Text(row.label, style="dim")
-        for character, owner in row.cells:
-            line.append(character, style=CURVES[owner % len(CURVES)] if owner >= 0 else "")
+        for owner, cells in groupby(row.cells, key=lambda cell: cell[1]):
+            style = CURVES[owner % len(CURVES)] if owner >= 0 else ""
+            line.append("".join(character for character, _ in cells), style=style)
         _print(console, line)
     for axis in drawing.axis:
         _print(console, Text(axis, style="dim"))
