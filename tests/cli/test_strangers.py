@@ -62,7 +62,8 @@ def test_a_trusted_project_is_used(folder: Path) -> None:
     (folder / "pyproject.toml").write_text('[tool.curvcli]\nmodel = "evil.py:Net"\n')
     (folder / "t.toml").write_text('checkpoint = "m.safetensors"\n')
     for arguments in (["m.safetensors", "--project"], ["t.toml"]):
-        assert "no attribute 'Net'" in invoke("hessian", *arguments, "--data", "x.npz").stderr
+        rest = ("--data", "x.npz", "--loss", "mse")
+        assert "no attribute 'Net'" in invoke("hessian", *arguments, *rest).stderr
     assert (folder / "canary").exists()
 
 
@@ -83,8 +84,7 @@ def test_modules_beside_a_model_are_not_taken_for_libraries(folder: Path) -> Non
     """The folder of a user's file, and the working directory, are searched last."""
     (folder / "train.py").write_text("import rich, jinja2\nfrom own import build\n")
     (folder / "own.py").write_text("def build():\n    raise ValueError('own was found')\n")
-    done = run(
-        "hessian", "m.safetensors", "--model", "train.py:build", "--data", "x.npz", cwd=folder
-    )
+    settings = ("--model", "train.py:build", "--data", "x.npz", "--loss", "mse")
+    done = run("hessian", "m.safetensors", *settings, cwd=folder)
     assert "own was found" in done.stderr
     assert not (folder / "canary").exists()
