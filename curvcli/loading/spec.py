@@ -30,8 +30,7 @@ class TargetSpec(
     weights: Annotated[
         str | None,
         Meta(
-            description="Which of several sets of weights in the checkpoint: a key (ema, netG) or the first part of "
-            "the names."
+            description="Which of several sets of weights in the file: its key (ema, netG), or how the names begin."
         ),
     ] = None
     model: Annotated[
@@ -88,19 +87,26 @@ class TargetSpec(
     ] = None
     max_batches: Annotated[
         Annotated[int, Meta(ge=1, le=_LARGEST)] | None,
-        Meta(description="Read only so many batches."),
+        Meta(description="Read only the first so many batches."),
     ] = None
     params: Annotated[
-        list[str], Meta(description="Only parameters whose name matches this glob; repeatable.")
+        list[str], Meta(description="Only parameters whose names match, e.g. 'fc*'; repeatable.")
     ] = []
     device: Annotated[str, Meta(description="auto, cpu, cuda[:N] or mps.")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "float64", "float16", "bfloat16"],
         Meta(description="Type to compute in; auto: the checkpoint's, at least float32."),
     ] = "auto"
-    seed: Annotated[int, Meta(description="Of every random vector.", ge=0, le=_LARGEST)] = 0
+    seed: Annotated[
+        int,
+        Meta(
+            description="Seed of all random draws: the same seed, the same digits.",
+            ge=0,
+            le=_LARGEST,
+        ),
+    ] = 0
     train_mode: Annotated[
-        bool, Meta(description="Use batch statistics (BatchNorm); dropout stays off.")
+        bool, Meta(description="BatchNorm uses the batch's statistics; dropout stays off.")
     ] = False
     memory: Annotated[
         str | None, Meta(description="Memory to stay within, e.g. 2GB; default: what is free.")
@@ -110,7 +116,7 @@ class TargetSpec(
     ] = False
     tf32: Annotated[bool, Meta(description="Allow TF32 products on CUDA.")] = False
     allow_partial: Annotated[
-        bool, Meta(description="Accept missing, unexpected and misshapen weights.")
+        bool, Meta(description="Go on where weights are missing, unexpected or of another shape.")
     ] = False
     unsafe_pickle: Annotated[
         bool,

@@ -36,7 +36,9 @@ class CompareOptions(Struct, frozen=True, kw_only=True):
         "Data of B, e.g. that of training, with --data for A: what differs beyond sampling? One target will do.",
     ] = None
     per_class: Annotated[bool, "Also compare loss and largest eigenvalue of every class."] = False
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
 
 
 QUESTION = Question("compare", CompareOptions, CompareResult, view, targets="pair")

@@ -42,7 +42,9 @@ class DensityOptions(Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0)] | None,
         Meta(description="Eigenvalues up to this magnitude count as zero; default: 1e-4 ‖A‖."),
     ] = None
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

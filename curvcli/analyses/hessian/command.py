@@ -33,12 +33,21 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
         "What the top ones are: largest by value, or by magnitude (either sign).",
     ] = "value"
     tol: Annotated[
-        float, Meta(gt=0, description="Converged when ρ ≤ tol · max(|λ|, 0.01 ‖H‖).")
+        float, Meta(gt=0, description="Relative error at which an eigenvalue counts as converged.")
     ] = 1e-3
-    max_matvecs: Annotated[int, Meta(ge=1, description="End after so many products.")] = 500
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    max_matvecs: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Stop after so many products with the matrix; each costs about two gradients.",
+        ),
+    ] = 500
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
     probability: Annotated[
-        float, Meta(gt=0, lt=1, description="With which the reach at both ends holds.")
+        float,
+        Meta(gt=0, lt=1, description="Probability with which no eigenvalue lies beyond the reach."),
     ] = 0.999
     recheck: Annotated[
         int, Meta(ge=0, description="Products spent on looking for missed copies of eigenvalues.")

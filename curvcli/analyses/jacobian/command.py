@@ -54,7 +54,9 @@ class JacobianOptions(Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Samples that --per-layer and the time Jacobian look at.")
     ] = 16
     time: Annotated[bool, "The time Jacobian of recurrent layers, if there are any."] = True
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
 
 
 QUESTION = Question(

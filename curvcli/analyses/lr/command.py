@@ -44,7 +44,9 @@ class LrOptions(Struct, frozen=True, kw_only=True):
     max_matvecs: Annotated[
         int, Meta(ge=2, description="Products for the largest eigenvalue at the start at most.")
     ] = 100
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
 
 
 QUESTION = Question("lr", LrOptions, LrResult, view, headline)

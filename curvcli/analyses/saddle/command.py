@@ -26,7 +26,9 @@ class SaddleOptions(Struct, frozen=True, kw_only=True):
     loss_floor: Annotated[float, "L*, the lowest value the loss can take."] = 0.0
     tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-2
     max_matvecs: Annotated[int, Meta(ge=2, description="Products to spend at most.")] = 300
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
     probability: Annotated[float, Meta(gt=0, lt=1, description="With which the reach holds.")] = (
         0.999
     )

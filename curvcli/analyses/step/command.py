@@ -34,7 +34,9 @@ class StepOptions(Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Eigenpairs at each end for saddle-free Newton.")
     ] = 10
     history: Annotated[int, Meta(ge=1, description="Steps that L-BFGS learns from.")] = 8
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
 
 
 QUESTION = Question("step", StepOptions, StepResult, view, headline)

@@ -32,7 +32,9 @@ class TaylorOptions(Struct, frozen=True, kw_only=True):
     points: Annotated[int, Meta(ge=5, description="Distances looked at on each line.")] = 21
     tol: Annotated[float, Meta(gt=0, description="Of the extreme eigenvalues, relative.")] = 1e-3
     max_matvecs: Annotated[int, Meta(ge=2, description="Products to spend on eigenvectors.")] = 200
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
 
 
 QUESTION = Question("taylor", TaylorOptions, TaylorResult, view, headline)

@@ -53,8 +53,16 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = 100
     probes: Annotated[int, Meta(ge=2, description="Random vectors at least.")] = 10
-    max_matvecs: Annotated[int, Meta(ge=2, description="End after so many products.")] = 2000
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    max_matvecs: Annotated[
+        int,
+        Meta(
+            ge=2,
+            description="Stop after so many products with the matrix; each costs about two gradients.",
+        ),
+    ] = 2000
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

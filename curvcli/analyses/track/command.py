@@ -40,13 +40,16 @@ class TrackOptions(Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, description="Products for the trace of each checkpoint; 0: no trace.")
     ] = 8
     probability: Annotated[
-        float, Meta(gt=0, lt=1, description="With which the reach at both ends holds.")
+        float,
+        Meta(gt=0, lt=1, description="Probability with which no eigenvalue lies beyond the reach."),
     ] = 0.999
     loss_floor: Annotated[float, "L*, the lowest value the loss can take."] = 0.0
     warm: Annotated[
         bool, "Start from the eigenvectors of the checkpoint before; --no-warm: from scratch."
     ] = True
-    timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    timeout: Annotated[
+        str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
+    ] = None
 
 
 QUESTION = Question("track", TrackOptions, TrackResult, view, targets="series")
