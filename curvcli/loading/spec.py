@@ -29,9 +29,7 @@ class TargetSpec(
     checkpoint: Annotated[str | None, Meta(description="File of weights.")] = None
     weights: Annotated[
         str | None,
-        Meta(
-            description="Which of several sets of weights in the file: its key (ema, netG), or how the names begin."
-        ),
+        Meta(description="Which of several sets of weights: a key (ema, netG) or how names begin."),
     ] = None
     model: Annotated[
         str | None,
@@ -100,13 +98,13 @@ class TargetSpec(
     seed: Annotated[
         int,
         Meta(
-            description="Seed of all random draws: the same seed, the same digits.",
+            description="Seed of all random draws.",
             ge=0,
             le=_LARGEST,
         ),
     ] = 0
     train_mode: Annotated[
-        bool, Meta(description="BatchNorm uses the batch's statistics; dropout stays off.")
+        bool, Meta(description="Use batch statistics (BatchNorm); dropout stays off.")
     ] = False
     memory: Annotated[
         str | None, Meta(description="Memory to stay within, e.g. 2GB; default: what is free.")
@@ -116,7 +114,7 @@ class TargetSpec(
     ] = False
     tf32: Annotated[bool, Meta(description="Allow TF32 products on CUDA.")] = False
     allow_partial: Annotated[
-        bool, Meta(description="Go on where weights are missing, unexpected or of another shape.")
+        bool, Meta(description="Accept missing, unexpected and misshapen weights.")
     ] = False
     unsafe_pickle: Annotated[
         bool,

@@ -39,7 +39,7 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=1,
-            description="Stop after so many products with the matrix; each costs about two gradients.",
+            description="Stop after so many products; each costs about two gradients.",
         ),
     ] = 500
     timeout: Annotated[

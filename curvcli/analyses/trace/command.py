@@ -57,7 +57,7 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=2,
-            description="Stop after so many products with the matrix; each costs about two gradients.",
+            description="Stop after so many products; each costs about two gradients.",
         ),
     ] = 2000
     timeout: Annotated[
