@@ -19,6 +19,7 @@ from curvcli.loading.data.batches import (
     fingerprint,
     names_of,
     read_batches,
+    unpacked,
 )
 from curvcli.loading.data.readers import readers_of
 from curvcli.loading.data.tabular import is_table
@@ -243,7 +244,10 @@ class Target:
     @cached_property
     def model_batches(self) -> list[Batch]:
         """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
-        arranged = [self._arranged(raw) for raw in self._raw_batches]
+        arranged = []
+        for raw in self._raw_batches:
+            positional, keywords, targets = self._arranged(raw)
+            arranged.append((unpacked(self.model.forward, positional), keywords, targets))
         set_precision(self.spec.tf32)  # what was imported may have set its own
         made = [
             dataclasses.replace(

@@ -22,4 +22,8 @@ def headline(answer: Answer[GradientsResult]) -> Headline:
         first, last = result.trend_layers[0], result.trend_layers[-1]
         text += f"; from {last} back to {first} "
         text += f"their size changes by a factor of about {number(result.depth_gain, 2)}"
+    if result.sanity is not None and result.sanity.at_chance:
+        text = text.replace("Healthy: g", "G", 1)
+        text += ". But the loss is no better than that of a constant: the network has not learned, or has died"
+        return judged(answer, f"{text}.", "attention", replaced=True)
     return judged(answer, f"{text}.", replaced=True)

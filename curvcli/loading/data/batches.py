@@ -1,6 +1,7 @@
 """Every data source -> frozen batches: read once, copied, hashed."""
 
 import hashlib
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -193,6 +194,26 @@ def arrange(
         f"a batch is a {type(raw).__name__}: tensors, tuples and dicts are understood",
         f"{ONE_OR_MORE}; use --objective for batches of any other kind",
     )
+
+
+def unpacked(forward: Callable[..., Any], positional: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tuple of inputs, ``((x, t), y)``, as the arguments of a forward that cannot be called with fewer.
+
+    >>> unpacked(lambda x, t: None, ((1, 2),))
+    (1, 2)
+    >>> unpacked(lambda pair: None, ((1, 2),))
+    ((1, 2),)
+    """
+    if len(positional) != 1 or type(positional[0]) not in (tuple, list):
+        return positional
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        asked = [p for p in inspect.signature(forward).parameters.values() if p.kind in kinds]
+    except (TypeError, ValueError):
+        return positional
+    needed = sum(p.default is inspect.Parameter.empty for p in asked)
+    found = tuple(positional[0])
+    return found if 1 < needed <= len(found) <= len(asked) else positional
 
 
 def names_of(raw: Any, positional: tuple[Any, ...]) -> tuple[str, ...]:
