@@ -121,7 +121,7 @@ def test_no_layer_is_blamed_for_gaps_in_the_data(place: Path) -> None:
 def test_a_tuple_of_inputs_goes_to_a_model_that_takes_several(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """((x, t), y), as diffusion models have it; the same figures as (x, t, y). A model that takes a pair gets a pair."""
+    """((x, t), y), as diffusion models have it, is (x, t, y); a model that takes a pair gets a pair."""
     (place / "several.py").write_text("""
 import torch
 from torch import nn
