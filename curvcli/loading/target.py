@@ -95,6 +95,11 @@ class Target:
         return Directory(Path(path), base, self.spec.trust_remote_code)
 
     @property
+    def opaque(self) -> bool:
+        """Whether batches are handed to an objective as they are."""
+        return self.spec.objective is not None
+
+    @property
     def loss(self) -> str | None:
         """The loss that is named, or that a directory implies."""
         return self._loss_with(self.directory)
@@ -108,7 +113,7 @@ class Target:
     def _own(self) -> bool:
         """Whether the loss is that which a Hugging Face model computes itself."""
         sentences = self.directory is None or self.directory.sentences
-        return self.spec.objective is None and not sentences and self.loss in OWN
+        return not self.opaque and not sentences and self.loss in OWN
 
     @cached_property
     def _forward(self) -> Forward | None:
@@ -144,6 +149,21 @@ class Target:
     def model(self) -> nn.Module:
         """The network with the checkpoint's weights, on its device and in its dtype."""
         self._building = True
+        model = self._build()
+        self.check_unchanged()
+        self.notes.extend(with_real_parameters(model))
+        dtype, note = compute_dtype(model, self.checkpoint, self.spec.dtype)
+        if note:
+            self.notes.append(note)
+        if not supports(self.device, dtype):
+            raise UsageError(
+                f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
+            )
+        set_precision(self.spec.tf32)  # what was imported may have set its own
+        return cast_model(model, self.device, dtype)
+
+    def _build(self) -> nn.Module:
+        """The network with its weights, wherever they come from."""
         directory, checkpoint = self.directory, self.checkpoint
         if directory is not None and self.spec.weights is not None:
             raise UsageError(
@@ -157,32 +177,25 @@ class Target:
         if directory is not None:
             model, notes = directory.load(self.spec.allow_partial)
             self.notes.extend(notes)
-        elif self.spec.model is not None:
+            return model
+        if self.spec.model is not None:
             model = build_model(self.spec.model, self.spec.model_args, checkpoint)
             self.notes.extend(settle_lazy(model, lambda: self._arranged(self._raw_batches[0])))
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
-        elif checkpoint is not None and checkpoint.program is not None:
-            model = getattr(checkpoint.program, "placed", checkpoint.program.to)(self.device)
-        else:
-            raise ModelError(
-                "a checkpoint holds weights, not the network they belong to"
-                if self.spec.checkpoint
-                else "nothing to inspect: neither a checkpoint nor a model is given",
-                "name the network by --model file.py:attribute, or give a target file (.toml); 'curvcli init' "
-                "writes one, and --model auto builds plain networks from the shapes",
+            return model
+        if checkpoint is not None and checkpoint.program is not None:
+            placed: nn.Module = getattr(checkpoint.program, "placed", checkpoint.program.to)(
+                self.device
             )
-        self.check_unchanged()
-        self.notes.extend(with_real_parameters(model))
-        dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
-        if note:
-            self.notes.append(note)
-        if not supports(self.device, dtype):
-            raise UsageError(
-                f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
-            )
-        set_precision(self.spec.tf32)  # what was imported may have set its own
-        return cast_model(model, self.device, dtype)
+            return placed
+        raise ModelError(
+            "a checkpoint holds weights, not the network they belong to"
+            if self.spec.checkpoint
+            else "nothing to inspect: neither a checkpoint nor a model is given",
+            "name the network by --model file.py:attribute, or give a target file (.toml); 'curvcli init' "
+            "writes one, and --model auto builds plain networks from the shapes",
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -227,7 +240,7 @@ class Target:
     @cached_property
     def batches(self) -> list[Batch]:
         """Frozen batches on the device, in the form that the loss takes."""
-        if self.spec.objective is None:
+        if not self.opaque:
             cut = self._learnt is None or self._learnt.additive
             made = self.model_batches
             return made if cut else [dataclasses.replace(b, splittable=False) for b in made]
@@ -276,7 +289,7 @@ class Target:
         program = self.checkpoint.program if self.checkpoint and self.spec.model is None else None
         fixed = getattr(program, "fixed_samples", None)
         check_sizes(made, fixed)
-        return fixed is not None or (self.spec.objective is None and self.loss in WHOLE_BATCHES)
+        return fixed is not None or (not self.opaque and self.loss in WHOLE_BATCHES)
 
     @cached_property
     def terms(self) -> LossTerms:

@@ -42,7 +42,7 @@ class Readers:
 
 
 def read_batches(
-    source: str,
+    source: Any,
     *,
     batch_size: int | None = None,
     max_batches: int | None = None,
@@ -55,7 +55,8 @@ def read_batches(
 
     Args:
         source: ``.npz``, ``.npy``, ``.safetensors`` or ``.pt`` with tensors, or ``module:attribute``: an object, or a
-            function that returns one. A tensor, tuple or dict is one batch; a list, an iterator, a DataLoader or a
+            function that returns one; or the object itself. A tensor, tuple or dict is one batch; a list, an iterator,
+            a DataLoader or a
             dataset is several.
         batch_size: samples per batch; tensors from a file are one batch without it.
         max_batches: stop after so many.
@@ -67,7 +68,11 @@ def read_batches(
     Raises:
         DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
     """
-    raw, batches = _raw(source, batch_size, unsafe_pickle, readers), list[Any]()
+    if isinstance(source, str):
+        raw = _raw(source, batch_size, unsafe_pickle, readers)
+    else:
+        raw, source = _iterate(source, "the data", batch_size), "the data"
+    batches: list[Any] = []
     try:
         for batch in itertools.islice(raw, max_batches):
             size = sum(t.numel() * t.element_size() for t in tensors_in(batch) if not t.is_nested)
