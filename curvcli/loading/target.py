@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
+from curvcli.errors import DataError, LossError, ModelError, UsageError
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
-from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.data.batches import (
     arrange,
     as_batch,
@@ -36,8 +35,8 @@ from curvcli.loading.models.model import (
     takes_grey,
 )
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
-from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
+from curvcli.loading.weights import Weights
 from curvcli.machine.containers import move, samples_of
 from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
 from curvcli.machine.memory import check_fits
@@ -66,22 +65,14 @@ class Target:
         self.spec = spec
         self.stop = stop
         self.notes: list[str] = notes if notes is not None else []
-        self._signature: Signature = ()
+        self.weights = Weights(spec, self.notes)
         self._building = False
         self._objective: Objective | None = None
 
-    @cached_property
+    @property
     def checkpoint(self) -> Checkpoint | None:
         """The file of weights, opened; None where the factory brings its own."""
-        if self.spec.checkpoint is None:
-            return None
-        path = Path(self.spec.checkpoint)
-        checkpoint = read_settled(
-            path, lambda: open_checkpoint(path, self.spec.unsafe_pickle, self.spec.weights)
-        )
-        self._signature = signature(path)
-        self.notes.extend(checkpoint.notes)
-        return checkpoint
+        return self.weights.checkpoint
 
     @cached_property
     def directory(self) -> Directory | None:
@@ -150,7 +141,7 @@ class Target:
         """The network with the checkpoint's weights, on its device and in its dtype."""
         self._building = True
         model = self._build()
-        self.check_unchanged()
+        self.weights.check_unchanged()
         self.notes.extend(with_real_parameters(model))
         dtype, note = compute_dtype(model, self.checkpoint, self.spec.dtype)
         if note:
@@ -326,26 +317,6 @@ class Target:
         return self._objective
 
     @cached_property
-    def checkpoint_sha256(self) -> str | None:
-        """Of the file of weights."""
-        found = self.checkpoint.sha256() if self.checkpoint else None
-        self.check_unchanged()
-        return found
-
-    def check_unchanged(self) -> None:
-        """Whether the file of weights is still the one that was opened.
-
-        Raises:
-            CheckpointError: it changed in the meantime: parts of what was read may belong to different versions.
-        """
-        path = Path(self.spec.checkpoint or "")
-        if self.checkpoint is not None and signature(path) != self._signature:
-            raise CheckpointError(
-                f"{path.name} changed while it was read: it is still being written",
-                "wait until it is complete; write checkpoints under another name and rename them",
-            )
-
-    @cached_property
     def data_sha256(self) -> str | None:
         """Of the batches' tensors, as they were read."""
         return fingerprint(self._raw_batches) if self.spec.data else None
@@ -358,7 +329,7 @@ class Target:
         directory: Directory | None = known.get("directory")
         return {
             "checkpoint": self.spec.checkpoint,
-            "checkpoint_sha256": known.get("checkpoint_sha256"),
+            "checkpoint_sha256": self.weights.known_sha256,
             "model": self.spec.model,
             "data": self.spec.data,
             "data_sha256": known.get("data_sha256"),
