@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curvcli.api import load as load
     from curvcli.functions import as_linear_operator as as_linear_operator
     from curvcli.functions import backprop as backprop
+    from curvcli.functions import check as check
     from curvcli.functions import density as density
     from curvcli.functions import gradients as gradients
     from curvcli.functions import hessian as hessian
@@ -58,6 +59,7 @@ _HOMES = {
 }
 _QUESTIONS = (
     "hessian", "density", "trace", "saddle", "taylor", "step", "backprop", "gradients", "jacobian", "lr",
+    "check",
 )  # fmt: skip
 _HOMES |= dict.fromkeys(_QUESTIONS, "curvcli.functions")
 

@@ -10,7 +10,8 @@ Every function takes the options of its command with underscores, and the settin
 holds stays as it is.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from curvcli.analyses.backprop.result import BackpropResult
+    from curvcli.analyses.check.result import CheckResult
     from curvcli.analyses.density.result import DensityResult
     from curvcli.analyses.gradients.result import GradientsResult
     from curvcli.analyses.hessian.result import HessianResult
@@ -161,6 +163,21 @@ def lr(
 ) -> "Answer[LrResult]":
     """A range of learning rates that work, from short true runs on copies."""
     return _ask("lr", model, loss, data, options)  # type: ignore[no-any-return]
+
+
+def check(
+    model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
+) -> "Answer[CheckResult]":
+    """Whether rules over the figures of any question hold, ``rules=["hessian.top[0].value < 50"]``; the default ones
+    without."""
+    journal = options.pop("journal", None) or Journal()
+    question = get("check")
+    names = {o.name for o in question.fields()}
+    if isinstance(data, Iterator):  # every question reads the data again
+        data = list(itertools.islice(data, options.get("max_batches")))
+    subject = inspect(model, loss, data, **{k: v for k, v in options.items() if k not in names})
+    chosen = {k: v for k, v in options.items() if k in names}
+    return question.ask(Subject(members=[subject]), chosen, journal, "curvcli.check")
 
 
 def read_answer(path: "str | Path") -> Answer[Any]:

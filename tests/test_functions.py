@@ -178,6 +178,16 @@ def test_tables_for_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
         curvcli.hessian(small(), "cross_entropy", (X50, Y50), top=1).to_frame()
 
 
+def test_rules_over_a_live_model() -> None:
+    """A rule that holds, one that does not, and the default ones."""
+    model, largest = small(), float(truth(small())[0])
+    rules = [f"hessian.top[0].value < {1.1 * largest}", f"hessian.top[0].value > {1.1 * largest}"]
+    found = curvcli.check(model, "cross_entropy", (X50, Y50), rules=rules).result
+    assert [r.decision for r in found.targets[0].rules] == ["pass", "violation"]
+    batches = iter([(X50[:20], Y50[:20]), (X50[20:], Y50[20:])])
+    assert curvcli.check(model, "cross_entropy", batches).result.healthy
+
+
 def test_operators_for_scipy() -> None:
     """ARPACK on our products against a dense matrix."""
     model = small().double()

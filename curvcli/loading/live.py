@@ -63,6 +63,11 @@ class LiveTarget(Target):
             spec = replace(spec, loss=name, loss_args={**arguments, **spec.loss_args})
         super().__init__(spec, notes)
 
+    def again(self) -> "LiveTarget":
+        return LiveTarget(
+            self._given, self._data, self._function, self._objective_function, self.spec, []
+        )
+
     def _build(self) -> nn.Module:
         return copied(self._given)
 

@@ -69,6 +69,10 @@ class Target:
         self._building = False
         self._objective: Objective | None = None
 
+    def again(self) -> "Target":
+        """The same settings, nothing loaded."""
+        return Target(self.spec, [], self.stop)
+
     @property
     def checkpoint(self) -> Checkpoint | None:
         """The file of weights, opened; None where the factory brings its own."""

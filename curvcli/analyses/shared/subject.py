@@ -50,7 +50,7 @@ class Subject:
         self.notes: list[str] = made.notes if made is not None else []
         """What was switched, skipped or assumed while it was loaded."""
         self._objective = objective
-        self._target = target
+        self._target, self.live = target, target is not None
         self._sanity: SanityInfo | None = None
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
@@ -62,6 +62,15 @@ class Subject:
             self._target.stop = stop
         for member in self.members:
             member.end_reading_when(stop)
+
+    def again(self) -> "Subject":
+        """The same target, of which nothing has been loaded."""
+        return Subject(self.spec, name=self.name, target=self.target.again() if self.live else None)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is any, named or at hand."""
+        return self.live or self.spec.data is not None
 
     @property
     def target(self) -> "Target":
