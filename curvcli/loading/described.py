@@ -19,7 +19,7 @@ def described(spec: "TargetSpec", target: "Target | None") -> Mapping[str, Any]:
     dtype = target.dtype if target is not None and "model" in known else None
     return {
         "checkpoint": spec.checkpoint,
-        "checkpoint_sha256": known.get("checkpoint_sha256"),
+        "checkpoint_sha256": target.weights.known_sha256 if target is not None else None,
         "model": spec.model,
         "data": spec.data,
         "data_sha256": known.get("data_sha256"),
@@ -31,4 +31,5 @@ def described(spec: "TargetSpec", target: "Target | None") -> Mapping[str, Any]:
         "device": str(known["device"]) if "device" in known else None,
         "seed": spec.seed,
         "guess": target.guess if target is not None else None,
+        **(target.called() if target is not None else {}),
     }

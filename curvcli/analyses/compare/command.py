@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.compare.headline import headline
 from curvcli.analyses.compare.result import (
     CompareResult,
 )
@@ -41,4 +42,4 @@ class CompareOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("compare", CompareOptions, CompareResult, view, targets="pair")
+QUESTION = Question("compare", CompareOptions, CompareResult, view, headline, targets="pair")

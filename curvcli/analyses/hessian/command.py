@@ -63,6 +63,10 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
     state: Annotated[str | None, "Save the run in this file, and go on from it if it exists."] = (
         None
     )
+    save_vectors: Annotated[
+        str | None,
+        "Write the eigenvectors to this .safetensors file: one tensor a parameter, of shape (K, *parameter).",
+    ] = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

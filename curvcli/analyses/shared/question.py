@@ -117,12 +117,13 @@ class Question:
 
     def _check_complete(self, subject: "Subject") -> None:
         """Whether model, data and loss are named, where they are needed; many targets are looked at one by one."""
-        if self.needs != "objective" or subject.made or self.targets == "many":
+        if self.needs != "objective" or self.targets == "many":
             return
         for member in subject.members or [subject]:
-            check_complete(
-                self.name, member.spec, needed=self.named, series=self.targets == "series"
-            )
+            if not member.made:
+                check_complete(
+                    self.name, member.spec, needed=self.named, series=self.targets == "series"
+                )
 
     def ask(
         self, subject: "Subject", values: dict[str, Any], journal: "Journal", where: str
@@ -153,4 +154,4 @@ class Question:
             if journal.stop() is None:
                 subject.look()
         answer = replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))
-        return replace(answer, headline=self.headline(answer))
+        return replace(answer, headline=self.headline(answer), question=self)
