@@ -58,8 +58,8 @@ class Subject:
 
     @property
     def made(self) -> bool:
-        """Whether it is made of objects in Python, which need no settings."""
-        return self._objective is not None or self.live
+        """Whether it is made of objects in Python, or opened already: its settings are no longer asked for."""
+        return self._objective is not None or self._target is not None
 
     def end_reading_when(self, stop: Callable[[], object]) -> None:
         """Data that goes on for ever, or for too long, ends at the batch where ``stop`` gives a reason."""
