@@ -15,6 +15,7 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
     ExactOption,
     MatrixOption,
     OptimizerOption,
+    StateOption,
 )
 
 
@@ -43,6 +44,7 @@ class DensityOptions(Struct, frozen=True, kw_only=True):
         Meta(description="Eigenvalues up to this magnitude count as zero; default: 1e-4 ‖A‖."),
     ] = None
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    state: StateOption = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

@@ -13,6 +13,7 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
     ExactOption,
     MatrixOption,
     OptimizerOption,
+    StateOption,
 )
 
 
@@ -50,9 +51,7 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
             "0: no spread.",
         ),
     ] = 8
-    state: Annotated[str | None, "Save the run in this file, and go on from it if it exists."] = (
-        None
-    )
+    state: StateOption = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

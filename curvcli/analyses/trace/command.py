@@ -10,6 +10,7 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
     ExactOption,
     MatrixOption,
     OptimizerOption,
+    StateOption,
 )
 from curvcli.analyses.trace.headline import headline
 from curvcli.analyses.trace.result import TraceResult
@@ -55,6 +56,7 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
     probes: Annotated[int, Meta(ge=2, description="Random vectors at least.")] = 10
     max_matvecs: Annotated[int, Meta(ge=2, description="End after so many products.")] = 2000
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    state: StateOption = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.question import Question
+from curvcli.analyses.shared.spectrum.matrix_options import StateOption
 from curvcli.analyses.track.result import (
     TrackResult,
 )
@@ -48,6 +49,7 @@ class TrackOptions(Struct, frozen=True, kw_only=True):
         bool, "Start from the eigenvectors of the checkpoint before; --no-warm: from scratch."
     ] = True
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
+    state: StateOption = None
 
 
 QUESTION = Question("track", TrackOptions, TrackResult, view, targets="series")
