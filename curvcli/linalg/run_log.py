@@ -251,7 +251,7 @@ class RunLog:
             self._file.flush()
         elif header != self._header:
             raise CurvError(
-                f"{name} belongs to another run: weights, data, loss or dtype differ",
+                f"{name} belongs to another run: command, matrix, weights, data, loss or dtype differ",
                 "delete it, or name another file by --state",
             )
         size = os.fstat(self._file.fileno()).st_size
