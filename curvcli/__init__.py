@@ -10,8 +10,7 @@ From Python::
 
 or with objects of your own::
 
-    objective = curvcli.make_objective(model, [curvcli.Batch((x, y), len(x))], terms)
-    answer = curvcli.analyse("hessian", curvcli.Subject(objective=objective))
+    answer = curvcli.hessian(model, "cross_entropy", (x, y), top=5)
 """
 
 import importlib
@@ -25,6 +24,20 @@ if TYPE_CHECKING:
     from curvcli.analyses.shared.subject import Subject as Subject
     from curvcli.api import analyse as analyse
     from curvcli.api import load as load
+    from curvcli.functions import as_linear_operator as as_linear_operator
+    from curvcli.functions import backprop as backprop
+    from curvcli.functions import check as check
+    from curvcli.functions import density as density
+    from curvcli.functions import gradients as gradients
+    from curvcli.functions import hessian as hessian
+    from curvcli.functions import inspect as inspect
+    from curvcli.functions import jacobian as jacobian
+    from curvcli.functions import lr as lr
+    from curvcli.functions import read_answer as read_answer
+    from curvcli.functions import saddle as saddle
+    from curvcli.functions import step as step
+    from curvcli.functions import taylor as taylor
+    from curvcli.functions import trace as trace
     from curvcli.objective.batch import Batch as Batch
     from curvcli.objective.checks import make_objective as make_objective
     from curvcli.objective.objective import Objective as Objective
@@ -39,7 +52,16 @@ _HOMES = {
     "analyse": "curvcli.api",
     "load": "curvcli.api",
     "make_objective": "curvcli.objective.checks",
+    "Hessian": "curvcli.operators.curvature.hessian",
+    "as_linear_operator": "curvcli.functions",
+    "read_answer": "curvcli.functions",
+    "inspect": "curvcli.functions",
 }
+_QUESTIONS = (
+    "hessian", "density", "trace", "saddle", "taylor", "step", "backprop", "gradients", "jacobian", "lr",
+    "check",
+)  # fmt: skip
+_HOMES |= dict.fromkeys(_QUESTIONS, "curvcli.functions")
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604
 

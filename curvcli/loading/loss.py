@@ -202,8 +202,8 @@ NAMED: dict[str, Callable[..., tuple[Tensor, float]]] = {
 LOSSES = (*NAMED, "model", "output")
 
 
-def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
-    """The loss that ``--loss`` names, as a function of model and batch.
+def loss_terms(name: str | Callable[..., Any], arguments: Mapping[str, Any]) -> LossTerms:
+    """The loss that ``--loss`` names, or is given, as a function of model and batch.
 
     Batches are ``(arguments, keywords, targets)`` as made by `target.batches.arrange`. With ``output``
     the model returns its loss, a mean over the samples. A ``module:function`` takes (outputs, targets)
@@ -219,8 +219,12 @@ def loss_terms(name: str, arguments: Mapping[str, Any]) -> LossTerms:
             "--loss model is the own loss of a Hugging Face directory, and this is none",
             "use --loss output where the network returns its loss, or a named loss",
         )
-    if name in NAMED:
-        function: Callable[..., Any] = NAMED[name]
+    if not isinstance(name, str):
+        function: Callable[..., Any] = name
+        named = name if hasattr(name, "__qualname__") else type(name)
+        name = f"{named.__module__}:{named.__qualname__}"
+    elif name in NAMED:
+        function = NAMED[name]
     elif is_reference(name):
         function = resolve(name, "--loss", LossError)
     else:
@@ -284,7 +288,11 @@ class OutputLoss:
 def objective_terms(reference: str) -> LossTerms:
     """``--objective``: a function (model, batch) -> mean loss, which counts as often as the batch has samples, or (sum,
     count)."""
-    function = resolve(reference, "--objective", LossError)
+    return terms_of(resolve(reference, "--objective", LossError), reference)
+
+
+def terms_of(function: Callable[..., Any], reference: str) -> LossTerms:
+    """The same for a function at hand."""
 
     def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
         result = guarded(reference, function, model, fresh(data))

@@ -66,7 +66,7 @@ def _from_file(path: Path, what: str, error: type[CurvError]) -> Any:
         not_of_memory(problem)
         del sys.modules[name]
         raise error(
-            f"{what}: importing {path.name} failed: {type(problem).__name__}: {problem}",
+            f"{what}: importing {path.name} failed: {type(problem).__name__}: {' '.join(str(problem).split())}",
             "run the file with python to see where; --verbose shows the traceback",
         ) from problem
     return module
@@ -80,6 +80,6 @@ def _from_name(name: str, what: str, error: type[CurvError]) -> Any:
     except Exception as problem:
         not_of_memory(problem)
         raise error(
-            f"{what}: importing {name!r} failed: {type(problem).__name__}: {problem}",
+            f"{what}: importing {name!r} failed: {type(problem).__name__}: {' '.join(str(problem).split())}",
             "install it in this environment, or name the file: path/file.py:attribute",
         ) from problem

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvcli.errors import CheckpointError, DataError, LossError, ModelError, UsageError
+from curvcli.errors import DataError, LossError, ModelError, UsageError
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
-from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.data.batches import (
     arrange,
     as_batch,
@@ -19,6 +18,7 @@ from curvcli.loading.data.batches import (
     fingerprint,
     names_of,
     read_batches,
+    unpacked,
 )
 from curvcli.loading.data.readers import readers_of
 from curvcli.loading.data.tabular import is_table
@@ -35,8 +35,8 @@ from curvcli.loading.models.model import (
     takes_grey,
 )
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
-from curvcli.loading.settle import Signature, read_settled, signature
 from curvcli.loading.spec import TargetSpec
+from curvcli.loading.weights import Weights
 from curvcli.machine.containers import move, samples_of
 from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
 from curvcli.machine.memory import check_fits
@@ -65,22 +65,18 @@ class Target:
         self.spec = spec
         self.stop = stop
         self.notes: list[str] = notes if notes is not None else []
-        self._signature: Signature = ()
+        self.weights = Weights(spec, self.notes)
         self._building = False
         self._objective: Objective | None = None
 
-    @cached_property
+    def again(self) -> "Target":
+        """The same settings, nothing loaded."""
+        return Target(self.spec, [], self.stop)
+
+    @property
     def checkpoint(self) -> Checkpoint | None:
         """The file of weights, opened; None where the factory brings its own."""
-        if self.spec.checkpoint is None:
-            return None
-        path = Path(self.spec.checkpoint)
-        checkpoint = read_settled(
-            path, lambda: open_checkpoint(path, self.spec.unsafe_pickle, self.spec.weights)
-        )
-        self._signature = signature(path)
-        self.notes.extend(checkpoint.notes)
-        return checkpoint
+        return self.weights.checkpoint
 
     @cached_property
     def directory(self) -> Directory | None:
@@ -92,6 +88,11 @@ class Target:
         if model is not None and base is None:
             return None
         return Directory(Path(path), base, self.spec.trust_remote_code)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether batches are handed to an objective as they are."""
+        return self.spec.objective is not None
 
     @property
     def loss(self) -> str | None:
@@ -107,7 +108,7 @@ class Target:
     def _own(self) -> bool:
         """Whether the loss is that which a Hugging Face model computes itself."""
         sentences = self.directory is None or self.directory.sentences
-        return self.spec.objective is None and not sentences and self.loss in OWN
+        return not self.opaque and not sentences and self.loss in OWN
 
     @cached_property
     def _forward(self) -> Forward | None:
@@ -143,6 +144,21 @@ class Target:
     def model(self) -> nn.Module:
         """The network with the checkpoint's weights, on its device and in its dtype."""
         self._building = True
+        model = self._build()
+        self.weights.check_unchanged()
+        self.notes.extend(with_real_parameters(model))
+        dtype, note = compute_dtype(model, self.checkpoint, self.spec.dtype)
+        if note:
+            self.notes.append(note)
+        if not supports(self.device, dtype):
+            raise UsageError(
+                f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
+            )
+        set_precision(self.spec.tf32)  # what was imported may have set its own
+        return cast_model(model, self.device, dtype)
+
+    def _build(self) -> nn.Module:
+        """The network with its weights, wherever they come from."""
         directory, checkpoint = self.directory, self.checkpoint
         if directory is not None and self.spec.weights is not None:
             raise UsageError(
@@ -156,32 +172,25 @@ class Target:
         if directory is not None:
             model, notes = directory.load(self.spec.allow_partial)
             self.notes.extend(notes)
-        elif self.spec.model is not None:
+            return model
+        if self.spec.model is not None:
             model = build_model(self.spec.model, self.spec.model_args, checkpoint)
             self.notes.extend(settle_lazy(model, lambda: self._arranged(self._raw_batches[0])))
             if checkpoint is not None:
                 self.notes.extend(load_weights(model, checkpoint, self.spec.allow_partial))
-        elif checkpoint is not None and checkpoint.program is not None:
-            model = getattr(checkpoint.program, "placed", checkpoint.program.to)(self.device)
-        else:
-            raise ModelError(
-                "a checkpoint holds weights, not the network they belong to"
-                if self.spec.checkpoint
-                else "nothing to inspect: neither a checkpoint nor a model is given",
-                "name the network by --model file.py:attribute, or give a target file (.toml); 'curvcli init' "
-                "writes one, and --model auto builds plain networks from the shapes",
+            return model
+        if checkpoint is not None and checkpoint.program is not None:
+            placed: nn.Module = getattr(checkpoint.program, "placed", checkpoint.program.to)(
+                self.device
             )
-        self.check_unchanged()
-        self.notes.extend(with_real_parameters(model))
-        dtype, note = compute_dtype(model, checkpoint, self.spec.dtype)
-        if note:
-            self.notes.append(note)
-        if not supports(self.device, dtype):
-            raise UsageError(
-                f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
-            )
-        set_precision(self.spec.tf32)  # what was imported may have set its own
-        return cast_model(model, self.device, dtype)
+            return placed
+        raise ModelError(
+            "a checkpoint holds weights, not the network they belong to"
+            if self.spec.checkpoint
+            else "nothing to inspect: neither a checkpoint nor a model is given",
+            "name the network by --model file.py:attribute, or give a target file (.toml); 'curvcli init' "
+            "writes one, and --model auto builds plain networks from the shapes",
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,7 +235,7 @@ class Target:
     @cached_property
     def batches(self) -> list[Batch]:
         """Frozen batches on the device, in the form that the loss takes."""
-        if self.spec.objective is None:
+        if not self.opaque:
             cut = self._learnt is None or self._learnt.additive
             made = self.model_batches
             return made if cut else [dataclasses.replace(b, splittable=False) for b in made]
@@ -243,7 +252,10 @@ class Target:
     @cached_property
     def model_batches(self) -> list[Batch]:
         """The same data as (arguments, keywords, targets or None) of the model, whatever the loss."""
-        arranged = [self._arranged(raw) for raw in self._raw_batches]
+        arranged = []
+        for raw in self._raw_batches:
+            positional, keywords, targets = self._arranged(raw)
+            arranged.append((unpacked(self.model.forward, positional), keywords, targets))
         set_precision(self.spec.tf32)  # what was imported may have set its own
         made = [
             dataclasses.replace(
@@ -272,7 +284,7 @@ class Target:
         program = self.checkpoint.program if self.checkpoint and self.spec.model is None else None
         fixed = getattr(program, "fixed_samples", None)
         check_sizes(made, fixed)
-        return fixed is not None or (self.spec.objective is None and self.loss in WHOLE_BATCHES)
+        return fixed is not None or (not self.opaque and self.loss in WHOLE_BATCHES)
 
     @cached_property
     def terms(self) -> LossTerms:
@@ -309,26 +321,6 @@ class Target:
         return self._objective
 
     @cached_property
-    def checkpoint_sha256(self) -> str | None:
-        """Of the file of weights."""
-        found = self.checkpoint.sha256() if self.checkpoint else None
-        self.check_unchanged()
-        return found
-
-    def check_unchanged(self) -> None:
-        """Whether the file of weights is still the one that was opened.
-
-        Raises:
-            CheckpointError: it changed in the meantime: parts of what was read may belong to different versions.
-        """
-        path = Path(self.spec.checkpoint or "")
-        if self.checkpoint is not None and signature(path) != self._signature:
-            raise CheckpointError(
-                f"{path.name} changed while it was read: it is still being written",
-                "wait until it is complete; write checkpoints under another name and rename them",
-            )
-
-    @cached_property
     def data_sha256(self) -> str | None:
         """Of the batches' tensors, as they were read."""
         return fingerprint(self._raw_batches) if self.spec.data else None
@@ -341,7 +333,7 @@ class Target:
         directory: Directory | None = known.get("directory")
         return {
             "checkpoint": self.spec.checkpoint,
-            "checkpoint_sha256": known.get("checkpoint_sha256"),
+            "checkpoint_sha256": self.weights.known_sha256,
             "model": self.spec.model,
             "data": self.spec.data,
             "data_sha256": known.get("data_sha256"),

@@ -1,6 +1,7 @@
 """Every private name of torch that its releases may take away, with what is done without it: the same, more slowly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,17 @@ def will_run(node: Any) -> bool:
         return bool(torch._C._will_engine_execute_node(node))
     except (AttributeError, RuntimeError):  # a leaf is no node that can be asked about
         return True
+
+
+@contextmanager
+def quiet_batching() -> Iterator[None]:
+    """No warnings, from threads that Python does not filter, about operations that are batched one by one."""
+    switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda _: None)
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -82,23 +82,10 @@ def make_objective(
     notes.extend(left_out)
     if not accept_nonfinite:
         check_weights(model)
-    splittable = all(b.splittable for b in batches) and not uses_batch_statistics(model)
-    together = _evaluated_together(model, batches, terms, memory) if splittable else None
     lookups = Lookups(parameters)
-    piece = next(batches[0].pieces(together or batches[0].size))
-    notes.extend(start_afresh(model, partial(terms, model, piece.data)))
-    terms = restarted(terms, model)
-    first = _evaluated(model, batches, terms, together, lookups)
-    # In halves: what is the same then is deterministic, and a sum over samples.
-    halves = max(1, max(b.size for b in batches) // 2) if splittable else None
-    if halves is not None and together is not None:
-        halves = min(halves, together)
-    second = _evaluated(model, batches, terms, halves, None)
-    if splittable and _differ(first, second, model):
-        second = _evaluated(model, batches, terms, together, None)
-        if not _differ(first, second, model):
-            batches, splittable = _whole(batches, notes), False
-            first = second = _evaluated(model, batches, terms, None, lookups)
+    first, second, batches, terms, splittable = _twice(
+        model, batches, terms, lookups, memory, notes
+    )
     _check_sums(first, second, model, batches, terms, accept_nonfinite)
     with torch.enable_grad(), evaluation(model):
         piece = next(batches[0].pieces(1 if splittable else batches[0].size))
@@ -133,6 +120,34 @@ def make_objective(
         evaluated_bytes=first.bytes,
         notes=notes,
     )
+
+
+def _twice(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    terms: LossTerms,
+    lookups: Lookups,
+    memory: int | None,
+    notes: list[str],
+) -> tuple["_Evaluation", "_Evaluation", Sequence[Batch], LossTerms, bool]:
+    """Two evaluations of the loss, the batches and terms as they are to be used, and whether batches are sums."""
+    splittable = all(b.splittable for b in batches) and not uses_batch_statistics(model)
+    together = _evaluated_together(model, batches, terms, memory) if splittable else None
+    piece = next(batches[0].pieces(together or batches[0].size))
+    notes.extend(start_afresh(model, partial(terms, model, piece.data)))
+    terms = restarted(terms, model)
+    first = _evaluated(model, batches, terms, together, lookups)
+    # In halves: what is the same then is deterministic, and a sum over samples.
+    halves = max(1, max(b.size for b in batches) // 2) if splittable else None
+    if halves is not None and together is not None:
+        halves = min(halves, together)
+    second = _evaluated(model, batches, terms, halves, None)
+    if splittable and _differ(first, second, model):
+        second = _evaluated(model, batches, terms, together, None)
+        if not _differ(first, second, model):
+            batches, splittable = _whole(batches, notes), False
+            first = second = _evaluated(model, batches, terms, None, lookups)
+    return first, second, batches, terms, splittable
 
 
 class _Evaluation(NamedTuple):

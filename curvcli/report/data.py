@@ -6,6 +6,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from curvcli.errors import printable
+
 SCHEMA = "curvcli/1"
 
 Severity = Literal["error", "warning", "note"]
@@ -43,6 +45,11 @@ class Headline(Struct, frozen=True):
         ),
     ]
     sentence: str
+
+
+def told(headline: Headline) -> str:
+    """The sentence behind its mark, on one line, without escape sequences."""
+    return f"{MARKS[headline.level]} {printable(headline.sentence)}"
 
 
 class FitInfo(Struct, frozen=True):

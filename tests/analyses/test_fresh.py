@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import curvcli
 from curvcli import Subject, analyse
 from tests.conftest import MakeObjective
 from tests.oracles.fresh import NETWORKS, Fresh
@@ -46,6 +47,17 @@ def test_a_fresh_network_raises_no_alarm(name: str, make_objective: MakeObjectiv
 @pytest.mark.parametrize("name", NETWORKS)
 def test_twenty_fresh_networks_raise_no_alarm(name: str, make_objective: MakeObjective) -> None:
     check(name, range(1, 21), make_objective)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", NETWORKS)
+def test_twenty_fresh_networks_pass_the_default_rules(name: str) -> None:
+    for seed in range(1, 21):
+        torch.manual_seed(seed)
+        model, x, y = NETWORKS[name]()
+        answer = curvcli.check(model, "cross_entropy", (x, y))
+        assert answer.result.healthy, (seed, answer.headline)
+        assert not [f for f in answer.findings if f.severity != "note"], seed
 
 
 class Flat(nn.Module):

@@ -21,6 +21,7 @@ _RELATIVE = 1e-4
     [
         (torch._C._functorch, "peek_interpreter_stack"),
         (torch._C, "_will_engine_execute_node"),
+        (torch._C._functorch, "_set_vmap_fallback_warning_enabled"),
         (torch, "_foreach_norm"),
         (torch.utils.checkpoint, "_checkpoint_without_reentrant_generator"),
     ],

@@ -65,7 +65,8 @@ def run_analyses(
         question = get(name)
         values = member.tables.get(name, {})
         checked = question.validate(values, _WHERE.format(name))
-        key = _key(keys, name, checked, answers.notes) if use_cache else None
+        kept_at_all = use_cache and not member.live  # objects have no file that a key could name
+        key = _key(keys, name, checked, answers.notes) if kept_at_all else None
         began = time.monotonic()
         kept = lookup(key, question) if key else None
         if kept is not None:
@@ -102,7 +103,7 @@ def _key(keys: TargetKey, name: str, options: dict[str, Any], notes: list[str]) 
 
 def _ask(member: Subject, question: Question, journal: Journal) -> Envelope[Any]:
     """The answer, or the error."""
-    subject = Subject(member.spec, name=member.name)
+    subject = member.again()
     answer: Answer[Any] | None = None
     error: ErrorInfo | None = None
     values = member.tables.get(question.name, {})

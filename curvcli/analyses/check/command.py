@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.check.headline import headline
 from curvcli.analyses.check.result import CheckResult
 from curvcli.analyses.check.rules import RuleEntry
 from curvcli.analyses.check.view import cases, view
@@ -47,4 +48,4 @@ class CheckOptions(Struct, frozen=True, kw_only=True):
     cache: Annotated[bool, "Keep answers, and use them while nothing has changed."] = True
 
 
-QUESTION = Question("check", CheckOptions, CheckResult, view, targets="many", cases=cases)
+QUESTION = Question("check", CheckOptions, CheckResult, view, headline, targets="many", cases=cases)

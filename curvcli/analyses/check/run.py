@@ -124,7 +124,7 @@ def _rules(member: Subject, given: list[str | RuleEntry]) -> list[Rule]:
     entries = read_entries(own)
     if not entries:
         entries = list(DEFAULT_RULES)
-        if member.spec.data is None:
+        if not member.has_data:
             entries = [e for e in entries if e.rule.startswith("info.")]
             member.notes.append("no data is named: only the checkpoint itself is checked")
         elif member.spec.checkpoint is None:

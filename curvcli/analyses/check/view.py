@@ -5,7 +5,7 @@ import re
 from curvcli.analyses.check.decision import Outcome
 from curvcli.analyses.check.result import CheckedTarget, CheckResult, RuleOutcome
 from curvcli.analyses.shared.figures import Figure
-from curvcli.report.data import Block, Case, Cell, Column, Measured, Sentence, Table
+from curvcli.report.data import Block, Case, Cell, Column, Measured, Table
 from curvcli.report.head import fit_line
 from curvcli.report.numbers import number
 
@@ -54,29 +54,8 @@ def _found(figure: Figure) -> str:
 
 
 def view(result: CheckResult) -> list[Block]:
-    """A table for each target, and the verdict."""
-    blocks: list[Block] = [_table(target) for target in result.targets]
-    count = result.count
-    noted = sum(
-        r.decision == "violation" and r.severity == "note" for t in result.targets for r in t.rules
-    )
-    parts = [
-        f"{n} {name}"
-        for n, name in (
-            (count.passed, "hold"),
-            (count.violated - noted, "violated"),
-            (noted, "noted"),
-            (count.undecided, "undecided"),
-            (count.errors, "without an answer"),
-            (count.skipped, "skipped"),
-        )
-        if n
-    ]
-    tone = "good" if result.healthy and not count.undecided and count.violated == noted else "bad"
-    if not result.targets:
-        return [Sentence("No target file is among the files: nothing was checked.")]
-    blocks.append(Sentence(f"Rules: {', '.join(parts)}.", tone))  # type: ignore[arg-type]
-    return blocks
+    """A table for each target."""
+    return [_table(target) for target in result.targets]
 
 
 def _table(target: CheckedTarget) -> Table:

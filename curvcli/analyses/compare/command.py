@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.compare.headline import headline
 from curvcli.analyses.compare.result import (
     CompareResult,
 )
@@ -40,4 +41,4 @@ class CompareOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[str | None, "End after so long, e.g. 90s or 5m, with what is known."] = None
 
 
-QUESTION = Question("compare", CompareOptions, CompareResult, view, targets="pair")
+QUESTION = Question("compare", CompareOptions, CompareResult, view, headline, targets="pair")

@@ -2,7 +2,7 @@
 
 import math
 
-from curvcli.analyses.compare.result import CompareResult, FigureComparison, Sampling
+from curvcli.analyses.compare.result import CompareResult, FigureComparison
 from curvcli.analyses.shared.figures import Figure
 from curvcli.report.data import (
     Bar,
@@ -19,7 +19,30 @@ from curvcli.report.data import (
 from curvcli.report.head import fit_line
 from curvcli.report.numbers import number
 
-_ROWS = 24
+_ROWS = 12
+# Figures in the words of the field, in the order in which they are of interest.
+_WORDS = {
+    "hessian.loss": "loss",
+    "hessian.gradient_norm": "gradient norm",
+    "hessian.top[0].value": "largest eigenvalue",
+    "hessian.top[1].value": "second largest eigenvalue",
+    "hessian.bottom[0].value": "smallest eigenvalue",
+    "trace.trace.value": "trace of the Hessian",
+    "trace.frobenius.value": "Frobenius norm of the Hessian",
+    "trace.effective_dimension.value": "effective dimension",
+    "density.mass_at_zero.value": "share of eigenvalues at zero",
+    "density.mass_below_zero.value": "share of negative eigenvalues",
+    "saddle.verdict": "kind of point",
+    "saddle.stationarity": "stationarity ρ",
+    "taylor.critical_learning_rate": "critical learning rate",
+    "jacobian.spectral.median": "Jacobian norm, median",
+    "jacobian.spectral.maximum": "Jacobian norm, largest",
+    "gradients.gain_per_layer": "gradient gain per layer",
+    "gradients.depth_gain": "gradient gain over the depth",
+    "gradients.activation_gain_per_layer": "activation gain per layer",
+    "gradients.noise.signal_to_noise": "gradient signal to noise",
+    "backprop.passed": "backward pass right",
+}
 _LAYERS = 20
 
 
@@ -31,56 +54,7 @@ def view(result: CompareResult) -> list[Block]:
         *([] if result.identical else [*_line(result), _layers(result)]),
         *_classes(result),
         *_fits(result),
-        *_verdict(result),
     ]
-
-
-def _verdict(result: CompareResult) -> list[Block]:
-    """Which is better on this data, by how much, with its error."""
-    if result.sampling is not None:
-        return [_beyond(result.sampling, result.identical)]
-    if result.identical:
-        return [Sentence("The checkpoints are identical: every weight is the same to the bit.")]
-    pair = result.paired
-    if pair is None:
-        return []
-    if pair.standard_error is None:
-        return [
-            Sentence("Which is better cannot be told: the data has too few parts for an error.")
-        ]
-    told = f"{number(abs(pair.difference), 3)} ± {number(pair.standard_error, 2)}"
-    if pair.better is None:
-        return [
-            Sentence(
-                f"On this data neither is better: the losses differ by {told}, within sampling."
-            )
-        ]
-    return [
-        Sentence(
-            f"{pair.better.upper()} is better on this data: its loss is lower by {told} (paired, {pair.pieces} parts)."
-        )
-    ]
-
-
-def _beyond(found: Sampling, identical: bool) -> Sentence:
-    """What differs between the data sets beyond sampling."""
-    told = []
-    for name, part in (("loss", found.loss), ("λ_max", found.lambda_max)):
-        if part is None:
-            continue
-        error = "" if part.standard_error is None else f" ± {number(part.standard_error, 2)}"
-        judged = {True: "beyond sampling", False: "within sampling", None: "of unknown error"}
-        told.append(f"{name} by {number(part.difference, 3)}{error}, {judged[part.beyond]}")
-    slope = found.gradient
-    expected = "" if slope.expected is None else f" (sampling makes {number(slope.expected, 3)})"
-    told.append(
-        f"the gradient by {number(slope.distance, 3)}{expected}, "
-        + {True: "beyond sampling", False: "within sampling", None: "of unknown error"}[
-            slope.beyond
-        ]
-    )
-    what = "The same weights on" if identical else "Other weights on"
-    return Sentence(f"{what} other data: B differs from A in {'; '.join(told)}.")
 
 
 def _fits(result: CompareResult) -> list[Block]:
@@ -104,9 +78,13 @@ def _classes(result: CompareResult) -> list[Block]:
 
 
 def _figures(result: CompareResult) -> list[Block]:
-    # What is judged by an error of its own, or is no number, is of interest first; lists of layers stay in JSON.
-    rows = [r for r in result.figures if r.path.count(".") <= 2 and _telling(r)]
-    rows.sort(key=lambda r: r.path.count("."))
+    """The figures that have a name in words; of an analysis without such, those that tell most."""
+    by_path = {r.path: r for r in result.figures}
+    rows = [(words, by_path[path]) for path, words in _WORDS.items() if path in by_path]
+    if not rows:
+        telling = [r for r in result.figures if r.path.count(".") <= 2 and _telling(r)]
+        rows = [(r.path, r) for r in sorted(telling, key=lambda r: r.path.count("."))]
+    rows = rows[:_ROWS]
     table = Table(
         "Figures",
         (
@@ -117,12 +95,12 @@ def _figures(result: CompareResult) -> list[Block]:
             Column("differ", numeric=False),
         ),
         [
-            (r.path, _cell(r.a), _cell(r.b), r.ratio, "?" if r.beyond is None else r.beyond)
-            for r in rows[:_ROWS]
+            (words, _cell(r.a), _cell(r.b), r.ratio, "?" if r.beyond is None else r.beyond)
+            for words, r in rows
         ],
         "differ: beyond both intervals."
-        + (f" {len(result.figures) - len(rows[:_ROWS])} more figures are in the JSON answer."
-           if len(result.figures) > _ROWS else ""),
+        + (f" {len(result.figures) - len(rows)} more figures are in the JSON answer."
+           if len(result.figures) > len(rows) else ""),
     )  # fmt: skip
     return [table] if rows else []
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.gradients.headline import headline
 from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.gradients.rules import RULES
 from curvcli.analyses.gradients.view import view
@@ -48,4 +49,4 @@ class GradientsOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("gradients", GradientsOptions, GradientsResult, view)
+QUESTION = Question("gradients", GradientsOptions, GradientsResult, view, headline)

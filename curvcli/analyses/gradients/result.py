@@ -233,5 +233,5 @@ class GradientsResult(Struct, frozen=True, kw_only=True):
     unmoved: Annotated[
         list[Unmoved], Meta(description="since the checkpoint of --since; empty without it")
     ] = []
-    parameters: Annotated[int, Meta(description="tensors, frozen ones too")] = 0
+    tensors: Annotated[int, Meta(description="of parameters, frozen ones too")] = 0
     rows: Annotated[int | None, Meta(description="layers shown in a table; null: all")]

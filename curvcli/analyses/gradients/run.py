@@ -109,7 +109,7 @@ def _answer(
         attention=attention_heads(recorder),
         noise=gradient_noise(found),
         initialisations=initialisations,
-        parameters=sum(p.is_floating_point() for p in objective.model.parameters()),
+        tensors=sum(p.is_floating_point() for p in objective.model.parameters()),
         rows=worst,
     )
 

@@ -146,7 +146,7 @@ def _unmoved(result: GradientsResult, make: Make) -> Iterator[Finding]:
     still, first = len(result.unmoved), next(iter(result.unmoved), None)
     if first is None:
         return
-    if still == result.parameters:
+    if still == result.tensors:
         yield make(
             "unmoved", first.name, float(still),
             "no parameter has moved since that checkpoint: these are the same weights, or no step was taken",
@@ -161,7 +161,7 @@ def _unmoved(result: GradientsResult, make: Make) -> Iterator[Finding]:
     named = ", ".join(u.name for u in result.unmoved[:3])
     yield make(
         "unmoved", first.name, float(still),
-        f"{still} of {result.parameters} parameters have not moved since that checkpoint, while the others have "
+        f"{still} of {result.tensors} parameters have not moved since that checkpoint, while the others have "
         f"({named}): {first.name} is {why}. 'curvcli track' over all checkpoints says since when",
     )  # fmt: skip
 

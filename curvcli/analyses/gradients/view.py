@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal, Spread, TimeTrend
-from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Sentence, Table
+from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Table
 from curvcli.report.numbers import number
 
 # Without --worst, a network with more rows than twice this is folded to so many.
@@ -15,7 +15,7 @@ _MARKS = {"trunk": "", "branch": "└", "sum": "+", "unreached": ""}
 
 
 def view(result: GradientsResult) -> list[Block]:
-    """The layers, what happens along depth, time and attention, the noise, the verdict."""
+    """The layers, what happens along depth, time and attention, the noise."""
     blocks: list[Block] = [_summary(result), _layers(result)]
     if result.time:
         blocks += _time(result.time)
@@ -23,7 +23,7 @@ def view(result: GradientsResult) -> list[Block]:
         blocks.append(_attention(result))
     if result.initialisations:
         blocks.append(_initialisations(result))
-    return [*blocks, *_sentences(result)]
+    return blocks
 
 
 def _summary(result: GradientsResult) -> Facts:
@@ -213,20 +213,3 @@ def _range(spread: Spread) -> str:
     if spread.lowest == spread.highest:
         return number(spread.median, 3)
     return f"{number(spread.median, 3)} ({number(spread.lowest, 2)} … {number(spread.highest, 2)})"
-
-
-def _sentences(result: GradientsResult) -> list[Block]:
-    if result.first_nonfinite is not None:
-        return [
-            Sentence(f"NaN or Inf first appear in the output of {result.first_nonfinite}.", "bad")
-        ]
-    if result.depth_gain is None or result.gain_per_layer is None:
-        return [Sentence("The network has too few layers for a trend over its depth.")]
-    first, last = result.trend_layers[0], result.trend_layers[-1]
-    return [
-        Sentence(
-            f"From {last} back to {first} the gradient's norm changes by a factor of "
-            f"{number(result.depth_gain, 3)}: {number(result.gain_per_layer, 3)} for each layer "
-            f"(χ = {number(result.chi, 3)}; 1 keeps it)."
-        )
-    ]

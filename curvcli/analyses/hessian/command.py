@@ -52,6 +52,10 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = 8
     state: StateOption = None
+    save_vectors: Annotated[
+        str | None,
+        "Write the eigenvectors to this .safetensors file: one tensor a parameter, of shape (K, *parameter).",
+    ] = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+from safetensors.torch import save
+from torch import Tensor
 
 from curvcli.analyses.hessian.command import HessianOptions
 from curvcli.analyses.hessian.findings import NOT_CONVERGED, ROUNDING
@@ -23,11 +25,13 @@ from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum
 from curvcli.analyses.shared.spectrum.matrix_options import PreconditionerInfo
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import OutputError, UsageError
+from curvcli.files import write_whole
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import load_state, save_state
 from curvcli.linalg.vectors import euclidean_norm
+from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.fisher import Fisher
 from curvcli.operators.curvature.gram import GramSpectrum
@@ -64,7 +68,7 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
         if gram is not None:
             found = _Found(gram.extremes(wanted.top, wanted.bottom), gram.others, gram.rest, gram)
             pairs, result = _result(journal, operator, found, options, preconditioner)
-            return journal.answer(result, vectors_KN=found.pairs.vectors_KN)
+            return _with_vectors(journal, options, objective, result, found.pairs.vectors_KN)
     key = f"{subject.fingerprint()} {chosen}" if options.state else ""
     state = _resumed(subject, options, journal, operator, key)
     saved = _Saved(options.state, state, key)
@@ -78,7 +82,7 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
             journal, operator, found.pairs, pairs, known, options, subject.spec.seed
         )
         result = msgspec.structs.replace(result, per_layer=per_layer)
-    return journal.answer(result, vectors_KN=found.pairs.vectors_KN)
+    return _with_vectors(journal, options, objective, result, found.pairs.vectors_KN)
 
 
 class _Saved:
@@ -278,3 +282,27 @@ def _findings(journal: Journal, result: HessianResult, tol: float) -> None:
             f"{open_} of {len(pairs)} eigenvalues have not converged: {reason}",
             value=float(open_),
         )
+
+
+def _with_vectors(
+    journal: Journal,
+    options: HessianOptions,
+    objective: Objective,
+    result: HessianResult,
+    vectors_KN: Tensor,
+) -> Answer[HessianResult]:
+    """The answer with the eigenvectors, which are saved where that is asked for."""
+    names = tuple(objective.names)
+    answer = journal.answer(result, vectors_KN=vectors_KN, layout=objective.layout, names=names)
+    if options.save_vectors is not None:
+        values = ",".join(repr(p.value) for p in [*result.top, *result.bottom])
+        metadata = {"format": "curvcli-vectors/1", "matrix": result.matrix, "eigenvalues": values}
+        tensors = {name: v.cpu().contiguous() for name, v in answer.vectors.items()}
+        try:
+            write_whole(Path(options.save_vectors), save(tensors, metadata))
+        except OSError as error:
+            raise OutputError(
+                f"{options.save_vectors!r} cannot be written: {error.strerror}",
+                "name another file by --save-vectors",
+            ) from None
+    return answer

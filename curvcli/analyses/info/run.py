@@ -32,7 +32,7 @@ def run(subject: Subject, options: InfoOptions, journal: Journal) -> Answer[Info
         for done, tensor in enumerate(checkpoint.tensors):
             journal.progress(Stage("tensors", done, len(checkpoint.tensors), tensor.name))
             values[tensor.name] = _measure(checkpoint, tensor)
-        _ = subject.target.checkpoint_sha256
+        _ = subject.target.weights.sha256
     entries = [
         TensorEntry(
             t.name, list(t.shape), t.dtype, t.bytes, *values.get(t.name, (None, None, None))

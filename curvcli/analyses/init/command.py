@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
+from curvcli.analyses.init.headline import headline
 from curvcli.analyses.init.result import InitResult
 from curvcli.analyses.init.view import view
 from curvcli.analyses.shared.question import Question
@@ -24,4 +25,4 @@ class InitOptions(Struct, frozen=True, kw_only=True):
     force: Annotated[bool, "Write over a file that exists."] = False
 
 
-QUESTION = Question("init", InitOptions, InitResult, view)
+QUESTION = Question("init", InitOptions, InitResult, view, headline)

@@ -1,7 +1,7 @@
 """How `curvcli init` is shown."""
 
 from curvcli.analyses.init.result import InitResult
-from curvcli.report.data import Block, Cell, Facts, Sentence
+from curvcli.report.data import Block, Cell, Facts
 from curvcli.report.numbers import number
 
 # Classes whose samples are counted in the table.
@@ -9,7 +9,7 @@ _CLASSES = 12
 
 
 def view(result: InitResult) -> list[Block]:
-    """What was found, what is missing, and the next command."""
+    """What was found, and what is missing."""
     rest = ", ".join(result.unknown)
     named = None if result.recognised else result.settings.get("model")
     return [
@@ -24,11 +24,6 @@ def view(result: InitResult) -> list[Block]:
             ]
         ),
         *_sanity(result),
-        Sentence(
-            f"Fill in {rest} in {result.path}, then: curvcli gradients {result.path}"
-            if rest
-            else f"Go on with: curvcli gradients {result.path}"
-        ),
     ]
 
 
@@ -68,8 +63,4 @@ def _sanity(result: InitResult) -> list[Block]:
         )
         for channel in sane.inputs
     ]
-    blocks: list[Block] = [Facts([row for row in rows if row[1]], "One forward pass")]
-    if sane.at_chance:
-        text = "The loss is no better than that of a constant: the network has not learned, or has died."
-        blocks.append(Sentence(text, "bad"))
-    return blocks
+    return [Facts([row for row in rows if row[1]], "One forward pass")]

@@ -18,7 +18,7 @@ def headline(answer: Answer[JacobianResult]) -> Headline:
     gain, typical = result.spectral.maximum, result.spectral.median
     if gain is None or typical is None:
         return judged(answer, "The Jacobian is not finite.", "bad")
-    text = f"A small change of {result.wrt} changes {result.of} by up to {number(gain, 3)} times its size"
+    text = f"A small change of the {result.wrt} changes the {result.of} by up to {number(gain, 3)} times its size"
     if len(result.samples) > 1 and gain > _SAME * typical:
         text += f" (sample {result.worst[0]}; {number(typical, 3)} times in the median)"
     if result.condition is not None and (result.condition.median or 0.0) > _SAME:

@@ -40,7 +40,7 @@ def run(subject: Subject, options: JacobianOptions, journal: Journal) -> Answer[
     target = subject.target
     model = target.model
     batches, numbers = _choose(target.model_batches, options.sample)
-    _ = target.checkpoint_sha256, target.data_sha256
+    _ = target.weights.sha256, target.data_sha256
     journal.notes.extend(set_mode(model, subject.spec.train_mode))
     check_weights(model)
     _check_data(batches)

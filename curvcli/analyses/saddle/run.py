@@ -25,7 +25,7 @@ from curvcli.analyses.saddle.result import (
     Share,
     WalkPoint,
 )
-from curvcli.analyses.saddle.stationarity import Scales
+from curvcli.analyses.saddle.stationarity import Scales, convex_where_linear
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum.certified import (
@@ -102,6 +102,7 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     )
     extremes = _certified(journal, operator, found)
     evidence = weigh(found, extremes.floor)
+    evidence = convex_where_linear(operator, evidence, subject.spec.memory_bytes)
     if classify(evidence) in _MINIMA and evidence.gradient != "rounding":
         evidence = replace(evidence, promise=scales.promise(journal, evidence))
     escape = _walk(journal, operator, evidence, found, noise)

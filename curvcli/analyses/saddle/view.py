@@ -24,7 +24,9 @@ def view(result: SaddleResult) -> list[Block]:
                 ("product check", product_check(result.hvp_check)),
                 (
                     "negative eigenvalues",
-                    f"at least {result.index_at_least} of {result.parameters:,}",
+                    f"at least {result.index_at_least} of {result.parameters:,}"
+                    if result.index_at_least
+                    else f"none found among {result.parameters:,}",
                 ),
             ],
             "Evidence",

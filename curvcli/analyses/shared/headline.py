@@ -1,5 +1,6 @@
 """The sentence that an answer begins with: what it means, how sure it is, what to do."""
 
+import re
 from typing import Any
 
 from curvcli.analyses.shared.answer import Answer
@@ -47,5 +48,14 @@ def _worst(findings: list[Finding]) -> Finding | None:
 def _ended(message: str, findings: list[Finding], severity: str) -> str:
     """The first message as a sentence, and how many more there are."""
     more = sum(f.severity == severity for f in findings) - 1
-    first = message.rstrip(".")
+    first = without_threshold(message).rstrip(".")
     return f"{first}; {more} more below." if more > 0 else f"{first}."
+
+
+def without_threshold(message: str) -> str:
+    """A message without the threshold and its source, which stand in brackets.
+
+    >>> without_threshold("80% are dead [> 0.5: source]; look")
+    '80% are dead; look'
+    """
+    return re.sub(r" \[[<>≤≥=][^\]]*\]", "", message)

@@ -11,7 +11,7 @@ from curvcli.analyses.shared.rules import Rule
 from curvcli.report.data import Finding
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 Reason = Literal["timeout", "interrupted"]
 R = TypeVar("R")
@@ -135,10 +135,6 @@ class Journal:
             subject, message = (f"{name}: {text}" for text in (finding.subject, finding.message))
             self.findings.append(replace(finding, subject=subject, message=message))
 
-    def answer(
-        self, result: R, *, exit_code: int | None = None, vectors_KN: "Tensor | None" = None
-    ) -> Answer[R]:
-        """The result with all that was said on the way."""
-        return Answer(
-            result, self.findings, self.notes, self.complete, exit_code, vectors_KN=vectors_KN
-        )
+    def answer(self, result: R, *, exit_code: int | None = None, **vectors: Any) -> Answer[R]:
+        """The result with all that was said on the way; ``vectors`` are the fields of `Answer` for eigenvectors."""
+        return Answer(result, self.findings, self.notes, self.complete, exit_code, **vectors)

@@ -139,4 +139,4 @@ class Question:
             if journal.stop() is None:
                 subject.look()
         answer = replace(answer, notes=list(dict.fromkeys([*subject.notes, *answer.notes])))
-        return replace(answer, headline=self.headline(answer))
+        return replace(answer, headline=self.headline(answer), question=self)

@@ -27,6 +27,7 @@ class Subject:
         tables: options of questions that the target file sets, by command.
         name: the target as it was given.
         problem: why its settings cannot be used, of one among several.
+        target: objects that are there already.
     """
 
     def __init__(
@@ -38,16 +39,18 @@ class Subject:
         tables: dict[str, dict[str, Any]] | None = None,
         name: str | None = None,
         problem: "CurvError | None" = None,
+        target: "Target | None" = None,
     ) -> None:
         self.problem = problem
         self.spec = spec or TargetSpec()
         self.members = members
         self.tables = tables or {}
         self.name = name or self.spec.checkpoint or self.spec.model or "target"
-        self.notes: list[str] = objective.notes if objective is not None else []
+        made = objective or target
+        self.notes: list[str] = made.notes if made is not None else []
         """What was switched, skipped or assumed while it was loaded."""
         self._objective = objective
-        self._target: Target | None = None
+        self._target, self.live = target, target is not None
         self._sanity: SanityInfo | None = None
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
@@ -59,6 +62,15 @@ class Subject:
             self._target.stop = stop
         for member in self.members:
             member.end_reading_when(stop)
+
+    def again(self) -> "Subject":
+        """The same target, of which nothing has been loaded."""
+        return Subject(self.spec, name=self.name, target=self.target.again() if self.live else None)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is any, named or at hand."""
+        return self.live or self.spec.data is not None
 
     @property
     def target(self) -> "Target":
@@ -83,7 +95,7 @@ class Subject:
         if self._objective is None:
             self._objective = self.target.make_objective(accept_nonfinite)
             # Named in every answer, so computed while the files are still the ones that were read.
-            _ = self.target.checkpoint_sha256, self.target.data_sha256
+            _ = self.target.weights.sha256, self.target.data_sha256
         return self._objective
 
     def weights_in(self, path: str) -> "dict[str, Tensor]":

@@ -12,8 +12,13 @@ def headline(answer: Answer[TraceResult]) -> Headline:
     result = answer.result
     share, trace = result.participation_ratio, result.trace
     level: Level = "good" if trace.standard_error is not None else "attention"
-    shared = f"about {_within(share)} of {result.parameters:,} directions share it"
-    text = f"The curvature sums to {_within(trace)}; {shared}."
+    text = f"The curvature sums to {_within(trace)}; "
+    if share.value >= 1:
+        text += f"about {_within(share)} of {result.parameters:,} directions share it."
+    else:
+        text += (
+            f"upwards and downwards cancel, beside a Frobenius norm of {_within(result.frobenius)}."
+        )
     return judged(answer, text, level)
 
 

@@ -6,6 +6,7 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.question import Question
 from curvcli.analyses.shared.spectrum.matrix_options import StateOption
+from curvcli.analyses.track.headline import headline
 from curvcli.analyses.track.result import (
     TrackResult,
 )
@@ -52,4 +53,4 @@ class TrackOptions(Struct, frozen=True, kw_only=True):
     state: StateOption = None
 
 
-QUESTION = Question("track", TrackOptions, TrackResult, view, targets="series")
+QUESTION = Question("track", TrackOptions, TrackResult, view, headline, targets="series")

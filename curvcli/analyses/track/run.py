@@ -1,5 +1,7 @@
 """`curvcli track`: curvature over training, each checkpoint started from the one before."""
 
+from typing import NamedTuple
+
 import torch
 from msgspec.structs import replace
 from torch import Tensor
@@ -41,7 +43,7 @@ from curvcli.analyses.track.result import (
 from curvcli.errors import CurvError
 from curvcli.linalg.lanczos.certify import recurred
 from curvcli.linalg.lanczos.factorization import start
-from curvcli.linalg.lanczos.lanczos import lanczos
+from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.run_log import Kept, Logged, RunLog
 from curvcli.linalg.stochastic.probes import deflated_trace
@@ -183,52 +185,26 @@ def _point(
             f"{member.name}: the eigenvalues have not converged within {found.matvecs} products",
             value=float(found.matvecs), threshold=float(options.max_matvecs),
         )  # fmt: skip
-    check = Checked(None, False)
-    if journal.stop() is None:
-        part = journal.part(f"{member.name}: ")
-        # Two gradients; the recurrence has the product.
-        one_K = torch.eye(len(found.values_K), dtype=operator.dtype, device=operator.device)[0]
-        check = check_products(part, operator, found.vectors_KN[0], recurred(found, one_K))
-        journal.adopt(part.findings, member.name)
-        journal.notes.extend(f"{member.name}: {note}" for note in part.notes)
-    trace, before = None, objective.cost.matvecs
+    check = _checked(journal, member, operator, found)
+    before = objective.cost.matvecs
     estimate = deflated_trace(
         logged, found.vectors_KN, [float(v) for v in found.values_K], options.probes,
         torch.Generator().manual_seed(seed + 1), journal.stop,
     )  # fmt: skip
-    if estimate is not None:
-        trace = TrackedTrace(estimate.value, estimate.standard_error)
     norm = float(torch.linalg.vector_norm(operator.gradient))
     lower = min([found.lower - rounding, *zeros])
     upper = max([found.upper + rounding, *zeros])
     height = objective.loss - options.loss_floor
     stationarity = stationarity_of(norm, found.norm, height)
-    rate, limit = limit_of(known.optimizer, options.lr)
-    adaptive = (
-        None
-        if options.lr
-        else preconditioned(member, known.optimizer, operator, options, journal, log)
-    )
-    low, high = values[0].value - values[0].residual, upper
-    judged = values[0]
-    if adaptive is not None:
-        judged, high = adaptive
-        low = judged.value - judged.residual
-    elif (
-        limit is not None
-        and known.optimizer is not None
-        and known.optimizer.kind in ADAPTIVE
-        and not options.lr
-    ):
-        limit = None
+    beside = _beside_limit(member, operator, known, options, journal, values[0], upper, log)
     point = TrackPoint(
         step=known.step,
         run=known.run,
         optimizer=known.optimizer.kind if known.optimizer else None,
-        learning_rate=rate,
+        learning_rate=beside.rate,
         momentum=momentum_of(known.optimizer),
-        limit=limit,
-        preconditioned=judged if adaptive is not None else None,
+        limit=beside.limit,
+        preconditioned=beside.preconditioned,
         checkpoint=member.name,
         loss=objective.loss,
         gradient_norm=norm,
@@ -236,9 +212,9 @@ def _point(
         lambda_max=values[0],
         lambda_min=values[-1],
         reach=Reach(lower, upper, options.probability),
-        trace=trace,
-        edge=_edge(low, high, limit),
-        sharpness_ratio=judged.value / limit if limit else None,
+        trace=TrackedTrace(estimate.value, estimate.standard_error) if estimate else None,
+        edge=beside.edge,
+        sharpness_ratio=beside.ratio,
         warm=state.share < 1.0,
         matvecs=found.matvecs,
         trace_matvecs=objective.cost.matvecs - before,
@@ -248,6 +224,57 @@ def _point(
         ),
     )
     return point, _guess(found.vectors_KN)
+
+
+def _checked(journal: Journal, member: Subject, operator: Hessian, found: LanczosResult) -> Checked:
+    """One product of a checkpoint against gradients; the recurrence has the product."""
+    if journal.stop() is not None:
+        return Checked(None, False)
+    part = journal.part(f"{member.name}: ")
+    one_K = torch.eye(len(found.values_K), dtype=operator.dtype, device=operator.device)[0]
+    check = check_products(part, operator, found.vectors_KN[0], recurred(found, one_K))
+    journal.adopt(part.findings, member.name)
+    journal.notes.extend(f"{member.name}: {note}" for note in part.notes)
+    return check
+
+
+class _Beside(NamedTuple):
+    """λ beside the limit of an optimizer."""
+
+    rate: float | None
+    limit: float | None
+    preconditioned: TrackedValue | None
+    edge: Edge | None
+    ratio: float | None
+
+
+def _beside_limit(
+    member: Subject,
+    operator: Hessian,
+    known: Known,
+    options: TrackOptions,
+    journal: Journal,
+    largest: TrackedValue,
+    upper: float,
+    log: RunLog,
+) -> _Beside:
+    """Of the optimizer that the checkpoint was made by, or of gradient descent at ``--lr``."""
+    rate, limit = limit_of(known.optimizer, options.lr)
+    if options.lr or known.optimizer is None or known.optimizer.kind not in ADAPTIVE:
+        low, high, judged, adaptive = largest.value - largest.residual, upper, largest, None
+    else:
+        adaptive = preconditioned(member, known.optimizer, operator, options, journal, log)
+        if adaptive is None:
+            return _Beside(rate, None, None, None, None)
+        judged, high = adaptive
+        low = judged.value - judged.residual
+    return _Beside(
+        rate,
+        limit,
+        judged if adaptive is not None else None,
+        _edge(low, high, limit),
+        judged.value / limit if limit else None,
+    )
 
 
 def _guess(vectors_KN: Tensor) -> Tensor:

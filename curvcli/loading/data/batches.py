@@ -1,6 +1,7 @@
 """Every data source -> frozen batches: read once, copied, hashed."""
 
 import hashlib
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Readers:
 
 
 def read_batches(
-    source: str,
+    source: Any,
     *,
     batch_size: int | None = None,
     max_batches: int | None = None,
@@ -54,7 +55,8 @@ def read_batches(
 
     Args:
         source: ``.npz``, ``.npy``, ``.safetensors`` or ``.pt`` with tensors, or ``module:attribute``: an object, or a
-            function that returns one. A tensor, tuple or dict is one batch; a list, an iterator, a DataLoader or a
+            function that returns one; or the object itself. A tensor, tuple or dict is one batch; a list, an iterator,
+            a DataLoader or a
             dataset is several.
         batch_size: samples per batch; tensors from a file are one batch without it.
         max_batches: stop after so many.
@@ -66,7 +68,11 @@ def read_batches(
     Raises:
         DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
     """
-    raw, batches = _raw(source, batch_size, unsafe_pickle, readers), list[Any]()
+    if isinstance(source, str):
+        raw = _raw(source, batch_size, unsafe_pickle, readers)
+    else:
+        raw, source = _iterate(source, "the data", batch_size), "the data"
+    batches: list[Any] = []
     try:
         for batch in itertools.islice(raw, max_batches):
             size = sum(t.numel() * t.element_size() for t in tensors_in(batch) if not t.is_nested)
@@ -193,6 +199,26 @@ def arrange(
         f"a batch is a {type(raw).__name__}: tensors, tuples and dicts are understood",
         f"{ONE_OR_MORE}; use --objective for batches of any other kind",
     )
+
+
+def unpacked(forward: Callable[..., Any], positional: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tuple of inputs, ``((x, t), y)``, as the arguments of a forward that cannot be called with fewer.
+
+    >>> unpacked(lambda x, t: None, ((1, 2),))
+    (1, 2)
+    >>> unpacked(lambda pair: None, ((1, 2),))
+    ((1, 2),)
+    """
+    if len(positional) != 1 or type(positional[0]) not in (tuple, list):
+        return positional
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        asked = [p for p in inspect.signature(forward).parameters.values() if p.kind in kinds]
+    except (TypeError, ValueError):
+        return positional
+    needed = sum(p.default is inspect.Parameter.empty for p in asked)
+    found = tuple(positional[0])
+    return found if 1 < needed <= len(found) <= len(asked) else positional
 
 
 def names_of(raw: Any, positional: tuple[Any, ...]) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from curvcli.machine.private import quiet_batching
+
 
 def pullback(
     outputs: Sequence[Tensor],
@@ -67,7 +69,8 @@ def pullbacks(
             end, inputs, retain_graph=True, allow_unused=True, materialize_grads=True
         )
 
-    found: tuple[Tensor, ...] = torch.vmap(one)(*vectors)
+    with quiet_batching():
+        found: tuple[Tensor, ...] = torch.vmap(one)(*vectors)
     return found
 
 

@@ -80,7 +80,7 @@ class GaussNewton(Curvature[OutputGraph]):
             return OutputCurvature(None, [])
 
         def product(u: Tensor) -> Tensor:
-            return torch.autograd.grad(inner, leaf, u, retain_graph=True, materialize_grads=True)[0]
+            return pullback([inner], [leaf], [u])[0]
 
         return OutputCurvature(product, [inner])
 
@@ -159,10 +159,8 @@ class GaussNewton(Curvature[OutputGraph]):
             seed = torch.zeros_like(outputs, requires_grad=True)
             if not outputs.requires_grad:
                 return OutputGraph(outputs, seed, [], [], OutputCurvature(None, []))
-            pulled = torch.autograd.grad(
-                outputs, objective.parameters, seed, create_graph=True, allow_unused=True
-            )
-        positions = [i for i, p in enumerate(pulled) if p is not None and p.requires_grad]
+            pulled = pullback([outputs], objective.parameters, [seed], create_graph=True)
+        positions = [i for i, p in enumerate(pulled) if p.requires_grad]
         curvature = self.output_curvature(outputs, batch)
         return OutputGraph(outputs, seed, [pulled[i] for i in positions], positions, curvature)
 

@@ -225,6 +225,8 @@ class Chunks:
             model = copied(self.passage.model)
         except (RuntimeError, TypeError, AttributeError, ValueError):
             return self.passage
+        if not all(p.is_leaf for p in model.parameters()):  # copies of TorchScript keep a graph
+            return self.passage
         generator = torch.Generator().manual_seed(self.settings.seed + 32452843)
         with torch.no_grad():
             for value in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():

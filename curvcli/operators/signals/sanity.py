@@ -147,7 +147,8 @@ class _Outputs:
         if rows is None or (self._squares is not None and len(self._squares) != rows[0].shape[1]):
             self._usable = False
             return
-        out_NC, target_N = double(rows[0]), rows[1].to(rows[0].device)
+        out_NC = double(rows[0])
+        target_N = rows[1].to(out_NC.device)
         squares_C = out_NC.square().sum(0)
         self._squares = squares_C if self._squares is None else self._squares + squares_C
         numbers = [out_NC]

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from curvcli.errors import printable
-from curvcli.report.data import Case, Envelope
+from curvcli.report.data import Case, Envelope, told
 
 
 def render(envelope: Envelope[Any], cases: Sequence[Case]) -> str:
     """One ``::error``, ``::warning`` or ``::notice`` for each case that did not pass, then a line for the log."""
     lines = []
+    if envelope.verdict is not None:
+        lines.append(f"curvcli {envelope.command}: {told(envelope.verdict)}")
     for case in cases:
         if case.status in ("pass", "skipped"):
             continue

@@ -8,12 +8,13 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from curvcli.errors import printable
-from curvcli.report.data import Case, Envelope
+from curvcli.report.data import Case, Envelope, told
 
 
 def render(envelope: Envelope[Any], cases: Sequence[Case]) -> str:
     """One suite for each target, one test case for each rule."""
-    root = ET.Element("testsuites", {"name": f"curvcli {envelope.command}", **_counts(cases)})
+    said = f": {told(envelope.verdict)}" if envelope.verdict else ""
+    root = ET.Element("testsuites", {"name": f"curvcli {envelope.command}{said}", **_counts(cases)})
     for suite in dict.fromkeys(c.suite for c in cases):
         own = [c for c in cases if c.suite == suite]
         element = ET.SubElement(root, "testsuite", {"name": printable(suite), **_counts(own)})

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import msgspec
 
 from curvcli.errors import printable
-from curvcli.report.data import Case, Envelope
+from curvcli.report.data import Case, Envelope, told
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _KINDS = {"pass": "pass", "violation": "fail", "error": "fail", "undecided": "review",
@@ -28,7 +28,12 @@ def render(envelope: Envelope[Any], cases: Sequence[Case]) -> str:
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
-            {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
+            {
+                "tool": {"driver": driver},
+                "columnKind": "unicodeCodePoints",
+                "results": results,
+                "properties": {"verdict": told(envelope.verdict) if envelope.verdict else None},
+            }
         ],
     }
     return msgspec.json.format(msgspec.json.encode(log), indent=2).decode() + "\n"

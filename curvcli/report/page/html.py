@@ -42,7 +42,22 @@ def render(
     headline: Headline | None = None,
 ) -> str:
     """A whole page."""
-    body = [f"<h1>{_text(title)}</h1>"]
+    body = [f"<h1>{_text(title)}</h1>", fragment(blocks, findings, headline)]
+    body.append(f'<footer class="dim">{_text(footer)}</footer>')
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+
+
+def fragment(
+    blocks: Sequence[Block], findings: Sequence[Finding], headline: Headline | None = None
+) -> str:
+    """The content of a page without its frame."""
+    body = []
     if headline is not None:
         told = f"{MARKS[headline.level]} {_text(headline.sentence)}"
         body.append(f'<p class="headline {headline.level}">{told}</p>')
@@ -54,14 +69,7 @@ def render(
             for f in findings
         ]
         body.append("</ul>")
-    body.append(f'<footer class="dim">{_text(footer)}</footer>')
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    return "\n".join(body)
 
 
 def _block(block: Block) -> str:

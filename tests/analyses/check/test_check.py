@@ -165,8 +165,9 @@ def test_github_annotations_and_the_job_summary(project: Path) -> None:
         "check", "run.toml", "--format", "github", cwd=project, GITHUB_STEP_SUMMARY=str(summary)
     )
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("::error file=run.toml,line=9,title=gradients.loss > 1::")
-    assert lines[1].startswith("::warning file=run.toml,line=10,title=")
+    assert lines[0].startswith("curvcli check: ✗ run.toml: gradients.loss is 0.03")
+    assert lines[1].startswith("::error file=run.toml,line=9,title=gradients.loss > 1::")
+    assert lines[2].startswith("::warning file=run.toml,line=10,title=")
     assert lines[-1] == "curvcli check: 2 of 4 rules hold"
     assert summary.read_text().startswith("before\n## curvcli check\n")
     assert "gradients.loss" in summary.read_text()
@@ -176,7 +177,9 @@ def test_annotations_escape_what_would_end_them(project: Path) -> None:
     rule = {"rule": "gradients.loss > 1", "message": "100 %\n::error::x"}
     write_target(project, [rule])
     done = invoke("check", "run.toml", "--format", "github")
-    assert len(done.stdout.splitlines()) == 2
+    verdict, annotation, _ = done.stdout.splitlines()
+    assert verdict.startswith("curvcli check: ✗ run.toml: 100 %\\x0a")
+    assert annotation.startswith("::error file=run.toml")
     assert "100 %25\\x0a" in done.stdout
 
 

@@ -116,3 +116,36 @@ def test_no_layer_is_blamed_for_gaps_in_the_data(place: Path) -> None:
     )
     assert "'pixels' of sample 7" in finding.message
     assert "no layer is to blame" in finding.message
+
+
+def test_a_tuple_of_inputs_goes_to_a_model_that_takes_several(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """((x, t), y), as diffusion models have it, is (x, t, y); a model that takes a pair gets a pair."""
+    (place / "several.py").write_text("""
+import torch
+from torch import nn
+class Timed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 2)
+    def forward(self, x, t, scale=1.0):
+        return scale * self.layer(x) * t[:, None]
+class Paired(Timed):
+    def forward(self, pair):
+        return super().forward(*pair)
+x, t, y = torch.linspace(-1, 1, 40).view(10, 4), torch.linspace(1, 2, 10), torch.arange(10) % 2
+def pair(): return (x, t), y
+def flat(): return x, t, y
+""")
+
+    def value(model: str, data: str) -> float:
+        subject = curvcli.load(
+            model=f"several.py:{model}", data=f"several.py:{data}", loss="cross_entropy"
+        )
+        return curvcli.analyse("hessian", subject, top=1, bottom=0).result.top[0].value
+
+    expected = value("Timed", "flat")
+    assert value("Timed", "pair") == expected
+    assert value("Paired", "pair") == expected

@@ -1,0 +1,44 @@
+"""Whether the rules hold, and which target fails, in one sentence."""
+
+from pathlib import Path
+
+from curvcli.analyses.check.result import CheckResult, RuleOutcome
+from curvcli.analyses.shared.answer import Answer
+from curvcli.analyses.shared.headline import without_threshold
+from curvcli.report.data import Headline, Level
+
+
+def headline(answer: Answer[CheckResult]) -> Headline:
+    """All hold; or the first that does not, with its target."""
+    result = answer.result
+    if not result.targets:
+        return Headline("good", "No target file is among the files: nothing was checked.")
+    rules = [(target, rule) for target in result.targets for rule in target.rules]
+    failing = [
+        (t, r) for t, r in rules
+        if r.decision == "error" or (r.decision == "violation" and r.severity == "error")
+    ]  # fmt: skip
+    warned = [(t, r) for t, r in rules if r.decision == "violation" and r.severity == "warning"]
+    open_ = [(t, r) for t, r in rules if r.decision == "undecided"]
+    told = next(
+        (found for found in (failing, open_ if not result.healthy else [], warned, open_) if found),
+        None,
+    )
+    targets = f" for {len(result.targets)} targets" if len(result.targets) > 1 else ""
+    if told is None:
+        passed = sum(r.decision == "pass" for _, r in rules)
+        noted = sum(r.decision == "violation" for _, r in rules)
+        count = "all" if passed == len(rules) else f"{passed} of"
+        more = f"; {noted} noted below" if noted else ""
+        return Headline("good", f"Healthy: {count} {len(rules)} rules hold{targets}{more}.")
+    level: Level = "bad" if told is failing else "attention"
+    target, rule = told[0]
+    more = f"; {len(told) - 1} more below" if len(told) > 1 else ""
+    return Headline(level, f"{Path(target.name).name}: {_said(rule)}{more}.")
+
+
+def _said(rule: RuleOutcome) -> str:
+    """What was found; of a rule over findings that is their message, and the rule itself says no more."""
+    ending = f" ({rule.rule} does not hold)"
+    said = without_threshold(rule.message.removesuffix(ending)).rstrip(".")
+    return said if rule.message.endswith(ending) or rule.rule in said else f"{rule.rule}: {said}"

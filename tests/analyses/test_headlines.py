@@ -1,0 +1,62 @@
+"""The first sentence of every answer: short, without paths of the JSON, and never better than what was found."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from curvcli.analyses.registry import get
+from curvcli.analyses.shared.answer import Answer
+from curvcli.report.data import Finding, Headline
+
+RECORDED = sorted((Path(__file__).parent.parent / "contracts" / "answers").glob("*.json.gz"))
+
+
+def recorded(path: Path) -> tuple[str, Answer[Any]] | None:
+    """Command and answer of a recorded run; None where there was none."""
+    whole = json.loads(gzip.decompress(path.read_bytes()))
+    if whole["result"] is None:
+        return None
+    question = get(whole["command"])
+    # Times and caches are not recorded.
+    for target in whole["result"].get("targets", []):
+        for run in target["analyses"]:
+            run |= {"seconds": 0.0, "cached": False}
+    result = msgspec.convert(whole["result"], question.result)
+    findings = msgspec.convert(whole["findings"], list[Finding])
+    return question.name, Answer(result, findings, [], whole["complete"])
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.name.removesuffix(".json.gz"))
+def test_the_sentence_is_short_and_no_better_than_the_findings(path: Path) -> None:
+    made = recorded(path)
+    if made is None:
+        pytest.skip("an error was recorded")
+    command, answer = made
+    said = get(command).headline(answer)
+    assert said.sentence.endswith(".") or "curvcli" in said.sentence
+    assert "\n" not in said.sentence
+    assert len(said.sentence) < 420
+    assert not re.search(r"\.\w+\[\d+\]|None|nan", said.sentence), said.sentence
+    worst = {f.severity for f in answer.findings}
+    if "error" in worst and command != "check":
+        assert said.level == "bad"
+    if "warning" in worst or not answer.complete:
+        assert said.level != "good"
+
+
+def test_an_error_takes_the_place_of_the_sentence_and_an_unfinished_run_is_said() -> None:
+    """Whatever the question."""
+    name, answer = next(m for p in RECORDED if p.name.startswith("step-") and (m := recorded(p)))
+    error = Finding(
+        "step.x", "error", "loss", 1.0, 2.0, "the products are wrong [> 1: source]: stop"
+    )
+    found = get(name).headline(Answer(answer.result, [error], [], True))
+    assert found == Headline("bad", "the products are wrong: stop.")
+    part = get(name).headline(Answer(answer.result, [], [], False))
+    assert part.level == "attention"
+    assert "Only a part" in part.sentence
