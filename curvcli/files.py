@@ -32,6 +32,11 @@ def check_regular(path: Path, error: type[CurvError], what: str = "file") -> Non
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        if path.name == "-":
+            raise error(
+                f"standard input ('-') cannot be the {what}: files are read by place, and more than once",
+                "write it into a file, and name that one",
+            ) from None
         raise error(f"there is no {what} {str(path)!r}", "check the path") from None
     except (OSError, ValueError) as problem:  # ValueError: a path with a zero byte
         reason = getattr(problem, "strerror", None) or problem

@@ -176,7 +176,7 @@ class Objective:
             terms=self.terms,
             names=self.names,
             layout=Layout(parameters, rows),
-            loss=sum(float(total) for total, _ in found) / weight,
+            loss=sum(float(total.detach()) for total, _ in found) / weight,
             weight=weight,
             plain=self.plain,
             tf32=self.tf32,

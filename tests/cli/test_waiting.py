@@ -70,3 +70,11 @@ def test_what_is_no_regular_file_is_refused(
         return
     assert done.returncode == 2, done.stderr
     assert "not a regular file" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["info", "-"], ["hessian", "t.toml", "--data", "-"]])
+def test_standard_input_is_no_file(arguments: list[str], folder: Path) -> None:
+    """Files are read by place and more than once: '-' is refused at once, with what to do."""
+    done = run(*arguments, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
+    assert done.returncode == 2
+    assert "standard input" in done.stderr

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -21,6 +22,8 @@ from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import _digest, load_state, save_state
+from curvcli.linalg.run_log import RunLog
+from curvcli.linalg.stochastic.spectral_sums import Goal, estimate
 from curvcli.loading.checkpoints.moments import read_preconditioner
 from curvcli.report.data import CostInfo, Envelope
 
@@ -37,6 +40,27 @@ def read_state(path: Path) -> None:
     state = load_state(path, _OPERATOR, _ROOM, "print")
     found = lanczos(_OPERATOR, Wanted(2, 1), state=state, max_matvecs=5)
     assert all(-1e-6 < value < 19 + 1e-6 for value in found.values_K), "a state gave other numbers"
+
+
+def read_run_log(path: Path) -> None:
+    """A log that is taken changes no digit."""
+    assert _estimated(path) == _estimated(None), "a log gave other numbers"
+
+
+def _estimated(path: Path | None) -> list[float]:
+    log = RunLog(path, "print")
+    generator = torch.Generator().manual_seed(0)
+    goal = Goal(0.1, (np.abs,), max_steps=8, probes=3, max_matvecs=40)
+    found, _ = estimate(_OPERATOR, 3, goal, generator, log=log)
+    log.close()
+    return [found.trace().value, found.square_sum().value, found.sum_of(np.abs).value]
+
+
+def logs(folder: Path, _: str) -> list[bytes]:
+    """A whole one, and ones cut between and within records."""
+    _estimated(folder / "s")
+    whole = (folder / "s").read_bytes()
+    return [whole, whole[: len(whole) // 2], whole[:46], whole[:20], b""]
 
 
 def read_kept_baseline(path: Path) -> None:

@@ -128,6 +128,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "project": (".toml", kept.read_project),
     "rules": (".txt", kept.read_rule),
     "state": (".state", kept.read_state),
+    "run log": (".state", kept.read_run_log),
     "baseline": (".json", kept.read_kept_baseline),
     "cache": (".json", kept.read_answer),
     "optimizer": (".pt", kept.read_optimizer),
@@ -285,7 +286,8 @@ _MAKERS: dict[str, Callable[[Path, str], list[bytes]]] = {
     "safetensors": _safetensors, "torch": _torch, "pickle": _torch, "program": _program, "torchscript": _torchscript,
     "npz": _npz, "parquet": _parquet, "images": _png, "index": _index, "distributed": _indices,
     "project": kept.projects, "rules": kept.rules,
-    "state": kept.states, "baseline": kept.baselines, "cache": kept.answers, "optimizer": kept.optimizers,
+    "state": kept.states,
+    "run log": kept.logs, "baseline": kept.baselines, "cache": kept.answers, "optimizer": kept.optimizers,
 }  # fmt: skip
 # Readers written in C++ that trust what carries a right checksum: inside, only text is changed.
 _TEXT_ONLY = {"torchscript": (".py",), "program": (".json",)}

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -145,7 +147,22 @@ def repeated(folder: Path) -> list[str]:
     return ["hessian", "t.toml", "--data", "x.pt"]
 
 
-@pytest.mark.parametrize("make", [expanded, images, repeated])
+def table(folder: Path) -> list[str]:
+    row = ",".join(["1"] * 1000) + "\n"
+    with (folder / "x.csv").open("w") as file:
+        file.write(",".join(["y", *(f"c{i}" for i in range(999))]) + "\n")
+        file.writelines(row for _ in range(10_000))  # 20 MB of text, a gigabyte of cells
+    return ["hessian", "t.toml", "--data", "x.csv"]
+
+
+def parquet(folder: Path) -> list[str]:
+    pq.write_table(
+        pa.table({name: np.zeros(10_000_000) for name in ("y", "a")}), folder / "x.parquet"
+    )
+    return ["hessian", "t.toml", "--data", "x.parquet"]
+
+
+@pytest.mark.parametrize("make", [expanded, images, repeated, table, parquet])
 def test_what_does_not_fit_is_not_begun(make: Callable[[Path], list[str]], folder: Path) -> None:
     """Small files that would become large: counted against --memory before anything is made."""
     done = invoke(*make(folder), "--memory", "800MB")

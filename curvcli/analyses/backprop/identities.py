@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from curvcli.analyses.backprop.by_hand import Convolution, Record, recomputed
 from curvcli.errors import ModelError
 from curvcli.machine.containers import tensors_in
+from curvcli.machine.memory import not_of_memory
 from curvcli.objective.checks import make_objective
 from curvcli.objective.float64 import in_double
 from curvcli.objective.network import is_stock
@@ -99,6 +100,7 @@ class BackpropCheck:
         try:
             model, batch = in_double(objective.model, piece, objective.device)
         except (RuntimeError, TypeError, AttributeError) as error:
+            not_of_memory(error)
             raise ModelError(
                 f"the model cannot be copied to float64: {error}",
                 "backprop is checked in float64 only",

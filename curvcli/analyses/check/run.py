@@ -83,7 +83,7 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
             updated[key] = _figures(target)
     if path is not None and options.update_baseline:
         write_baseline(path, updated)
-        journal.note(f"the baseline {path} has the figures of {len(updated)} targets now")
+        journal.note(f"figures of {len(updated)} targets were written into the baseline {path}")
     result = _result(checked, options.undecided, options.confidence, options.baseline)
     return journal.answer(result, exit_code=_conclude(journal, result))
 

@@ -15,6 +15,7 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
     ExactOption,
     MatrixOption,
     OptimizerOption,
+    StateOption,
 )
 
 
@@ -45,6 +46,7 @@ class DensityOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[
         str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
     ] = None
+    state: StateOption = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

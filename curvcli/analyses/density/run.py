@@ -25,15 +25,17 @@ from curvcli.analyses.shared.spectrum.certified import (
 )
 from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum, untouched_zeros
 from curvcli.analyses.shared.spectrum.matrix_options import Matrix
+from curvcli.analyses.shared.spectrum.saved import run_log, step
 from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.operator import ROUNDING, Deflated, eigh
+from curvcli.linalg.run_log import Kept, Logged, RunLog
 from curvcli.linalg.statistics.student import quantile
 from curvcli.linalg.stochastic.density import Curve, Density, Mass
+from curvcli.linalg.stochastic.krylov import krylov
 from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rules, random_complement
-from curvcli.linalg.stochastic.spectral_sums import krylov
 from curvcli.operators.curvature.curvature import Curvature
 
 # Eigenvalues up to this share of the norm count as zero, where nothing else is asked for.
@@ -53,27 +55,22 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
     journal.progress(Stage("loading", 0, None))
     # A matrix of fewer rows than the products that probes take is cheaper known as a whole.
     planned = options.probes * options.steps
-    operator, _ = Chosen(options.matrix, options.draws, options.optimizer).operator(
+    chosen = Chosen(options.matrix, options.draws, options.optimizer)
+    operator, made = chosen.operator(
         subject,
         journal,
         wanted=options.outliers,
         preferred_capacity=max(200, 2 * options.steps, planned),
     )
-    known = _all_known(subject, journal, operator, options.exact_rows, planned)
-    if known is None:
-        found, named, status, error = _sampled(
-            subject,
-            journal,
-            operator,
-            options.outliers,
-            options.steps,
-            (options.probes, max(options.probes, options.max_probes)),
-            options.tol,
-        )
-        method: Literal["probes", "gram", "whole"] = "probes"
-    else:
-        found, named, error, method = known
-        status = "converged"
+    key = f"density {subject.fingerprint()} {chosen} {made}" if options.state else ""
+    with run_log(options.state, key, journal) as log:
+        known = _all_known(subject, journal, operator, options.exact_rows, planned, log)
+        if known is None:
+            found, named, status, error = _sampled(subject, journal, operator, options, log)
+            method: Literal["probes", "gram", "whole"] = "probes"
+        else:
+            found, named, error, method = known
+            status = "converged"
     check, rounding = check_random_product(journal, operator, subject.spec.seed)
     result = _result(
         operator,
@@ -105,7 +102,12 @@ _Named = list[Outlier]
 
 
 def _all_known(
-    subject: Subject, journal: Journal, operator: Curvature[Any], rows: int, planned: int
+    subject: Subject,
+    journal: Journal,
+    operator: Curvature[Any],
+    rows: int,
+    planned: int,
+    log: RunLog,
 ) -> tuple[Density, _Named, float, Literal["gram", "whole"]] | None:
     """The density where all eigenvalues can be had."""
     n = operator.objective.dimension
@@ -117,7 +119,7 @@ def _all_known(
     if operator.n > min(planned, operator.plan.capacity):
         return None
     generator = torch.Generator().manual_seed(subject.spec.seed)
-    whole = krylov(operator, operator.n, generator, stop=journal.stop)
+    whole = krylov(Logged(operator, log), operator.n, generator, stop=journal.stop)
     if whole.kept < operator.n:
         return None
     values = np.concatenate([eigh(whole.t_LL)[0], zeros])
@@ -129,45 +131,66 @@ def _sampled(
     subject: Subject,
     journal: Journal,
     operator: Curvature[Any],
-    outliers: int,
-    steps: int,
-    probes: tuple[int, int],
-    tol: float,
+    options: DensityOptions,
+    log: RunLog,
 ) -> tuple[Density, _Named, Status, float]:
     """Outliers by Lanczos, the rest by probes on their complement."""
     vectors_KN = torch.zeros(0, operator.n, dtype=operator.dtype, device=operator.device)
-    values, named, error = np.zeros(0), [], 0.0
-    if outliers:
-        wanted = Wanted(outliers - outliers // 4, outliers // 4)
-        run = start(operator, operator.plan.capacity, subject.spec.seed)
-        leading = lanczos(
-            operator, wanted, tol=_TOL, recheck=0, state=run, stop=journal.stop,
-            progress=lambda p: journal.progress(Stage("outliers", p.converged, p.wanted)),
-        )  # fmt: skip
-        run.basis.drop()
-        certified = certified_pairs(journal, operator, leading, _TOL)
-        # A matrix with few eigenvalues gives one pair at both ends.
-        order = np.argsort([-p.value for p in certified.pairs])
-        chosen = [int(i) for i in order if leading.converged_K[i]]
-        vectors_KN, _ = torch.linalg.qr(leading.vectors_KN[chosen].T)
-        vectors_KN = vectors_KN.T.contiguous()
-        named = [Outlier(certified.pairs[i].value, certified.pairs[i].residual) for i in chosen]
-        values, error = np.array([o.value for o in named]), certified.rounding
-    zeros = untouched_zeros(operator.objective)
+    named, error = list[Outlier](), 0.0
+    if options.outliers:
+        name = f"outliers {options.outliers} {subject.spec.seed}"
+        kept = step(log, journal, name, lambda: _outliers(subject, journal, operator, options, log))
+        named = [Outlier(*pair) for pair in kept["pairs"].tolist()]
+        vectors_KN, error = kept["vectors"].to(operator.device), kept["error"].item()
+    known_K = np.array([*(o.value for o in named), *untouched_zeros(operator.objective)])
+    found = Density(operator.objective.dimension, known_K, [])
     generator = torch.Generator().manual_seed(subject.spec.seed + 1)
-    found = Density(operator.objective.dimension, np.concatenate([values, zeros]), [])
-    rest = Deflated(operator, vectors_KN)
-    while True:
+    rest = Deflated(Logged(operator, log), vectors_KN)
+    steps = min(options.steps, operator.plan.capacity)
+
+    def probe() -> Kept:
         q_N = random_complement(operator, vectors_KN, generator)
-        found.rules.append(gauss_rules(rest, q_N, min(steps, operator.plan.capacity)).nodes)
+        return {"nodes": gauss_rules(rest, q_N, steps).nodes.tensor()}
+
+    while True:
+        kept = log.step(f"probe {steps}", generator, probe)
+        found.rules.append(Nodes(*kept["nodes"].numpy()))
         done = len(found.rules)
         journal.progress(Stage("probes", done, None, f"{found.spread():.2g} apart"))
-        if done >= probes[0] and found.spread() <= tol * found.scale():
+        if done >= options.probes and found.spread() <= options.tol * found.scale():
             return found, named, "converged", error
         if (reason := journal.stop()) is not None:
             return found, named, reason, error
-        if done >= probes[1]:
+        if done >= max(options.probes, options.max_probes):
             return found, named, "max_matvecs", error
+
+
+def _outliers(
+    subject: Subject,
+    journal: Journal,
+    operator: Curvature[Any],
+    options: DensityOptions,
+    log: RunLog,
+) -> Kept:
+    """Leading eigenpairs (value, residual), their vectors, and the rounding in the values."""
+    wanted = Wanted(options.outliers - options.outliers // 4, options.outliers // 4)
+    run = start(operator, operator.plan.capacity, subject.spec.seed)
+    leading = lanczos(
+        Logged(operator, log), wanted, tol=_TOL, recheck=0, state=run, stop=journal.stop,
+        progress=lambda p: journal.progress(Stage("outliers", p.converged, p.wanted)),
+    )  # fmt: skip
+    run.basis.drop()
+    certified = certified_pairs(journal, operator, leading, _TOL)
+    # A matrix with few eigenvalues gives one pair at both ends.
+    order = np.argsort([-p.value for p in certified.pairs])
+    chosen = [int(i) for i in order if leading.converged_K[i]]
+    vectors_NK, _ = torch.linalg.qr(leading.vectors_KN[chosen].T)
+    pairs = [(certified.pairs[i].value, certified.pairs[i].residual) for i in chosen]
+    return {
+        "vectors": vectors_NK.T.contiguous(),
+        "pairs": torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2),
+        "error": torch.tensor(certified.rounding, dtype=torch.float64),
+    }
 
 
 def _result(

@@ -13,6 +13,7 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
     ExactOption,
     MatrixOption,
     OptimizerOption,
+    StateOption,
 )
 
 
@@ -60,9 +61,7 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
             "0: no spread.",
         ),
     ] = 8
-    state: Annotated[str | None, "Save the run in this file, and go on from it if it exists."] = (
-        None
-    )
+    state: StateOption = None
     save_vectors: Annotated[
         str | None,
         "Write the eigenvectors to this .safetensors file: one tensor a parameter, of shape (K, *parameter).",

@@ -10,6 +10,7 @@ from curvcli.analyses.shared.spectrum.matrix_options import (
     ExactOption,
     MatrixOption,
     OptimizerOption,
+    StateOption,
 )
 from curvcli.analyses.trace.headline import headline
 from curvcli.analyses.trace.result import TraceResult
@@ -63,6 +64,7 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[
         str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
     ] = None
+    state: StateOption = None
     optimizer: OptimizerOption = None
     draws: DrawsOption = 1
     exact_rows: ExactOption = 256

@@ -12,12 +12,14 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum.certified import Checked, check_random_product
 from curvcli.analyses.shared.spectrum.matrices import Chosen
 from curvcli.analyses.shared.spectrum.matrix_options import Matrix
+from curvcli.analyses.shared.spectrum.saved import run_log
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.trace.command import TraceOptions
 from curvcli.analyses.trace.findings import NOT_CONVERGED
 from curvcli.analyses.trace.result import Estimate, Split, TensorCurvature, TraceResult
 from curvcli.analyses.trace.sums import SpectrumSums, SumPlan, deflated, spectrum_sums
 from curvcli.errors import UsageError
+from curvcli.linalg.run_log import RunLog
 from curvcli.linalg.stochastic.spectral_sums import OF_NORM, Goal, Probes, SpectralSum, estimate
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.difference import Difference
@@ -35,20 +37,23 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     plan = SumPlan(options.tol, options.deflate, options.steps, options.probes, options.max_matvecs)
-    operator, _ = Chosen(options.matrix, options.draws, options.optimizer).operator(
+    chosen = Chosen(options.matrix, options.draws, options.optimizer)
+    operator, made = chosen.operator(
         subject,
         journal,
         wanted=options.deflate,
         preferred_capacity=max(2 * (options.deflate + options.steps), plan.expected),
     )
     generator = torch.Generator().manual_seed(subject.spec.seed)
-    sums, damping = spectrum_sums(
-        journal, operator, plan, options.damping, options.exact_rows, generator
-    )
-    check, error = check_random_product(journal, operator, subject.spec.seed)
-    result = _result(operator, sums.rounded(error), damping, options.matrix, check)
-    if options.split:
-        result = _with_split(subject, journal, operator, plan, result, generator)
+    key = f"trace {subject.fingerprint()} {chosen} {made}" if options.state else ""
+    with run_log(options.state, key, journal) as log:
+        sums, damping = spectrum_sums(
+            journal, operator, plan, options.damping, options.exact_rows, generator, log
+        )
+        check, error = check_random_product(journal, operator, subject.spec.seed)
+        result = _result(operator, sums.rounded(error), damping, options.matrix, check)
+        if options.split:
+            result = _with_split(subject, journal, operator, plan, result, generator, log)
     if result.status != "converged":
         journal.cut_short()
         journal.find(
@@ -114,6 +119,7 @@ def _with_split(
     plan: SumPlan,
     result: TraceResult,
     generator: torch.Generator,
+    log: RunLog,
 ) -> TraceResult:
     """G and R = H − G, each by probes of its own."""
     gauss_newton = GaussNewton(operator.objective, memory=subject.spec.memory_bytes)
@@ -127,6 +133,7 @@ def _with_split(
             op, deflated(operator, plan), Goal(plan.tol, (), 1, plan.probes, plan.max_matvecs), generator,
             stop=journal.stop,
             progress=partial(_tell, journal, what),
+            log=log,
         )  # fmt: skip
         found.append(probes)
         status = ended if status == "converged" else status

@@ -14,6 +14,7 @@ from curvcli.analyses.shared.spectrum.certified import MatrixError
 from curvcli.analyses.shared.spectrum.matrices import exact_spectrum
 from curvcli.analyses.trace.result import Status
 from curvcli.linalg.operator import Float64Array
+from curvcli.linalg.run_log import Logged, RunLog
 from curvcli.linalg.stochastic.quadrature import gauss_rule
 from curvcli.linalg.stochastic.spectral_sums import RULES, Goal, SpectralSum, estimate
 from curvcli.linalg.vectors import double
@@ -89,6 +90,7 @@ def spectrum_sums(
     damping: float | None,
     rows: int,
     generator: torch.Generator,
+    log: RunLog,
 ) -> tuple[SpectrumSums, float]:
     """The sums, and the damping of the effective dimension.
 
@@ -99,10 +101,11 @@ def spectrum_sums(
         damping: as asked for; None: the weight decay, or a share of the largest eigenvalue.
         rows: up to so many rows the spectrum is computed exactly from their Gram matrix; 0: never.
         generator: of the random vectors.
+        log: that the run goes on from.
     """
     gram = exact_spectrum(journal, operator, rows)
     if gram is None:
-        return _estimated(journal, operator, plan, damping, generator)
+        return _estimated(journal, operator, plan, damping, generator, log)
     damping = _damping(operator, float(gram.values_R[0]), damping)
     blocks = _exact(_block_sums(operator)(gram.diagonal()).tolist())
     return _all_known(gram.all_values(), damping, blocks, "gram"), damping
@@ -114,10 +117,11 @@ def _estimated(
     plan: SumPlan,
     damping: float | None,
     generator: torch.Generator,
+    log: RunLog,
 ) -> tuple[SpectrumSums, float]:
     """By Krylov space and probes; the damping is fixed by a few products where it is not given."""
     if damping is None and not operator.objective.weight_decay:
-        largest = float(np.abs(gauss_rule(operator, _PILOT, generator).theta_M).max())
+        largest = float(np.abs(gauss_rule(Logged(operator, log), _PILOT, generator).theta_M).max())
         damping = _damping(operator, largest, None)
     damping = _damping(operator, 0.0, damping)
     effective = partial(_effective, damping=damping, indefinite=_indefinite(operator))
@@ -131,6 +135,7 @@ def _estimated(
         blocks=_block_sums(operator),
         stop=journal.stop,
         progress=lambda done: journal.progress(Stage("products", done, None)),
+        log=log,
     )
     steps = max((len(r.nodes.theta_M) for r in found.rules), default=0)
     whole = found.exact.kept == operator.n

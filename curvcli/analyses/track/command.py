@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from curvcli.analyses.shared.question import Question
+from curvcli.analyses.shared.spectrum.matrix_options import StateOption
 from curvcli.analyses.track.headline import headline
 from curvcli.analyses.track.result import (
     TrackResult,
@@ -51,6 +52,7 @@ class TrackOptions(Struct, frozen=True, kw_only=True):
     timeout: Annotated[
         str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
     ] = None
+    state: StateOption = None
 
 
 QUESTION = Question("track", TrackOptions, TrackResult, view, headline, targets="series")

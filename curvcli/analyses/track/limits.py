@@ -14,6 +14,7 @@ from curvcli.analyses.track.result import TrackedValue
 from curvcli.errors import CurvError, some
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.linalg.run_log import Logged, RunLog
 from curvcli.loading.checkpoints.moments import read_preconditioner
 from curvcli.loading.checkpoints.training import Optimizer
 from curvcli.operators.curvature.hessian import Hessian
@@ -55,6 +56,7 @@ def preconditioned(
     like: Hessian,
     options: TrackOptions,
     journal: Journal,
+    log: RunLog,
 ) -> tuple[TrackedValue, float] | None:
     """Largest eigenvalue of D⁻¹H and how far the spectrum reaches; None without the state of Adam."""
     if optimizer is None or optimizer.kind not in ADAPTIVE or member.spec.checkpoint is None:
@@ -73,7 +75,7 @@ def preconditioned(
     diagonal_N = objective.flatten([diagonal[n] for n in objective.names])
     operator = PreconditionedHessian(objective, diagonal_N=diagonal_N, like=like)
     top = lanczos(
-        operator, Wanted(1, 0), tol=options.tol, max_matvecs=options.max_matvecs,
+        Logged(operator, log), Wanted(1, 0), tol=options.tol, max_matvecs=options.max_matvecs,
         capacity=like.plan.capacity, seed=member.spec.seed, probability=1 - options.probability,
         recheck=0, stop=journal.stop,
     )  # fmt: skip

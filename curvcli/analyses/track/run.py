@@ -8,9 +8,11 @@ from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.analyses.shared.spectrum import saved
 from curvcli.analyses.shared.spectrum.certified import Checked, by_recurrence, check_products
 from curvcli.analyses.shared.spectrum.eigenpairs import Reach
 from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
+from curvcli.analyses.shared.spectrum.saved import packed, run_log, unpacked
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
 from curvcli.analyses.track.command import TrackOptions
@@ -43,6 +45,7 @@ from curvcli.linalg.lanczos.certify import recurred
 from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.linalg.run_log import Kept, Logged, RunLog
 from curvcli.linalg.stochastic.probes import deflated_trace
 from curvcli.objective.movement import moved, weights_of
 from curvcli.operators.curvature.hessian import Hessian
@@ -57,6 +60,14 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
     Raises:
         CurvError: no checkpoint gives any figure.
     """
+    with run_log(options.state, "track", journal) as log:
+        return _tracked(subject, options, journal, log)
+
+
+def _tracked(
+    subject: Subject, options: TrackOptions, journal: Journal, log: RunLog
+) -> Answer[TrackResult]:
+    """The figures of all checkpoints."""
     points: list[TrackPoint] = []
     problems: list[CurvError] = []
     guess_N: Tensor | None = None
@@ -74,8 +85,8 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
             if place != previous[0]:
                 guess_N, previous = None, (place, {})
             known = Known(step, place, training.optimizer if training else None)
-            point, guess_N = _point(
-                journal, member, options, guess_N if options.warm else None, index, known
+            point, guess_N = _kept_point(
+                journal, member, options, guess_N if options.warm else None, index, known, log
             )
             weights = weights_of(member.objective.model)
             health = health_of(member)._asdict()
@@ -111,17 +122,43 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
     return journal.answer(result)
 
 
-def _point(
+def _kept_point(
     journal: Journal,
     member: Subject,
     options: TrackOptions,
     guess_N: Tensor | None,
     index: int,
     known: Known,
+    log: RunLog,
+) -> tuple[TrackPoint, Tensor]:
+    """`_point`, from the log where it is there."""
+    operator = Hessian(member.objective, memory=member.spec.memory_bytes, wanted=4)
+    if options.state is None:
+        return _point(journal, member, operator, options, guess_N, index, known, log)
+    figures = replace(options, state=None, timeout=None, train_batch=None)
+    name = f"{member.fingerprint()} {member.spec.seed} {index} {known} {figures}"
+
+    def found() -> Kept:
+        point, next_N = _point(journal, member, operator, options, guess_N, index, known, log)
+        return {"point": packed(point), "guess": next_N}
+
+    kept = saved.step(log, journal, name, found)
+    return unpacked(kept["point"], TrackPoint), kept["guess"].to(operator.device)
+
+
+def _point(
+    journal: Journal,
+    member: Subject,
+    operator: Hessian,
+    options: TrackOptions,
+    guess_N: Tensor | None,
+    index: int,
+    known: Known,
+    log: RunLog,
 ) -> tuple[TrackPoint, Tensor]:
     """The figures of one checkpoint, and what the next one starts from."""
     objective = member.objective
-    operator = Hessian(objective, memory=member.spec.memory_bytes, wanted=4)
+    logged = Logged(operator, log)
     wanted = Wanted(1, 1) if operator.n > 1 else Wanted(1, 0)
     if guess_N is not None and len(guess_N) != operator.n:
         guess_N = None
@@ -129,7 +166,7 @@ def _point(
     seed = member.spec.seed + 7919 * index
     state = start(operator, operator.plan.capacity, seed, guess_N)
     found = lanczos(
-        operator, wanted, tol=options.tol, max_matvecs=options.max_matvecs,
+        logged, wanted, tol=options.tol, max_matvecs=options.max_matvecs,
         probability=1 - options.probability, recheck=0, state=state, stop=journal.stop,
     )  # fmt: skip
     pairs, rounding = by_recurrence(journal, operator, found)
@@ -151,7 +188,7 @@ def _point(
     check = _checked(journal, member, operator, found)
     before = objective.cost.matvecs
     estimate = deflated_trace(
-        operator, found.vectors_KN, [float(v) for v in found.values_K], options.probes,
+        logged, found.vectors_KN, [float(v) for v in found.values_K], options.probes,
         torch.Generator().manual_seed(seed + 1), journal.stop,
     )  # fmt: skip
     norm = float(torch.linalg.vector_norm(operator.gradient))
@@ -159,7 +196,7 @@ def _point(
     upper = max([found.upper + rounding, *zeros])
     height = objective.loss - options.loss_floor
     stationarity = stationarity_of(norm, found.norm, height)
-    beside = _beside_limit(member, operator, known, options, journal, values[0], upper)
+    beside = _beside_limit(member, operator, known, options, journal, values[0], upper, log)
     point = TrackPoint(
         step=known.step,
         run=known.run,
@@ -219,13 +256,14 @@ def _beside_limit(
     journal: Journal,
     largest: TrackedValue,
     upper: float,
+    log: RunLog,
 ) -> _Beside:
     """Of the optimizer that the checkpoint was made by, or of gradient descent at ``--lr``."""
     rate, limit = limit_of(known.optimizer, options.lr)
     if options.lr or known.optimizer is None or known.optimizer.kind not in ADAPTIVE:
         low, high, judged, adaptive = largest.value - largest.residual, upper, largest, None
     else:
-        adaptive = preconditioned(member, known.optimizer, operator, options, journal)
+        adaptive = preconditioned(member, known.optimizer, operator, options, journal, log)
         if adaptive is None:
             return _Beside(rate, None, None, None, None)
         judged, high = adaptive

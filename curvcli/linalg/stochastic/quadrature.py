@@ -26,6 +26,10 @@ class Nodes:
     theta_M: Float64Array
     weights_M: Float64Array
 
+    def tensor(self) -> Tensor:
+        """Both as rows, shape (2, M)."""
+        return torch.from_numpy(np.stack([self.theta_M, self.weights_M]))
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -11,20 +11,21 @@ Shapes: ``N`` length of a vector, ``M`` vectors of Q, ``L`` all Krylov vectors, 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.lanczos import Status
-from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, random_unit_vector
+from curvcli.linalg.operator import Float64Array, SymmetricOperator
+from curvcli.linalg.run_log import UNSAVED, Kept, Logged, RunLog
 from curvcli.linalg.statistics.student import quantile
+from curvcli.linalg.stochastic.krylov import Function, Krylov, krylov
 from curvcli.linalg.stochastic.probes import Sums, jackknife
-from curvcli.linalg.stochastic.quadrature import Rules, gauss_rules, random_complement
+from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rules, random_complement
 from curvcli.linalg.vectors import double
 
-Function = Callable[[Float64Array], Float64Array]
 BlockSums = Callable[[Tensor], Tensor]
 """A vector of shape (n,) -> sums over blocks of its entries, shape (B,)."""
 
@@ -49,78 +50,6 @@ class SpectralSum:
         return quantile(CONFIDENCE, max(1, self.degrees)) * self.standard_error
 
 
-@dataclass(frozen=True)
-class Krylov:
-    """Q, the first M of L Krylov vectors, and T = Vᵀ A V of all of them."""
-
-    vectors_LN: Tensor
-    kept: int
-    t_LL: Float64Array
-
-    @property
-    def kept_MN(self) -> Tensor:
-        """Q."""
-        return self.vectors_LN[: self.kept]
-
-    def trace_of(self, function: Function) -> float:
-        """tr Qᵀ f(A) Q, by f(T)."""
-        theta_L, s_LL = eigh(self.t_LL)
-        return float(((s_LL[: self.kept] ** 2) @ function(theta_L)).sum())
-
-    def diagonal(self) -> Tensor:
-        """Σ_j q_j ⊙ A q_j over the vectors of Q, shape (n,)."""
-        t_ML = torch.as_tensor(self.t_LL[: self.kept]).to(self.vectors_LN)
-        return (self.kept_MN * (t_ML @ self.vectors_LN)).sum(0)
-
-
-def krylov(
-    op: SymmetricOperator,
-    kept: int,
-    generator: torch.Generator,
-    *,
-    functions: Sequence[Function] = (),
-    tol: float = 0.0,
-    max_steps: int = 100,
-    stop: Callable[[], object] = lambda: None,
-) -> Krylov:
-    """``kept`` Krylov vectors, and as many more as Gauss rules of ``functions`` need.
-
-    The rule of the start vector by s steps is held against those of s/2 and 3s/4 steps: s is enough when they differ by
-    less than ``tol``. It is a random vector of the whole space, with the outliers that the probes do not see.
-
-    Args:
-        op: A.
-        kept: vectors of Q.
-        generator: of the start vector.
-        functions: whose Gauss rules are to be right; none: one step.
-        tol: relative to the value.
-        max_steps: at most.
-        stop: asked before each product.
-    """
-    most = min(op.n, kept + (max_steps if functions else 1))
-    basis = Basis(op.n, most, op.dtype, op.device)
-    basis.append(random_unit_vector(op, generator))
-    t_LL = np.zeros((most, most))
-    eps = torch.finfo(op.dtype).eps
-    done = 0
-    while done < most and (stop() is None or done == 0):
-        w_N = op.matvec(basis[done])
-        column, beta, _ = basis.project_out(w_N, twice=True)
-        t_LL[: done + 1, done] = t_LL[done, : done + 1] = column
-        done += 1
-        if done == most or (done > kept and _enough(t_LL, done - kept, functions, tol)):
-            break
-        if beta <= 10 * eps * np.abs(t_LL).max():
-            basis.append(random_complement(op, basis.rows, generator))
-            beta = 0.0
-        else:
-            basis.append(w_N.div_(beta))
-        t_LL[done, done - 1] = t_LL[done - 1, done] = beta
-    whole = done == op.n
-    kept = done if whole else min(kept, done)
-    return Krylov(basis.rows[:done], kept, t_LL[:done, :done])
-
-
 # Of the tolerance, for the error of Gauss rules, which more probes do not make smaller.
 _SHARE = 0.25
 _LOOSER = 5
@@ -131,24 +60,13 @@ RULES = 6
 # A trace that is small beside ‖A‖_F is known to so many times the tolerance of the norm: P vectors leave an error
 # of √(2/P) ‖A‖_F, so that a fiftieth of the norm would take five thousand.
 OF_NORM = 2.5
-# Fewer steps do not tell how a Gauss rule converges.
-_MIN_STEPS = 8
 
 
-def _enough(t_LL: Float64Array, steps: int, functions: Sequence[Function], tol: float) -> bool:
-    """Whether so many steps are enough for the Gauss rule of the start vector."""
-    if not functions:
-        return True
-    if steps < _MIN_STEPS or steps % 4:
-        return False
-    for function in functions:
-        values = []
-        for s in (steps, 3 * steps // 4, steps // 2):
-            theta_M, s_MM = eigh(t_LL[:s, :s])
-            values.append(float(s_MM[0] ** 2 @ function(theta_M)))
-        if max(abs(v - values[0]) for v in values) > tol * abs(values[0]):
-            return False
-    return True
+class ByHalf(NamedTuple):
+    """The Gauss rules of a probe after all of its steps, and after half of them."""
+
+    nodes: Nodes
+    half: Nodes
 
 
 @dataclass
@@ -159,7 +77,8 @@ class Probes:
     exact: Krylov
     generator: torch.Generator
     blocks: BlockSums = field(default=lambda _: torch.zeros(0))
-    rules: list[Rules] = field(default_factory=list)
+    log: RunLog = UNSAVED
+    rules: list[ByHalf] = field(default_factory=list)
     """Of the probes with more than one step."""
     forms: list[float] = field(default_factory=list)
     """yᵀAy of every probe,"""
@@ -175,14 +94,27 @@ class Probes:
 
     def add(self, steps: int) -> None:
         """One more probe, of ``steps`` products."""
+        name = f"probe {self.exact.kept} {steps}"
+        kept = self.log.step(name, self.generator, lambda: self._probe(steps))
+        if steps > 1:
+            self.rules.append(ByHalf(*(Nodes(*kept[key].numpy()) for key in ("nodes", "half"))))
+        form, square = kept["sums"].tolist()
+        self.forms.append(self.dimension * form)
+        self.squares.append(self.dimension * square)
+        self.block_forms.append(self.dimension * kept["blocks"].numpy())
+
+    def _probe(self, steps: int) -> Kept:
+        """What a random vector says of A."""
         q_N = random_complement(self.op, self.exact.kept_MN, self.generator)
         rules = gauss_rules(self.op, q_N, steps)
-        if steps > 1:
-            self.rules.append(rules)
         products_N = q_N * rules.first_N
-        self.forms.append(self.dimension * float(double(products_N).sum()))
-        self.squares.append(self.dimension * float(double(rules.first_N).square().sum()))
-        self.block_forms.append(self.dimension * self.blocks(products_N).cpu().double().numpy())
+        sums = double(products_N).sum(), double(rules.first_N).square().sum()
+        return {
+            "nodes": rules.nodes.tensor(),
+            "half": rules.half.tensor(),
+            "sums": torch.stack(sums).cpu().double(),
+            "blocks": self.blocks(products_N).cpu().double(),
+        }
 
     def trace(self) -> SpectralSum:
         """tr A."""
@@ -272,6 +204,7 @@ def estimate(
     blocks: BlockSums = lambda _: torch.zeros(0),
     stop: Callable[[], Status | None] = lambda: None,
     progress: Callable[[int], None] = lambda _: None,
+    log: RunLog = UNSAVED,
 ) -> tuple[Probes, Status]:
     """Probes until the standard errors are small enough.
 
@@ -283,6 +216,7 @@ def estimate(
         blocks: for `Probes.block_traces`.
         stop: asked before each probe; a reason ends the run.
         progress: told the products done.
+        log: that the run goes on from.
 
     Returns:
         The probes, and ``converged``, ``max_matvecs`` or the reason to stop.
@@ -290,6 +224,7 @@ def estimate(
     # Half of the products at most, so that something is left for the probes.
     if kept < op.n or op.n > goal.max_matvecs:
         kept = min(kept, max(1, goal.max_matvecs // 4))
+    op = Logged(op, log)
     exact = krylov(
         op,
         kept,
@@ -299,7 +234,7 @@ def estimate(
         max_steps=min(goal.max_steps, max(1, goal.max_matvecs // 4)),
         stop=stop,
     )
-    probes = Probes(op, exact, generator, blocks)
+    probes = Probes(op, exact, generator, blocks, log)
     spent = len(exact.vectors_LN)
     most = max(1, spent - exact.kept)
     if exact.kept == op.n:

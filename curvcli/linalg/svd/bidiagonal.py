@@ -158,11 +158,15 @@ class Bidiagonalisation:
 
     def _small(self, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """SVD of B: values, residual bounds β |s_k|, and the vectors' coefficients."""
-        b_SJJ = torch.diag_embed(torch.stack(self._alpha, 1))
+        entries = (
+            torch.stack([*self._alpha, *self._beta], 1).cpu().double()
+        )  # one read of the device
+        alpha_SJ, beta_SJ = entries.split(self.steps, 1)
+        b_SJJ = torch.diag_embed(alpha_SJ)
         if self.steps > 1:
-            b_SJJ = b_SJJ + torch.diag_embed(torch.stack(self._beta[:-1], 1), 1)
-        p_SJJ, values_SJ, qt_SJJ = torch.linalg.svd(b_SJJ.cpu().double())
-        bounds_SJ = self._beta[-1].cpu().double()[:, None] * p_SJJ[:, -1].abs()
+            b_SJJ = b_SJJ + torch.diag_embed(beta_SJ[:, :-1], 1)
+        p_SJJ, values_SJ, qt_SJJ = torch.linalg.svd(b_SJJ)
+        bounds_SJ = beta_SJ[:, -1:] * p_SJJ[:, -1].abs()
         k = min(top, self.steps)
         return values_SJ[:, :k], bounds_SJ[:, :k], p_SJJ[..., :k], qt_SJJ[:, :k].transpose(1, 2)
 
@@ -194,16 +198,16 @@ class Bidiagonalisation:
     ) -> tuple[Tensor, Tensor]:
         """The normalised rest beside the basis, or a fresh direction where nothing but rounding is left of it."""
         rest_SL, before_S, length_S = self._rest(w_SL, basis_SJL)
-        # Both are asked in one read of the device.
-        cancelled_S, broken_S = length_S < DGKS_ETA * before_S, self._broken(length_S)
-        cancelled, broken = torch.stack([cancelled_S.any(), broken_S.any()]).tolist()
-        if cancelled:
-            rest_SL, _, length_S = self._rest(rest_SL, basis_SJL)
-            broken_S = self._broken(length_S)
-            broken = bool(broken_S.any())
+        cancelled_S = length_S < DGKS_ETA * before_S
+        # A second pass takes less time on a device than the host's wait for the answer whether it is needed.
+        if self.op.device.type != "cpu" or bool(cancelled_S.any()):
+            again_SL, _, again_S = self._rest(rest_SL, basis_SJL)
+            rest_SL = torch.where(cancelled_S[:, None], again_SL, rest_SL)
+            length_S = torch.where(cancelled_S, again_S, length_S)
+        broken_S = self._broken(length_S)
         self._norm_S = torch.maximum(self._norm_S, length_S)
         unit_SL = rest_SL / torch.where(broken_S, 1.0, length_S)[:, None].to(rest_SL.dtype)
-        if broken:
+        if bool(broken_S.any()):
             fresh_SL = self._fresh(basis_SJL, locked_SKL)
             unit_SL = torch.where(broken_S[:, None], fresh_SL, unit_SL)
             length_S = torch.where(broken_S, 0.0, length_S)

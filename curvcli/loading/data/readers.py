@@ -36,7 +36,8 @@ def readers_of(
         )
 
     def table(path: Path) -> dict[str, Any]:
-        return read_table(path, spec.target_column or spec.target_key, spec.input_key, notes)
+        target = spec.target_column or spec.target_key
+        return read_table(path, target, spec.input_key, notes, spec.memory_bytes)
 
     def images(path: Path) -> Iterable[Any]:
         how = preprocessing(spec.model, spec.model_args, directory)

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from curvcli.errors import DataError, did_you_mean, some
+from curvcli.errors import CurvError, DataError, did_you_mean, some
 from curvcli.files import check_regular
-from curvcli.machine.memory import not_of_memory
+from curvcli.machine.memory import check_fits, not_of_memory
 
 SUFFIXES = (".csv", ".parquet")
 CELLS = 200_000_000
 """Cells of a table; beyond, cut it into files."""
+# Bytes of a cell while a table is read: an object, two places that name it, two numbers in float64 and one in float32.
+_CELL = 64 + 2 * 8 + 2 * 8 + 4
+_BLOCK = 1 << 20
 _USUAL = ("y", "target", "targets", "label", "labels", "class")
 
 
@@ -25,7 +28,11 @@ def is_table(source: str) -> bool:
 
 
 def read_table(
-    path: Path, target: str | None, inputs: Sequence[str], notes: list[str]
+    path: Path,
+    target: str | None,
+    inputs: Sequence[str],
+    notes: list[str],
+    memory: int | None = None,
 ) -> dict[str, Any]:
     """``{"x": (rows, columns) float32, "y": (rows,)}``.
 
@@ -37,12 +44,15 @@ def read_table(
         target: column of the targets; default: one with a usual name.
         inputs: columns of the inputs, in order; default: all others.
         notes: told what was chosen.
+        memory: bytes that the process may use in all; None: as many as there are.
 
     Raises:
+        MemoryLimitError: it does not fit; seen before it is read.
         DataError: missing, damaged, empty; a column is not there, not numeric, or has gaps.
     """
     check_regular(path, DataError, "data file")
-    columns = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    read = _read_csv if path.suffix.lower() == ".csv" else _read_parquet
+    columns = read(path, memory)
     chosen = target or next((n for n in columns if n.lower() in _USUAL), None)
     for name in (*inputs, *([chosen] if chosen else [])):
         if name not in columns:
@@ -113,10 +123,27 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_csv(path: Path) -> Mapping[str, Sequence[Any]]:
+def _check_size(cells: int, size: int, memory: int | None, path: Path) -> None:
+    """Before a table of so many cells and bytes of content is read."""
+    if cells > CELLS:
+        raise DataError(f"{path.name} has more than {CELLS} cells", "cut it into files")
+    check_fits(size + _CELL * cells, memory, f"the table {path.name}")
+
+
+def _count_cells(path: Path) -> int:
+    """Cells of a .csv file, at most: separators in quotes count too."""
+    cells = 1
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            cells += block.count(b",") + block.count(b"\n")
+    return cells
+
+
+def _read_csv(path: Path, memory: int | None) -> Mapping[str, Sequence[Any]]:
     rows: list[list[str]] = []
     heading: list[str] = []
     try:
+        _check_size(_count_cells(path), path.stat().st_size, memory, path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.reader(file):
                 if not row:
@@ -130,8 +157,6 @@ def _read_csv(path: Path) -> Mapping[str, Sequence[Any]]:
                         "mend that row",
                     )
                 rows.append(row)
-                if len(rows) * len(heading) > CELLS:
-                    raise DataError(f"{path.name} has more than {CELLS} cells", "cut it into files")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path.name} is not a readable .csv file: {error}", "save it as UTF-8"
@@ -139,7 +164,7 @@ def _read_csv(path: Path) -> Mapping[str, Sequence[Any]]:
     return _named(heading, [list(c) for c in zip(*rows, strict=True)], path)
 
 
-def _read_parquet(path: Path) -> Mapping[str, Sequence[Any]]:
+def _read_parquet(path: Path, memory: int | None) -> Mapping[str, Sequence[Any]]:
     try:
         import pyarrow.parquet
     except ImportError:
@@ -148,11 +173,12 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any]]:
         ) from None
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        if file.metadata.num_rows * file.metadata.num_columns > CELLS:
-            raise DataError(f"{path.name} has more than {CELLS} cells", "cut it into files")
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        size = sum(max(0, group.total_byte_size) for group in groups)
+        _check_size(file.metadata.num_rows * file.metadata.num_columns, size, memory, path)
         table = file.read()
         columns = [c.to_pylist() for c in table.columns]
-    except DataError:
+    except CurvError:
         raise
     except Exception as error:  # pyarrow raises its own and Python's errors on damaged files
         not_of_memory(error)

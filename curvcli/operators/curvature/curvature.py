@@ -21,15 +21,18 @@ from curvcli.operators.autodiff.finite import check_finite
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.curvature.parts import PARTS, Part, parts_of
 from curvcli.operators.curvature.planning import make_plan
-from curvcli.operators.curvature.probing import asymmetry, find_kernels, twin_of
+from curvcli.operators.curvature.probing import (
+    ASYMMETRY,
+    asymmetry,
+    find_kernels,
+    gone_in_float64,
+    twin_of,
+)
 
 Strategy = Literal["auto", "keep", "rebuild", "finite-difference"]
 
 # Up to so many parameters several products at once are faster than one after the other.
 _SMALL = 1_000_000
-# Relative asymmetry that rounding explains, in single precision and in double: networks amplify it. Derivatives that
-# are wrong in torch (normalisation differentiated three times, fused weight normalisation) are off by a tenth and more.
-ASYMMETRY = (2e-2, 1e-6)
 
 G = TypeVar("G")
 R = TypeVar("R")
@@ -84,6 +87,7 @@ class Curvature(ABC, Generic[G]):
                 objective.batches,
                 self._attempt,
                 self._asymmetry,
+                self._loss_of,
                 ASYMMETRY[self.dtype.itemsize >= 8],
                 self._is_rounding,
             )
@@ -283,10 +287,18 @@ class Curvature(ABC, Generic[G]):
             lambda v_N: self._multiply(graph, self.views(v_N), retain=True), self.objective.flat()
         )
 
-    def _is_rounding(self, piece: Batch) -> bool:
-        """Whether the matrix of a piece is symmetric in float64; False where that cannot be tried."""
+    def _loss_of(self, piece: Batch) -> float:
+        """The loss of a piece, per loss term."""
+        with torch.no_grad(), self.objective.evaluation(), self.kernels.active():
+            total, terms = self.objective.terms(self.objective.model, piece.data)
+        return float(total.detach()) / terms if terms else 0.0
+
+    def _is_rounding(self, piece: Batch) -> bool | None:
+        """Whether the matrix of a piece is symmetric in float64; None where that cannot be told."""
         wide = twin_of(self, piece)
-        return wide is not None and wide._asymmetry(wide.objective.batches[0]) <= ASYMMETRY[True]
+        if wide is None:
+            return None
+        return gone_in_float64(wide._asymmetry(wide.objective.batches[0]), wide.objective.loss)
 
     def _attempt(self, piece: Batch) -> str | None:
         """A product on a piece; names of operations whose derivative is missing, or None."""
@@ -300,8 +312,7 @@ class Curvature(ABC, Generic[G]):
     def _without_derivative(self) -> None:
         """What to do when no kernel has the derivative that products need."""
         self.objective.notes.append(
-            "an operation has no second derivative, so products are central differences of "
-            "the gradient (less accurate)"
+            "products are central differences of the gradient (less accurate)"
         )
         self.finite_differences = True
 

@@ -20,8 +20,8 @@ from curvcli.objective.batch import Batch
 from curvcli.objective.terms import SplitLoss
 from curvcli.operators.autodiff.kernels import missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback
-from curvcli.operators.curvature.curvature import ASYMMETRY, Curvature
-from curvcli.operators.curvature.probing import asymmetry
+from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.probing import ASYMMETRY, asymmetry
 
 
 class OutputCurvature(NamedTuple):
@@ -181,12 +181,13 @@ class GaussNewton(Curvature[OutputGraph]):
     def _missing(self, graph: OutputGraph) -> str | None:
         return missing_derivatives([*graph.pulled, *graph.curvature.graphs])
 
-    def _is_rounding(self, piece: Batch) -> bool:
+    def _is_rounding(self, piece: Batch) -> bool | None:
         """Also where only the loss' curvature at the outputs is rounding: saturated ones leave nothing else of it.
 
         That is symmetric by itself, so that products are right if those with JᵀJ are symmetric.
         """
-        if super()._is_rounding(piece):
+        rounding = super()._is_rounding(piece)
+        if rounding:
             return True
         graph = self._graph(piece)
 
@@ -199,7 +200,9 @@ class GaussNewton(Curvature[OutputGraph]):
             return self.objective.flatten(parts)
 
         tolerance = ASYMMETRY[self.dtype == torch.float64]
-        return bool(graph.pulled) and asymmetry(without_loss, self.objective.flat()) <= tolerance
+        if graph.pulled and asymmetry(without_loss, self.objective.flat()) <= tolerance:
+            return True
+        return rounding
 
     def _without_derivative(self) -> None:
         raise LossError(

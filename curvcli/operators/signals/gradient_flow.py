@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import MemoryLimitError
+from curvcli.machine.device import block
 from curvcli.machine.memory import out_of_memory, room
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
@@ -215,7 +216,7 @@ def _gram(flat_GK: list[Tensor]) -> Tensor:
     """Inner products over the last axis of the parts' tensors, in double precision, shape (G, P, P).
 
     Entries are divided by the largest first: squares of vanishing gradients underflow in float32. Blocks are
-    multiplied in the gradients' own type and added up in double precision.
+    multiplied in the gradients' own type where they are short, and added up in double precision.
     """
     p, (g, k) = len(flat_GK), flat_GK[0].shape
     peak_G = torch.stack([peaks(f) for f in flat_GK]).amax(0).to(wide(flat_GK[0]))
@@ -223,8 +224,10 @@ def _gram(flat_GK: list[Tensor]) -> Tensor:
     single = flat_GK[0].dtype if flat_GK[0].dtype == torch.float64 else torch.float32
     scale_G11 = unit_G.to(single)[:, None, None]
     gram_GPP = torch.zeros(g, p, p, dtype=wide(flat_GK[0]), device=flat_GK[0].device)
-    for first in range(0, k, _BLOCK):
-        block = torch.stack([f[:, first : first + _BLOCK] for f in flat_GK], 1).to(single)
-        block.div_(scale_G11)
-        gram_GPP += block @ block.mT
+    length = max(_BLOCK, block(gram_GPP.device, _BLOCK) // (g * p))
+    multiplied = single if length == _BLOCK else gram_GPP.dtype
+    for first in range(0, k, length):
+        part_GPK = torch.stack([f[:, first : first + length] for f in flat_GK], 1).to(multiplied)
+        part_GPK.div_(scale_G11)
+        gram_GPP += part_GPK @ part_GPK.mT
     return gram_GPP * unit_G.square()[:, None, None]

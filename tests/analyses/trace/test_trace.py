@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from curvcli.analyses.registry import get
 from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.statistics.student import quantile
-from curvcli.linalg.stochastic.spectral_sums import Probes, krylov
+from curvcli.linalg.stochastic.krylov import krylov
+from curvcli.linalg.stochastic.spectral_sums import Probes
 from curvcli.loading.spec import make_spec, read_target_file
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian

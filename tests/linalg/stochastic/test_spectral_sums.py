@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvcli.linalg.stochastic.spectral_sums import Goal, estimate, krylov
+from curvcli.linalg.stochastic.krylov import krylov
+from curvcli.linalg.stochastic.spectral_sums import Goal, estimate
 from tests.oracles.matrices import Matrix, matrix_of, spectrum
 
 

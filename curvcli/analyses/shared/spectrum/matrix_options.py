@@ -20,6 +20,7 @@ OptimizerOption = Annotated[
     str | None,
     "File with the state of Adam (AdamW, RMSprop, Adagrad), for the preconditioned Hessian.",
 ]
+StateOption = Annotated[str | None, "Save the run in this file, and go on from it if it exists."]
 ExactOption = Annotated[
     int,
     Meta(
