@@ -84,7 +84,7 @@ def inspect(
     return Subject(target.spec, target=target, name=type(model).__name__)
 
 
-def _ask(name: str, model: "nn.Module", loss: Any, data: Any, given: dict[str, Any]) -> Any:
+def _ask(name: str, model: "nn.Module", loss: Any, data: Any, given: dict[str, Any]) -> Answer[Any]:
     """The answer; what is no option of the question is a setting of the target."""
     journal = given.pop("journal", None) or Journal()
     question = get(name)
@@ -99,70 +99,70 @@ def hessian(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[HessianResult]":
     """The largest and smallest eigenvalues of the Hessian, each with its error; `Answer.vectors` has the vectors."""
-    return _ask("hessian", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("hessian", model, loss, data, options)
 
 
 def density(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[DensityResult]":
     """How the eigenvalues are spread."""
-    return _ask("density", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("density", model, loss, data, options)
 
 
 def trace(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[TraceResult]":
     """Trace, Frobenius norm and other sums over the spectrum."""
-    return _ask("trace", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("trace", model, loss, data, options)
 
 
 def saddle(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[SaddleResult]":
     """What kind of critical point the weights sit at."""
-    return _ask("saddle", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("saddle", model, loss, data, options)
 
 
 def taylor(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[TaylorResult]":
     """The second-order model of the loss against the truth."""
-    return _ask("taylor", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("taylor", model, loss, data, options)
 
 
 def step(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[StepResult]":
     """One step by each of several methods, predicted and true."""
-    return _ask("step", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("step", model, loss, data, options)
 
 
 def backprop(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[BackpropResult]":
     """Gradients against hand-written identities and finite differences."""
-    return _ask("backprop", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("backprop", model, loss, data, options)
 
 
 def gradients(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[GradientsResult]":
     """How signals and gradients travel through the layers."""
-    return _ask("gradients", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("gradients", model, loss, data, options)
 
 
 def jacobian(
     model: "nn.Module", data: Any = None, loss: Loss | None = None, **options: Any
 ) -> "Answer[JacobianResult]":
     """Norms and singular values of the Jacobian of the outputs; no loss is needed."""
-    return _ask("jacobian", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("jacobian", model, loss, data, options)
 
 
 def lr(
     model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
 ) -> "Answer[LrResult]":
     """A range of learning rates that work, from short true runs on copies."""
-    return _ask("lr", model, loss, data, options)  # type: ignore[no-any-return]
+    return _ask("lr", model, loss, data, options)
 
 
 def check(

@@ -17,29 +17,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvcli.errors import MemoryLimitError
 from curvcli.machine.memory import check_fits, not_of_memory, out_of_memory
+from tests.oracles.faults import Allocation
 from tests.oracles.program import ROOT, invoke
-
-
-class Failing(TorchDispatchMode):
-    """The k-th operation of torch fails as its allocator does."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.left = k
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.left -= 1
-        if self.left == 0:
-            raise RuntimeError(
-                "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."
-            )
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -66,7 +48,7 @@ COMMANDS = [
 def test_a_failed_allocation_is_no_defect(command: str, folder: Path) -> None:
     """Whichever operation it hits: an answer, or exit code 3; never a defect, never a damaged file."""
     for k in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 300):
-        with Failing(k):
+        with Allocation(k):
             done = invoke(command, "t.toml" if command != "info" else "m.pt", "--quiet")
         assert done.exit_code in (0, 3), (k, done.stderr, done.exception)
         if done.exit_code == 3:
