@@ -59,7 +59,12 @@ class FitInfo(Struct, frozen=True):
     chance: Annotated[Number, Meta(description="loss of the best constant predictor")]
     accuracy: Number
     majority: Annotated[Number, Meta(description="accuracy of the best constant predictor")]
-    at_chance: Annotated[bool, Meta(description="the loss is at least 0.95 of chance")]
+    at_chance: Annotated[
+        bool,
+        Meta(
+            description="the loss is at least 0.95 of chance, and the accuracy near that of a constant"
+        ),
+    ]
 
 
 class TargetInfo(Struct, frozen=True):

@@ -8,10 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
+from torch import nn
 
+import curvcli
 from curvcli.analyses.registry import get
 from curvcli.analyses.shared.answer import Answer
 from curvcli.report.data import Finding, Headline
+from tests.oracles.samples import X50, Y50
 
 RECORDED = sorted((Path(__file__).parent.parent / "contracts" / "answers").glob("*.json.gz"))
 
@@ -60,3 +64,25 @@ def test_an_error_takes_the_place_of_the_sentence_and_an_unfinished_run_is_said(
     part = get(name).headline(Answer(answer.result, [], [], False))
     assert part.level == "attention"
     assert "Only a part" in part.sentence
+
+
+def test_a_corpse_is_not_said_to_train() -> None:
+    """All units dead: no rate works, whatever short runs at a constant loss do."""
+    torch.manual_seed(0)
+    first = nn.Linear(4, 6)
+    nn.init.constant_(first.bias, -100.0)
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(6, 3))
+    said = curvcli.lr(model, "cross_entropy", (X50, Y50), steps=5).headline
+    assert said is not None
+    assert said.level == "attention"
+    assert "dead" in said.sentence
+
+
+def test_rules_that_hold_over_a_network_at_chance_get_no_tick() -> None:
+    """Labels without signal: nothing is broken, and nothing was learned."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    said = curvcli.check(model, "cross_entropy", (X50, Y50), rules=["gradients.loss > 0"]).headline
+    assert said is not None
+    assert said.level == "attention"
+    assert "no better than a constant" in said.sentence

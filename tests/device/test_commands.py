@@ -94,7 +94,11 @@ def cases(names: Sequence[str]) -> list[Any]:
 
 def _slow(command: str, name: str) -> bool:
     many_products = command in ("density", "compare", "taylor", "track", "trace")
-    return (name == "bytes_gpt" and command != "hessian") or ("lstm" in name and many_products)
+    if name == "bytes_gpt":
+        return command != "hessian"
+    if "lstm" in name:
+        return many_products or command == "step"
+    return name in ("digits_cnn", "exported") and command in ("compare", "density", "taylor")
 
 
 @pytest.mark.parametrize(("command", "name"), cases(NAMES))

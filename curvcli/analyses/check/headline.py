@@ -30,6 +30,11 @@ def headline(answer: Answer[CheckResult]) -> Headline:
         noted = sum(r.decision == "violation" for _, r in rules)
         count = "all" if passed == len(rules) else f"{passed} of"
         more = f"; {noted} noted below" if noted else ""
+        dull = [t for t in result.targets if t.target and t.target.fit and t.target.fit.at_chance]
+        if dull:
+            name = Path(dull[0].name).name
+            text = f"{name}: {count} {len(rules)} rules hold, but the network is no better than a constant{more}."
+            return Headline("attention", text)
         return Headline("good", f"Healthy: {count} {len(rules)} rules hold{targets}{more}.")
     level: Level = "bad" if told is failing else "attention"
     target, rule = told[0]

@@ -16,7 +16,9 @@ def headline(answer: Answer[CompareResult]) -> Headline:
     if result.sampling is not None:
         return judged(answer, _beyond(result.sampling, result.identical))
     if result.identical:
-        return judged(answer, "The checkpoints are identical: every weight is the same to the bit.")
+        kind = f", in {result.a.dtype}" if result.a is not None and result.a.dtype else ""
+        same = f"The checkpoints are identical: every weight is the same to the bit{kind}."
+        return judged(answer, same)
     loss, level = _better(result)
     return judged(answer, " ".join(part for part in (loss, _sharper(result)) if part), level)
 
@@ -30,10 +32,10 @@ def _better(result: CompareResult) -> tuple[str, Level]:
             "Which is better cannot be told: the data has too few parts for an error.",
             "attention",
         )
-    told = f"{number(abs(pair.difference), 3)} ± {number(pair.standard_error, 2)}"
+    told = f"{number(abs(pair.difference), 3)} ± {number(pair.standard_error, 2)} (standard error)"
     if pair.better is None:
         return (
-            f"Neither is better on this data: the losses differ by {told}, within sampling.",
+            f"Neither is better on this data: the losses differ by {told}, less than three of it.",
             "good",
         )
     return f"{pair.better.upper()} is better on this data: its loss is lower by {told}.", "good"

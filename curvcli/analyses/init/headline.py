@@ -1,6 +1,6 @@
 """What is left to fill in, in one sentence."""
 
-from curvcli.analyses.init.result import InitResult
+from curvcli.analyses.init.result import NOT_EVALUATED, InitResult
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.report.data import Headline, Level
@@ -14,6 +14,9 @@ def headline(answer: Answer[InitResult]) -> Headline:
         text = f"{result.path} is written; fill in {', '.join(result.unknown)}, then: curvcli gradients {result.path}"
         return judged(answer, text, "attention")
     sane = result.sanity
+    failed = next((note for note in answer.notes if note.startswith(NOT_EVALUATED)), None)
+    if failed is not None:
+        return judged(answer, f"{result.path} is written, but {failed.rstrip('.')}.", "attention")
     looks = ""
     if sane is not None and sane.loss is not None:
         known = f"loss {number(sane.loss)}" + (

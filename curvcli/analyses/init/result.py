@@ -7,6 +7,9 @@ from msgspec import Meta, Struct
 from curvcli.analyses.shared.sanity import SanityInfo
 from curvcli.report.data import Number
 
+NOT_EVALUATED = "the loss cannot be evaluated yet"
+"""How the note begins that says why a trial failed."""
+
 
 class TrainingInfo(Struct, frozen=True, kw_only=True):
     """What the checkpoint says of its training."""

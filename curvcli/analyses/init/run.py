@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from curvcli.analyses.init.command import InitOptions
-from curvcli.analyses.init.result import InitResult
+from curvcli.analyses.init.result import NOT_EVALUATED, InitResult
 from curvcli.analyses.init.settings import described, known, training_of
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
@@ -66,7 +66,7 @@ def _evaluated(subject: Subject, journal: Journal, settings: dict[str, str]) -> 
     try:
         return Subject(spec).forward_pass()
     except CurvError as problem:
-        journal.note(f"the loss cannot be evaluated yet: {problem.message}")
+        journal.note(f"{NOT_EVALUATED}: {problem.message}")
         return None
 
 

@@ -6,6 +6,11 @@ from curvcli.analyses.shared.headline import judged
 from curvcli.report.data import Headline
 from curvcli.report.numbers import number
 
+# From this share of dead units on a network is one that a lower rate does not save.
+_DEAD = 0.9
+# A loss that stays above this share of its start has not fallen.
+_FALLS = 0.995
+
 
 def headline(answer: Answer[LrResult]) -> Headline:
     """The range seen to work, the best in it, and where it ends."""
@@ -14,10 +19,22 @@ def headline(answer: Answer[LrResult]) -> Headline:
         return judged(
             answer, f"No learning rate that was tried works for {result.optimizer}.", "attention"
         )
+    if result.dead_fraction > _DEAD:
+        text = (
+            f"{result.dead_fraction:.0%} of the units are dead, and no learning rate brings them back: start from "
+            "fresh weights, or from an earlier checkpoint."
+        )
+        return judged(answer, text, "attention")
+    ends = [t.loss for t in result.trials if t.verdict == "works" and t.loss is not None]
+    if min(ends, default=0.0) > _FALLS * result.loss:
+        text = f"The loss falls at no rate for {result.optimizer}: it has converged, or cannot be trained from here."
+        return judged(answer, text, "attention")
+    best, lowest, highest = (number(r, 3) for r in (result.best, result.lowest, result.highest))
     text = (
-        f"{result.optimizer} works with learning rates from {number(result.lowest, 3)} to {number(result.highest, 3)}; "
-        f"the loss falls most with {number(result.best, 3)}"
+        f"{result.optimizer}: learning rates up to {highest} work; the loss falls most with {best}"
     )
+    if lowest != best:
+        text += f", and at least half as far from {lowest} on"
     if result.fails_at is not None:
-        text += f". At {number(result.fails_at, 3)} it fails"
+        text += f". The lowest that failed is {number(result.fails_at, 3)}"
     return judged(answer, f"{text}.")

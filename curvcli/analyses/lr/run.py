@@ -7,7 +7,7 @@ from curvcli.analyses.lr.command import LrOptions
 from curvcli.analyses.lr.findings import BELOW_BOUND, CHECKPOINT_RATE, NONE_WORKS
 from curvcli.analyses.lr.optimizers import Setup, setup
 from curvcli.analyses.lr.result import Bound, CurvaturePoint, LrResult, Trial, WarmUp
-from curvcli.analyses.lr.search import highest_working, judge, lowest_failing, search
+from curvcli.analyses.lr.search import FACTOR, highest_working, judge, lowest_failing, search
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum.certified import by_recurrence
@@ -26,6 +26,8 @@ _TOL, _ROUGH, _FEW = 1e-2, 5e-2, 30
 _FAILURE = 1e-3
 # A rate is confirmed together with this share of it.
 _NEIGHBOUR = 0.9
+# So many times a factor lower is tried where no rate stands a longer run.
+_LOWER = 5
 # The first rate, in units of the bound.
 _FIRST = 1 / 8
 # Rate where the curvature gives no bound.
@@ -151,6 +153,15 @@ class _Finder:
             if trial is None:
                 break
             good = highest_working(known.values())
+        # Longer runs fail where short ones lived: go on below, until a long one works.
+        for _ in range(_LOWER if known and good is None else 0):
+            rate = min(known) / FACTOR
+            trial = self._trial(rate, self._options.confirm * self._options.steps)
+            if trial is None:
+                break
+            known[rate] = trial
+            if trial.verdict == "works":
+                break
         return [known[rate] for rate in sorted(known)]
 
     def _trial(self, rate: float, steps: int | None = None) -> Trial | None:

@@ -7,7 +7,7 @@ from curvcli.analyses.lr.result import Trial, Verdict
 from curvcli.operators.surface.rollout import Course, Dead
 
 # Ratio of neighbouring rates before the interval is halved.
-_FACTOR = 4.0
+FACTOR = 4.0
 # So much more of the units may be dead at the end of a run.
 _DYING = 0.1
 
@@ -37,7 +37,7 @@ def search(
     latest = tried(rate)
     upward = latest is not None and latest.verdict == "works"
     while latest is not None and (latest.verdict == "works") == upward:
-        rate = rate * _FACTOR if upward else rate / _FACTOR
+        rate = rate * FACTOR if upward else rate / FACTOR
         latest = tried(rate)
     for _ in range(refine):
         good, bad = highest_working(found.values()), lowest_failing(found.values())

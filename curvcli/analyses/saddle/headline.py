@@ -36,6 +36,11 @@ def headline(answer: Answer[SaddleResult]) -> Headline:
     """The kind, with the probability where it rests on the reach, and what would settle an open one."""
     result = answer.result
     text, level = _MEANING[result.verdict]
+    if result.verdict == "strict-saddle" and result.escape is not None and not result.escape.falls:
+        text = (
+            "A saddle point by its curvature: the gradient vanishes and some directions curve downwards, but the loss "
+            "did not fall on a walk along the lowest one"
+        )
     if result.verdict in ("local-minimum", "local-maximum", "flat-minimum"):
         text += f" (probability {result.probability:g})"
     elif result.verdict == "not-stationary" and result.newton_promise is not None:

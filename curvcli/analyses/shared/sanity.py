@@ -8,6 +8,8 @@ from curvcli.report.data import FitInfo, Number
 
 AT_CHANCE = 0.95
 """A loss above this share of the best constant predictor's has learned nothing."""
+LEARNED = 0.2
+"""From the accuracy of the commonest class so far towards 1 is more than chance or a few samples learned by heart."""
 CONSTANT = 1e-5
 """Outputs that differ between samples by less of their size are constant."""
 
@@ -64,9 +66,13 @@ class SanityInfo(Struct, frozen=True, kw_only=True):
 
     @property
     def at_chance(self) -> bool:
-        """Whether the loss is no better than that of the best constant predictor."""
+        """Whether the loss is no better than that of the best constant predictor, and the accuracy not much."""
         if self.loss is None or not self.chance:
             return False
+        if self.accuracy is not None and self.majority is not None:
+            right = self.majority + LEARNED * (1 - self.majority)
+            if self.accuracy > right:
+                return False
         return self.loss >= AT_CHANCE * self.chance
 
     @property

@@ -14,6 +14,9 @@ def headline(answer: Answer[TrackResult]) -> Headline:
         return judged(answer, "One checkpoint gives no development.", "attention", replaced=True)
     first, last = points[0], points[-1]
     text = f"From {_name(first)} to {_name(last)} the loss goes from {number(first.loss, 3)} to {number(last.loss, 3)}"
+    if last.at_chance:
+        text += ", no better than a constant: the network has not learned"
+        return judged(answer, f"{text}.", "attention", replaced=True)
     return judged(answer, f"{text}, and {_sharpness(first, last)}.", replaced=True)
 
 
