@@ -25,6 +25,8 @@ from curvcli.operators.jacobian.taps import Passage
 _ROWS = 4
 # Random vectors of which the largest difference to float64 counts: one may cancel it.
 _DRAWS = 2
+# What the allocator keeps of the float64 groups beside the piece, as a factor.
+_BESIDE = 1.15
 # Share of the room that a copy of the network in float64 may take.
 _COPY = 0.25
 # Share of ‖J‖_F by which it changes when the input moves by rounding, from which on a kink is looked for.
@@ -182,7 +184,7 @@ class Chunks:
     ) -> Iterator[tuple[list[int], Jacobian, Batch]]:
         """Some samples' Jacobians in float64, in groups that take less memory than the piece itself."""
         device = next(twin.model.parameters(), torch.zeros(0)).device
-        group = max(1, piece.size // 4)
+        group = max(1, piece.size // 8)
         for i in range(0, len(chosen), group):
             some = list(chosen[i : i + group])
             samples = Batch(move(piece.take(some).data, device, torch.float64), len(some))
@@ -247,7 +249,8 @@ class Chunks:
         itemsize = torch.finfo(op.dtype).bits // 8
         share = op.count / op.samples
         matrix = share * matrix_bytes(op, self.settings)
-        need = Need(HELD * need.fixed, HELD * need.per_sample)
+        held = HELD if self._twin is None else _BESIDE * HELD
+        need = Need(held * need.fixed, held * need.per_sample)
         both = Need(need.fixed, need.per_sample + matrix)
         least = batch.size if self._whole(batch) else 1
         if both.of(least) > available:
