@@ -1,5 +1,6 @@
 """Standard output, which carries the answer, and standard error, which carries messages: neither fails by surprise."""
 
+import codecs
 import contextlib
 import os
 import sys
@@ -7,6 +8,20 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from curvcli.errors import OutputError, printable
+
+_SPELLED = "curvcli-spelled"
+_WORDS = {"✓": "OK", "✗": "X"}
+"""Where an encoding has no such mark."""
+
+
+def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A mark of a verdict in letters, any other character as an escape."""
+    if isinstance(error, UnicodeEncodeError) and (word := _WORDS.get(error.object[error.start])):
+        return word, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(_SPELLED, _spelled)
 
 
 def prepare() -> None:
@@ -17,7 +32,7 @@ def prepare() -> None:
     os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(errors=_SPELLED)  # type: ignore[union-attr]
 
 
 def say(text: str) -> None:

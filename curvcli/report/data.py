@@ -31,8 +31,6 @@ Level = Literal["good", "attention", "bad"]
 
 
 MARKS: dict[Level, str] = {"good": "✓", "attention": "!", "bad": "✗"}
-ASCII_MARKS: dict[Level, str] = {"good": "OK", "attention": "!", "bad": "X"}
-"""Where the output has no other signs."""
 
 
 class Headline(Struct, frozen=True):

@@ -134,6 +134,11 @@ def test_an_encoding_that_lacks_a_character_gets_an_escape(
         capture_output=True, cwd=ROOT, check=False, timeout=120, env={**os.environ, "PYTHONIOENCODING": encoding},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
+    if form != "json":
+        said = done.stdout.decode(encoding)
+        assert ("✓" in said) == (encoding == "utf-8")
+        assert ("OK" in said) == (encoding != "utf-8")
+        assert "2713" not in said
     written = tmp_path / f"out.{form}"
     again = invoke("info", os.fsdecode(odd), "--format", form, "-o", str(written))
     assert again.exit_code == 0

@@ -28,14 +28,16 @@ def headline(answer: Answer[CheckResult]) -> Headline:
     if told is None:
         passed = sum(r.decision == "pass" for _, r in rules)
         noted = sum(r.decision == "violation" for _, r in rules)
-        count = "all" if passed == len(rules) else f"{passed} of"
+        held = f"{'all' if passed == len(rules) else f'{passed} of'} {len(rules)} rules hold"
+        if len(rules) == passed == 1:
+            held = "the rule holds"
         more = f"; {noted} noted below" if noted else ""
         dull = [t for t in result.targets if t.target and t.target.fit and t.target.fit.at_chance]
         if dull:
             name = Path(dull[0].name).name
-            text = f"{name}: {count} {len(rules)} rules hold, but the network is no better than a constant{more}."
+            text = f"{name}: {held}, but the network is no better than a constant{more}."
             return Headline("attention", text)
-        return Headline("good", f"Healthy: {count} {len(rules)} rules hold{targets}{more}.")
+        return Headline("good", f"Healthy: {held}{targets}{more}.")
     level: Level = "bad" if told is failing else "attention"
     target, rule = told[0]
     more = f"; {len(told) - 1} more below" if len(told) > 1 else ""

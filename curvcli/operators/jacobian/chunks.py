@@ -197,18 +197,19 @@ class Chunks:
         return sum(t.numel() for t in values if isinstance(t, Tensor))
 
     def _double(self) -> tuple[Passage | None, str]:
-        """A network of lower precision in float64, where a copy fits and runs; and why it does not run."""
-        if any(p.dtype == torch.float64 for p in self.passage.model.parameters()):
+        """A network of lower precision in float64, where a copy fits and its Jacobian is had; and why it is not."""
+        first = next((batch for batch in self.batches if not self._whole(batch)), None)
+        if first is None or any(p.dtype == torch.float64 for p in self.passage.model.parameters()):
             return None, ""
-        first = self.batches[0]
         device = next(tensors_in(first.data)).device
         if self._numbers * 8 > _COPY * room(device, self.memory):
             return None, ""
         try:
-            sample = first if self._whole(first) else first.take([0])
-            model, sample = in_double(self.passage.model, sample, device)
+            model, sample = in_double(self.passage.model, first.take([0]), device)
             twin = replace(self.passage, model=model)
-            if twin.run(sample).target.dtype == torch.float64:
+            op = Jacobian.of(twin, sample, self.structure)
+            op.vjp(torch.zeros(op.count, op.rows, dtype=op.dtype, device=op.device))
+            if op.dtype == torch.float64:
                 return twin, ""
             return None, "parts of it compute in another precision"
         except (CurvError, RuntimeError, TypeError, AttributeError, ValueError) as error:

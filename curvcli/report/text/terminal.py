@@ -10,7 +10,6 @@ from rich.text import Text
 from curvcli.errors import printable
 from curvcli.report.chart import draw
 from curvcli.report.data import (
-    ASCII_MARKS,
     MARKS,
     Block,
     Chart,
@@ -40,9 +39,8 @@ def render(
 ) -> None:
     """Print the headline, the blocks and then the findings."""
     if headline is not None:
-        marks = MARKS if console.encoding.lower().startswith("utf") else ASCII_MARKS
         style = LEVELS[headline.level]
-        _say(console, [(f"{marks[headline.level]} ", f"bold {style}"), (headline.sentence, "bold")])
+        _say(console, [(f"{MARKS[headline.level]} ", f"bold {style}"), (headline.sentence, "bold")])
         console.print()
     for index, block in enumerate(blocks):
         if index and not isinstance(block, Sentence):
