@@ -58,3 +58,17 @@ def test_few_samples_at_a_time_give_the_same_figures() -> None:
     whole, pieces = (s.forward_pass() for s in (load(TARGET), load(TARGET, memory="2GB")))
     assert pieces.output_spread == pytest.approx(whole.output_spread, rel=1e-5)
     assert (pieces.chance, pieces.accuracy) == (whole.chance, whole.accuracy)
+
+
+def test_an_answer_stands_without_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass for the head is an instrument of ours: where it fails, a note names it."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr("curvcli.analyses.shared.forward_pass.forward_pass", fails)
+    code, found = answer("hessian", TARGET, *QUICK)
+    assert code in (0, 3)
+    assert found["result"]["top"]
+    assert found["target"]["fit"] is None
+    assert any("no such kernel" in note for note in found["notes"])

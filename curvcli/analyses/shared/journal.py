@@ -2,16 +2,13 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.rules import Rule
 from curvcli.report.data import Finding
-
-if TYPE_CHECKING:
-    pass
 
 Reason = Literal["timeout", "interrupted"]
 R = TypeVar("R")

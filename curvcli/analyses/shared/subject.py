@@ -137,9 +137,12 @@ class Subject:
 
         try:
             self.forward_pass()
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # an instrument of ours: the answer stands without it
             if not out_of_memory(error):
-                raise
+                told = " ".join(str(error).split())[:120]
+                self.notes.append(
+                    f"loss and accuracy of a forward pass are not shown: {type(error).__name__}: {told}"
+                )
 
     def set_precision(self) -> None:
         """Compute in the precision that was asked for, also with what was loaded before."""
