@@ -9,6 +9,7 @@ from rich.console import Console
 
 from curvcli import analyse, load
 from curvcli.analyses.registry import get
+from curvcli.report.head import headed
 from curvcli.report.text import terminal
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +22,8 @@ def main() -> None:
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=84, force_terminal=True, file=nowhere)
         console.print("$ curvcli hessian sample_models/digits_mlp.toml\n", highlight=False)
-        terminal.render(console, get("hessian").view(answer.result), answer.findings)
+        blocks = headed(subject.info(), get("hessian").view(answer.result))
+        terminal.render(console, blocks, answer.findings, answer.headline)
     svg = console.export_svg(title="curvcli", unique_id="curvcli")
     (ROOT / "docs" / "hessian.svg").write_text(svg, "utf-8")
 

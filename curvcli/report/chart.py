@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from curvcli.errors import printable
 from curvcli.report.axis import ticks
+from curvcli.report.colours import CURVES
 from curvcli.report.data import Chart, Series
 
 _COLUMNS, _HEIGHT = 72, 10
 _EMPTY = 0x2800
 # Bit of each dot of a braille character, by (column, row).
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-_COLOURS = ("#2e8b57", "#b5179e", "#c08000", "#008b8b", "#3060c0")
 
 
 class Row(NamedTuple):
@@ -137,7 +137,7 @@ def svg(chart: Chart, width: int = 640, height: int = 310) -> str:
             f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - top):.1f}"
             for x, y in _unit(chart, series, frame)
         )
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = CURVES[index % len(CURVES)]
         band = [(x, low) for x, low, _ in _band(chart, series, frame)]
         band += [(x, high) for x, _, high in reversed(_band(chart, series, frame))]
         if band:

@@ -5,9 +5,8 @@ from io import BytesIO
 
 from curvcli.errors import OutputError, printable
 from curvcli.report.chart import axis_name
+from curvcli.report.colours import CURVES
 from curvcli.report.data import Block, Chart, Series
-
-_COLOURS = ("#2e8b57", "#b5179e", "#c08000", "#008b8b", "#3060c0")
 
 
 def render(title: str, blocks: Sequence[Block], kind: str) -> bytes:
@@ -43,7 +42,7 @@ def render(title: str, blocks: Sequence[Block], kind: str) -> bytes:
         if chart.log_y:
             axes.set_yscale("log")
         for index, series in enumerate(chart.series):
-            colour = _COLOURS[index % len(_COLOURS)]
+            colour = CURVES[index % len(CURVES)]
             axes.plot(series.x, series.y, color=colour, label=printable(series.name), linewidth=1.6)
             low, high = _band(series)
             if high:

@@ -1,14 +1,14 @@
 """`curvcli init`: a target file for a checkpoint, with what it tells and what only the user knows."""
 
-import json
 import os
 from pathlib import Path
 
 from msgspec.structs import replace
+from torch import nn
 
 from curvcli.analyses.init.command import InitOptions
 from curvcli.analyses.init.result import NOT_EVALUATED, InitResult
-from curvcli.analyses.init.settings import described, known, training_of
+from curvcli.analyses.init.settings import described, known, others, toml, training_of
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.sanity import SanityInfo
@@ -16,9 +16,12 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import CurvError, ModelError, OutputError, UsageError
 from curvcli.files import write_whole
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
-from curvcli.loading.models.guess import build_auto, recognise
+from curvcli.loading.models.guess import Form, PlainNetwork, build_auto, recognise
 from curvcli.loading.models.huggingface import is_directory
 from curvcli.loading.models.model import load_weights
+from curvcli.loading.target import Target
+
+_ASSUMED = "assumed, since no shape tells it"
 
 
 def run(subject: Subject, options: InitOptions, journal: Journal) -> Answer[InitResult]:
@@ -47,27 +50,57 @@ def run(subject: Subject, options: InitOptions, journal: Journal) -> Answer[Init
         unknown.pop("loss", None)
     training = training_of(subject.spec)
     remarks += described(training)
-    text = _write(source, target, recognised, settings, unknown, remarks)
+    relative = os.path.relpath(source.resolve(), target.resolve().parent)
+    written = [
+        f"{key} = {toml(value)}" for key, value in [("checkpoint", relative), *settings.items()]
+    ]
+    written += [f"{key} = {value}" for key, value in others(subject.spec).items()]
+    first = recognised or ("" if "model" in settings else "The network was not recognised.")
+    text = _text(first, written, unknown, remarks)
+    _write(target, text)
+    sane = None
+    if not unknown:
+        sane, tried = _evaluated(subject, journal, settings)
+        if sane is not None and tried.guess is not None:
+            remarks = [r for r in remarks if not r.startswith(_ASSUMED)]
+            remarks += [f"no shape tells its form: {tried.guess}", *_confirmed(tried.model)]
+            text = _text(first, written, unknown, remarks)
+            _write(target, text)
+    return journal.answer(
+        InitResult(str(target), form, recognised, settings, list(unknown), text, training, sane)
+    )
+
+
+def _write(target: Path, text: str) -> None:
     try:
         write_whole(target, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise OutputError(
             f"{str(target)!r} cannot be written: {error.strerror}", "name another file by --to"
         ) from None
-    sane = None if unknown else _evaluated(subject, journal, settings)
-    return journal.answer(
-        InitResult(str(target), form, recognised, settings, list(unknown), text, training, sane)
-    )
 
 
-def _evaluated(subject: Subject, journal: Journal, settings: dict[str, str]) -> SanityInfo | None:
+def _evaluated(
+    subject: Subject, journal: Journal, settings: dict[str, str]
+) -> tuple[SanityInfo | None, Target]:
     """How well the network does, once everything is known; what is wrong with it is a note."""
-    spec = replace(subject.spec, model=subject.spec.model or settings.get("model"))
+    tried = Subject(replace(subject.spec, model=subject.spec.model or settings.get("model")))
     try:
-        return Subject(spec).forward_pass()
+        return tried.forward_pass(), tried.target
     except CurvError as problem:
         journal.note(f"{NOT_EVALUATED}: {problem.message}")
-        return None
+        return None, tried.target
+
+
+def _confirmed(network: nn.Module) -> list[str]:
+    """How the user says that the form found is theirs."""
+    if not isinstance(network, PlainNetwork):
+        return []
+    names = Form._fields if network.images else ("activation",)
+    return [
+        "if it is yours, say so here, and no answer warns of a guess any more:",
+        f"model-args = {toml({name: getattr(network.form, name) for name in names})}",
+    ]
 
 
 def _look(
@@ -113,7 +146,7 @@ def _guess(
     widths = " → ".join(str(n) for n in (guess.inputs, *(x.shape[0] for x in guess.layers)))
     remarks.append("the weights were loaded into it strictly: names and shapes fit")
     remarks.append(
-        "assumed, since no shape tells it: relu between layers"
+        f"{_ASSUMED}: relu between layers"
         + (
             ", stride 1, padding k//2, no pooling between convolutions"
             if guess.kind == "CNN"
@@ -126,31 +159,15 @@ def _guess(
     return f"{guess.kind} {widths}", {"model": "auto"}, unknown, remarks
 
 
-def _write(
-    source: Path,
-    target: Path,
-    recognised: str | None,
-    settings: dict[str, str],
-    unknown: dict[str, str],
-    remarks: list[str],
-) -> str:
-
-    relative = os.path.relpath(source.resolve(), target.resolve().parent)
-    first = recognised or ("" if "model" in settings else "The network was not recognised.")
-    lines = [f"# {first}"] if first else []
-    lines += [f"# {line}" for line in remarks]
-    lines += ["", f"checkpoint = {_quoted(relative)}"]
-    lines += [f"{key} = {_quoted(value)}" for key, value in settings.items()]
+def _text(first: str, written: list[str], unknown: dict[str, str], remarks: list[str]) -> str:
+    """The target file: what it is, its settings, and what to fill in."""
+    lines = [f"# {line}" for line in [first, *remarks] if line]
+    lines += ["", *written]
     lines += (
         ["", "# What the checkpoint does not tell; remove the # and fill in:"] if unknown else []
     )
-    lines += [f"# {key} = {_quoted(value)}" for key, value in unknown.items()]
+    lines += [f"# {key} = {toml(value)}" for key, value in unknown.items()]
     return "\n".join(_plain(line) for line in lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """A TOML string: names from the disk may hold anything."""
-    return json.dumps(text, ensure_ascii=True).replace("\\/", "/")
 
 
 def _plain(line: str) -> str:

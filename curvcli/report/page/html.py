@@ -5,6 +5,7 @@ from html import escape
 
 from curvcli.errors import printable
 from curvcli.report.chart import svg
+from curvcli.report.colours import ATTENTION, BAD, GOOD
 from curvcli.report.data import (
     MARKS,
     Bar,
@@ -20,9 +21,9 @@ from curvcli.report.data import (
 )
 from curvcli.report.numbers import text
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #9a6700; --error: #cf222e; }
-@media (prefers-color-scheme: dark) { :root { --good: #3fb950; --bad: #d29922; --error: #f85149; } }
+_STYLE = (
+    f":root {{ color-scheme: light dark; --line: #8884; --good: {GOOD}; --bad: {ATTENTION}; --error: {BAD}; }}"
+    """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin-top: 1.8rem; }
 table { border-collapse: collapse; margin: .5rem 0; }
@@ -33,6 +34,7 @@ td { overflow-wrap: anywhere; } .good { color: var(--good); } .bad, .warning { c
 .bar { height: .8em; background: #4a90d9; }
 .error { color: var(--error); } .dim { opacity: .7; } footer { margin-top: 2rem; }
 """
+)
 
 
 def render(

@@ -29,6 +29,8 @@ class Fitted(NamedTuple):
     rows: list[list[list[str]]]
     left_out: list[str]
     """Headings of the columns that there is no room for."""
+    above: bool
+    """Whether each name of the first column has a line of its own, above the figures of its row."""
 
 
 def fitted(table: Table, width: int, bar: Callable[[float, int], str]) -> Fitted:
@@ -47,16 +49,18 @@ def fitted(table: Table, width: int, bar: Callable[[float, int], str]) -> Fitted
         for i in range(len(table.columns))
     ]  # fmt: skip
     shapes = [_Shape(column, cells[i]) for i, column in enumerate(table.columns)]
-    kept, least = _kept(table.columns, shapes, width)
+    kept, least, above = _kept(table.columns, shapes, width)
     room = width - sum(least) - GAP * (len(kept) - 1)
     widths = []
     for place, index in enumerate(kept):
-        wider = max(0, min(shapes[index].natural - least[place], room))
+        natural = least[place] if above and not place else shapes[index].natural
+        wider = max(0, min(natural - least[place], room))
         widths.append(least[place] + wider)
         room -= wider
     rows: list[list[list[str]]] = [[] for _ in table.rows]
     for place, index in enumerate(kept):
-        for row, lines in zip(rows, shapes[index].lines(widths[place]), strict=True):
+        wide = width if above and not place else widths[place]
+        for row, lines in zip(rows, shapes[index].lines(wide), strict=True):
             row.append(lines)
     for row, raw in zip(rows, table.rows, strict=True):
         for place, index in enumerate(kept):
@@ -64,11 +68,11 @@ def fitted(table: Table, width: int, bar: Callable[[float, int], str]) -> Fitted
             if isinstance(cell, Bar):
                 row[place] = [bar(cell.share, min(BAR, widths[place]))]
     headings = [
-        folded(printable(table.columns[i].name), w) or [""]
+        folded(printable(table.columns[i].name), w or width) or [""]
         for i, w in zip(kept, widths, strict=True)
     ]
     left_out = [table.columns[i].name for i in range(len(table.columns)) if i not in kept]
-    return Fitted(kept, widths, headings, rows, [name for name in left_out if name])
+    return Fitted(kept, widths, headings, rows, [name for name in left_out if name], above)
 
 
 class _Shape:
@@ -112,8 +116,8 @@ class _Shape:
 
 def _kept(
     columns: Sequence[Column], shapes: Sequence[_Shape], width: int
-) -> tuple[list[int], list[int]]:
-    """The columns that stay, and the least width of each."""
+) -> tuple[list[int], list[int], bool]:
+    """The columns that stay, the least width of each, and whether the names stand above their rows."""
     kept = list(range(len(columns)))
     # Those of the highest rank leave first, of one rank the rightmost; the first column stays.
     leaving = sorted(kept[1:], key=lambda i: (columns[i].rank + shapes[i].bars, i))
@@ -122,9 +126,11 @@ def _kept(
         for names in (_NAME, _SHORTEST_NAME) if essential else (_NAME,):
             least = [shapes[i].least(names) for i in kept]
             if sum(least) + GAP * (len(kept) - 1) <= width:
-                return kept, least
+                return kept, least, False
+        if essential and sum(least[1:]) + GAP * (len(kept) - 1) <= width:
+            return kept, [0, *least[1:]], True
         if len(leaving) < 2:  # the name and its figure: the terminal may wrap them
-            return kept, least
+            return kept, least, False
         kept.remove(leaving.pop())
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from curvcli.errors import printable
 from curvcli.report.chart import draw
+from curvcli.report.colours import ATTENTION, CURVES, GOOD, LEVELS, NOTE
 from curvcli.report.data import (
     MARKS,
     Block,
@@ -21,8 +22,7 @@ from curvcli.report.data import (
     Table,
 )
 from curvcli.report.numbers import bar, text
-from curvcli.report.text.colours import ATTENTION, CURVES, GOOD, LEVELS, NOTE
-from curvcli.report.text.layout import GAP, fitted, folded, longest_word, shortened
+from curvcli.report.text.layout import GAP, Fitted, fitted, folded, longest_word, shortened
 
 _TONES = {"good": GOOD, "plain": "", "bad": ATTENTION}
 _SEVERITIES = {"error": LEVELS["bad"], "warning": ATTENTION, "note": NOTE}
@@ -161,19 +161,13 @@ def _table(console: Console, block: Table) -> None:
     # Headings stand on the line above the rows.
     height = max(map(len, found.headings))
     headings = [[""] * (height - len(lines)) + lines for lines in found.headings]
-    _row(
-        console,
-        [
-            (lines, width, "bold", side)
-            for lines, width, side in zip(headings, found.widths, right, strict=True)
-        ],
-    )
+    _table_row(console, found, headings, ["bold"] * len(right), right)
     _print(console, Text("─" * (sum(found.widths) + GAP * (len(found.widths) - 1)), style="dim"))
     for row, cells in zip(block.rows, found.rows, strict=True):
         styles = [
             LEVELS[cell.level] if isinstance(cell := row[i], State) else "" for i in found.columns
         ]
-        _row(console, list(zip(cells, found.widths, styles, right, strict=True)))
+        _table_row(console, found, cells, styles, right)
     if block.caption:
         _say(console, [(block.caption, "dim")])
     if found.left_out:
@@ -181,3 +175,17 @@ def _table(console: Console, block: Table) -> None:
         more = len(found.left_out) - 6
         names += f" and {more} more" if more > 0 else ""
         _say(console, [(f"No room for {names}: a wider screen or --format json has all.", "dim")])
+
+
+def _table_row(
+    console: Console,
+    found: Fitted,
+    cells: list[list[str]],
+    styles: Sequence[str],
+    right: Sequence[bool],
+) -> None:
+    """A row; its name on a line of its own where there is no room for it beside the figures."""
+    if found.above:
+        _row(console, [(cells[0], console.width, styles[0], False)])
+        cells = [[""], *cells[1:]]
+    _row(console, list(zip(cells, found.widths, styles, right, strict=True)))

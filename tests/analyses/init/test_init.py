@@ -1,6 +1,7 @@
 """`init` writes a target file that works, and says what it does not know."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,3 +78,47 @@ def test_what_is_given_and_what_the_checkpoint_says_stand_in_the_file(tmp_path: 
     assert result.sanity is not None
     assert result.sanity.loss == pytest.approx(expected, rel=1e-6)
     assert curvcli.load(str(to)).objective.loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_form_that_fits_the_data_stands_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sample's activation is GELU, which no shape tells: the loss on the data does."""
+    monkeypatch.chdir(tmp_path)
+    subject = curvcli.load(
+        str(SAMPLES / "digits_mlp.safetensors"), data=str(SAMPLES / "digits.npz"), loss="cross_entropy"
+    )  # fmt: skip
+    result = curvcli.analyse("init", subject).result
+    text = (tmp_path / "digits_mlp.toml").read_text()
+    assert "assumed" not in text
+    confirmed = text.replace("# model-args", "model-args")
+    assert 'model-args = { activation = "gelu" }' in confirmed
+    (tmp_path / "digits_mlp.toml").write_text(confirmed)
+    written = curvcli.load("digits_mlp.toml")
+    true = curvcli.load(str(SAMPLES / "digits_mlp.toml")).objective
+    assert written.objective.loss == pytest.approx(true.loss, rel=1e-6)
+    assert result.sanity is not None
+    assert result.sanity.loss == pytest.approx(true.loss, rel=1e-6)
+
+
+def test_every_setting_that_is_given_stands_in_the_file(tmp_path: Path) -> None:
+    """What the file says is what was given: read back, the settings are the same."""
+    to = tmp_path / "t.toml"
+    given: dict[str, Any] = {
+        "model": str(SAMPLES / "models.py") + ":digits_mlp",
+        "data": str(SAMPLES / "digits.npz"),
+        "loss": "cross_entropy",
+        "loss_args": {"label_smoothing": 0.1},
+        "params": ["fc*", 'a"b'],
+        "weight_decay": 1e-4,
+        "batch_size": 50,
+        "train_mode": True,
+        "dtype": "float64",
+    }
+    subject = curvcli.load(str(SAMPLES / "digits_mlp.safetensors"), **given)
+    curvcli.analyse("init", subject, to=str(to))
+    read = curvcli.load(str(to)).spec
+    for name, value in given.items():
+        if name not in ("model", "data"):
+            assert getattr(read, name) == value
+    assert Path(str(read.data)).samefile(SAMPLES / "digits.npz")
