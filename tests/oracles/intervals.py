@@ -4,51 +4,22 @@
 """
 
 import copy
-import math
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy import stats
-from torch import Tensor
 
-from curvcli import Subject, analyse
 from tests.oracles.jacobians import run as run_jacobian
-from tests.oracles.mixture import Sample, sample
+from tests.oracles.mixture import sample
+from tests.oracles.moves import learning_rates, stepped
+from tests.oracles.populations import compared, gradients
+from tests.oracles.tally import Tally, Truth, half_width
 
 # Options with which random vectors are drawn even for the small matrices here.
 _FEW = {"deflate": 2, "steps": 8, "probes": 8, "max_matvecs": 68}
 _FEW_PROBES = {"steps": 12, "probes": 5, "max_probes": 5, "outliers": 3}
-
-
-@dataclass
-class Tally:
-    """What was tried, and what missed."""
-
-    tried: Counter[str] = field(default_factory=Counter)
-    missed: Counter[str] = field(default_factory=Counter)
-    which: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, holds: bool, name: str) -> None:
-        """One interval."""
-        self.tried[kind] += 1
-        if not holds:
-            self.missed[kind] += 1
-            self.which.setdefault(kind, []).append(name)
-
-    def table(self) -> str:
-        """Misses with Clopper and Pearson's interval of 95 %, as Markdown."""
-        rows = ["| what | missed | tried | share, 95 % |", "|---|---|---|---|"]
-        for kind in sorted(self.tried):
-            bad, n = self.missed[kind], self.tried[kind]
-            low = stats.beta.ppf(0.025, bad, n - bad + 1) if bad else 0.0
-            high = stats.beta.ppf(0.975, bad + 1, n - bad) if bad < n else 1.0
-            rows.append(f"| {kind} | {bad} | {n} | {low:.1%} to {high:.1%} |")
-        return "\n".join(rows)
 
 
 def tally(seeds: Iterable[int], kinds: Iterable[str] = ()) -> Tally:
@@ -64,51 +35,6 @@ def tally(seeds: Iterable[int], kinds: Iterable[str] = ()) -> Tally:
             for kind in chosen:
                 QUESTIONS[kind](truth, found)
     return found
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A network with its dense Hessian."""
-
-    network: Sample
-    hessian_NN: Tensor
-    values_N: Tensor
-    """Its eigenvalues, largest first,"""
-    error: float
-    """each off by no more than this."""
-    dtype: torch.dtype
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return f"{self.network.name} {self.kind('')}"
-
-    def kind(self, what: str) -> str:
-        """``what`` with the precision."""
-        return f"{what}, {str(self.dtype).removeprefix('torch.')}"
-
-    def ask(self, command: str, **options: Any) -> Any:
-        """The answer of the program."""
-        subject = Subject(objective=self.network.objective(self.dtype))
-        return analyse(command, subject, **options)
-
-    def near(self, value: float, residual: float) -> bool:
-        """Whether an eigenvalue lies within value ± residual."""
-        return float((self.values_N - value).abs().min()) <= residual + self.error
-
-    def within(self, reach: Any) -> bool:
-        """Whether all eigenvalues do."""
-        low, high = float(self.values_N[-1]), float(self.values_N[0])
-        return bool(reach.lower <= low + self.error and high <= reach.upper + self.error)
-
-
-def _half_width(estimate: Any) -> float:
-    """Of the 95 % interval of an estimate."""
-    if estimate.standard_error is None:
-        return math.inf
-    degrees = estimate.degrees_of_freedom
-    factor = stats.t.ppf(0.975, degrees) if degrees else stats.norm.ppf(0.975)
-    return float(factor * estimate.standard_error)
 
 
 def _hessian(truth: Truth, tally: Tally) -> None:
@@ -195,7 +121,7 @@ def _trace(truth: Truth, tally: Tally, options: dict[str, Any], how: str) -> Non
         ("participation ratio", result.participation_ratio, v.sum() ** 2 / v.square().sum()),
     ):  # fmt: skip
         allowed = slack if what in ("trace", "Frobenius norm") else 1e-9 * abs(float(value))
-        holds = abs(estimate.value - float(value)) <= _half_width(estimate) + allowed
+        holds = abs(estimate.value - float(value)) <= half_width(estimate) + allowed
         tally.add(truth.kind(f"trace, {how}: {what}"), holds, truth.name)
 
 
@@ -207,7 +133,7 @@ def _density(truth: Truth, tally: Tally, options: dict[str, Any], how: str) -> N
     for moment in result.moments:
         value = float((v**moment.order).mean())
         slack = truth.error * moment.order * float((v.abs() ** (moment.order - 1)).mean())
-        holds = abs(moment.value - value) <= _half_width(moment) + slack
+        holds = abs(moment.value - value) <= half_width(moment) + slack
         tally.add(truth.kind(f"density, {how}: moments"), holds, truth.name)
     for share, value in (
         (result.mass_at_zero, float((v.abs() <= result.zero).double().mean())),
@@ -263,6 +189,10 @@ QUESTIONS: dict[str, Callable[[Truth, Tally], None]] = {
     "trace-probes": lambda truth, found: _trace(truth, found, _FEW, "probes"),
     "density": lambda truth, found: _density(truth, found, {}, "whole"),
     "density-probes": lambda truth, found: _density(truth, found, _FEW_PROBES, "probes"),
+    "step": stepped,
+    "lr": learning_rates,
+    "gradients": gradients,
+    "compare": compared,
 }
 
 

@@ -47,6 +47,23 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
             lambda done, all_: journal.progress(Stage("finite differences", done, all_)),
         )
     ]
+    _report_identities(journal, identities, tol)
+    wrong = _report_slopes(journal, slopes, slope_tol)
+    return journal.answer(
+        BackpropResult(
+            identities=identities,
+            slopes=slopes,
+            samples=check.samples,
+            tolerance=tol,
+            slope_tolerance=slope_tol,
+            passed=all(i.passed for i in identities) and not wrong,
+            parameters=subject.objective.dimension,
+        )
+    )
+
+
+def _report_identities(journal: Journal, identities: list[IdentityCheck], tol: float) -> None:
+    """A finding for each that does not hold."""
     for identity in identities:
         if not identity.passed:
             journal.find(
@@ -55,6 +72,10 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
                 "custom function changes it behind the layer",
                 value=identity.error, threshold=tol,
             )  # fmt: skip
+
+
+def _report_slopes(journal: Journal, slopes: list[SlopeCheck], tol: float) -> bool:
+    """A finding for each that is wrong, and where the fault lies; whether there is one."""
     wrong = [s for s in slopes if not s.passed and s.decided]
     open_ = [s.parameter for s in slopes if not s.decided]
     if open_:
@@ -67,7 +88,7 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
             SLOPE, slope.parameter,
             f"the gradient of {slope.parameter} is not that of the loss (gᵀv = {slope.exact:.4g}, finite difference "
             f"{slope.difference:.4g}): a wrong backward or a detached branch lies between it and the loss",
-            value=slope.error, threshold=slope_tol,
+            value=slope.error, threshold=tol,
         )  # fmt: skip
     if wrong:
         right = [s.parameter for s in slopes if s.passed]
@@ -77,14 +98,4 @@ def run(subject: Subject, options: BackpropOptions, journal: Journal) -> Answer[
             f"parameters up to {last!r} are wrong"
             + (f", later ones are right: the fault lies behind {last!r}" if after else "")
         )
-    return journal.answer(
-        BackpropResult(
-            identities=identities,
-            slopes=slopes,
-            samples=check.samples,
-            tolerance=tol,
-            slope_tolerance=slope_tol,
-            passed=all(i.passed for i in identities) and not wrong,
-            parameters=subject.objective.dimension,
-        )
-    )
+    return bool(wrong)

@@ -13,6 +13,7 @@ from curvcli.linalg.stochastic.quadrature import gauss_rules
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.rounding import saturation
 
 # A draw of rounding may be so many times smaller than another.
 _ONE_DRAW = 3
@@ -49,14 +50,15 @@ class Line:
 def loss_resolution(operator: Curvature[Any], draws: int = 2) -> float:
     """How far L moves, at most, when the last digits of all weights are moved at random.
 
-    So much is added to L(θ + tΔ) by the rounding of θ + tΔ alone; each draw is one of many.
+    So much is added to L(θ + tΔ) by the rounding of θ + tΔ alone; each draw is one of many. Other digits do not show
+    that sums of probabilities near 1 are rounded there: that moves each of two losses by up to eps / 2.
     """
     objective = operator.objective
     moved = []
     for step_N in _last_digits(objective, draws):
         with objective.moved(step_N), operator.kernels.active():
             moved.append(abs(objective.value(operator.micro_batch) - objective.loss))
-    return _ONE_DRAW * max(moved)
+    return _ONE_DRAW * max(moved) + saturation(objective) * objective.loss
 
 
 def _last_digits(objective: Objective, draws: int) -> Iterator[Tensor]:

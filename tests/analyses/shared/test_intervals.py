@@ -3,10 +3,11 @@
 import pytest
 from scipy import stats
 
-from tests.oracles.intervals import QUESTIONS, Tally, tally
+from tests.oracles.intervals import QUESTIONS, tally
+from tests.oracles.tally import Tally
 
 # Intervals that are certain, or hold with probability 0.999; the others are of 95 %.
-_SAMPLED = ("probes: ",)
+_SAMPLED = ("probes: ", "of the population")
 
 
 def check(found: Tally) -> None:
