@@ -19,7 +19,7 @@ def stepped(truth: Truth, tally: Tally) -> None:
     change = _loss(truth, -method.norm * direction_N / direction_N.norm()) - here
     # The step itself is rounded, and the oracle's own losses are.
     slack = 64 * float(torch.finfo(truth.dtype).eps) * float(direction_N.norm()) * method.norm
-    slack += 64 * float(torch.finfo(torch.float64).eps) * abs(here)
+    slack += 64 * float(torch.finfo(torch.float64).eps) * (1 + abs(here))
     holds = abs(method.true_change - change) <= method.true_change_residual + slack
     tally.add(truth.kind("step: true change ± residual"), holds, truth.name)
 

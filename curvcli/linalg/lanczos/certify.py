@@ -71,19 +71,21 @@ def probe(op: SymmetricOperator, found: LanczosResult, seed: int = 0) -> Probe:
     operator that is not the same linear map in every product, shows in A w - Σ ± (θ_i v_i + r_i) / √K: with random
     signs K times its mean square is the sum of the squares of what the single pairs hide.
     """
-    signs_K = combination(found.vectors_KN, seed)
+    signs_K = combinations(found.vectors_KN, seed)[0]
     vector_N = signs_K @ found.vectors_KN
     product_N = op.matvec(vector_N)
     excess_N = product_N - recurred(found, signs_K)
     return Probe(vector_N, product_N, excess_N)
 
 
-def combination(vectors_KN: Tensor, seed: int = 0) -> Tensor:
-    """Random signs over √K: the weights of a unit vector that holds all K alike, shape (K,)."""
+def combinations(vectors_KN: Tensor, seed: int = 0) -> Tensor:
+    """Two draws of random signs over √K, orthogonal for even K: weights of unit vectors that hold all alike, (2, K)."""
     k = len(vectors_KN)
     generator = torch.Generator().manual_seed(seed)
-    weights_K: Tensor = random_signs(k, generator, vectors_KN) / k**0.5
-    return weights_K
+    first_K = random_signs(k, generator, vectors_KN) / k**0.5
+    alternating_K = 1 - 2 * (torch.arange(k, device=vectors_KN.device) % 2)
+    weights_RK: Tensor = torch.stack([first_K, first_K * alternating_K])
+    return weights_RK
 
 
 def recurred(found: LanczosResult, weights_K: Tensor) -> Tensor:

@@ -77,6 +77,12 @@ class GramSpectrum:
         """The diagonal of the n × n matrix, float64."""
         return double(self._rows_RN).square().sum(0) + self.rest
 
+    def products(self, vectors_KN: Tensor) -> Tensor:
+        """BᵀB and weight decay times each vector: with the rounding of the rows, not that of other products."""
+        rows_RN = self._rows_RN
+        products_KN: Tensor = (vectors_KN @ rows_RN.T) @ rows_RN + self.rest * vectors_KN
+        return products_KN
+
     def vectors(self, count: int) -> Tensor:
         """The first ``count`` eigenvectors, unit length, shape (K, n)."""
         u_RK = self._left_RR[:, :count].to(self._rows_RN)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvcli.linalg.lanczos.certify import certify, combination
+from curvcli.linalg.lanczos.certify import certify, combinations
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import lanczos_by_request
 from curvcli.linalg.lanczos.lockstep import Request, lockstep
@@ -123,18 +123,20 @@ def block_ends(
 def widen_by_rounding(blocks: DiagonalBlocks, spectra: Sequence[BlockSpectrum]) -> None:
     """Residuals and bounds of all blocks, by what the rounding of products moves them.
 
-    One product with the whole matrix tells it for all, a little too large: errors of other blocks are in it.
+    Two products with the whole matrix tell it for all, a little too large: errors of other blocks are in it.
     """
     operator = blocks.operator
-    w_N = torch.zeros(operator.n, dtype=operator.dtype, device=operator.device)
+    w_RN = torch.zeros(2, operator.n, dtype=operator.dtype, device=operator.device)
     for i, s in enumerate(spectra):
-        w_N += blocks.embed(i, combination(s.ends_KN) @ s.ends_KN)
-    found = product_error(operator, w_N, operator.matvec(w_N))
+        drawn = combinations(s.ends_KN, i) @ s.ends_KN
+        w_RN += torch.stack([blocks.embed(i, part_N) for part_N in drawn])
+    found = product_error(operator, w_RN, torch.stack([operator.matvec(w_N) for w_N in w_RN]))
     if found is None:
         return
-    for s, part_N in zip(spectra, blocks.cut(found.error_N), strict=True):
+    parts = [torch.stack(rows) for rows in zip(*map(blocks.cut, found.error_RN), strict=True)]
+    for s, part_RN in zip(spectra, parts, strict=True):
         norm = max(abs(s.largest.value), abs(s.smallest.value))
-        moved = shift(s.ends_KN, part_N, norm)
+        moved = shift(s.ends_KN, part_RN, norm)
         if found.by == "rounded weights":
             moved += saturation(operator.objective) * norm
         s.largest = replace(s.largest, residual=s.largest.residual + moved)

@@ -2,9 +2,9 @@
 
 Such an error E = H̃ − H of the computed matrix (a cancellation in σ(1 − σ), say) is symmetric: it shows in no asymmetry
 and in no residual. It moves the eigenvalues of VᵀHV by at most ‖M‖₂ with M = VᵀEV (Weyl), and for random signs s the
-mean square of M s = VᵀE Σ s_k v_k is ‖M‖_F²: one more product tells it.
+mean square of M s = VᵀE Σ s_k v_k is ‖M‖_F²: products with two draws of signs tell it.
 
-Shapes: ``N`` parameters, ``K`` vectors.
+Shapes: ``N`` parameters, ``K`` vectors, ``R`` draws.
 """
 
 import math
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.stochastic.probes import random_signs
-from curvcli.linalg.vectors import double, euclidean_norm
+from curvcli.linalg.vectors import double, euclidean_norms
 from curvcli.machine.containers import move
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.double import UNABLE, twin_in_double
 
-# ‖M s‖ of one draw of signs is rarely less than a third of ‖M‖_F.
-_ONE_DRAW = 3
+# ‖M s‖ of one draw of signs is less than a third of ‖M‖_F once in four where M has rank one; of two draws rarely.
+_DRAWN = 3
 # Errors up to this share of ‖H‖ move eigenvalues to first order only.
 _SMALL = 1e-3
 # By so many units in the last place weights are moved in double precision: fewer leave saturated units as they are, and
@@ -40,33 +40,35 @@ _SHARE = 4
 
 
 class ProductError(NamedTuple):
-    """What the rounding of one product is."""
+    """What the rounding of some products is."""
 
-    error_N: Tensor
-    """E w."""
+    error_RN: Tensor
+    """E w for each w."""
     by: Literal["float64", "rounded weights"]
     """The product was repeated in float64, or at weights whose last digit was moved at random."""
 
 
-def shift(vectors_KN: Tensor, error_N: Tensor, norm: float) -> float:
-    """How far E moves eigenvalues, from E Σ ± v_k / √K.
+def shift(vectors_KN: Tensor, error_RN: Tensor, norm: float) -> float:
+    """How far E moves eigenvalues, from E Σ ± v_k / √K of each draw of signs.
 
     While E is small beside ‖H‖, those of VᵀHV by ‖VᵀEV‖, to first order; beyond that all of them by up to ‖E‖ (Weyl).
 
     Args:
         vectors_KN: the v_k.
-        error_N: E Σ ± v_k / √K.
+        error_RN: E Σ ± v_k / √K.
         norm: ‖H‖.
     """
-    factor = _ONE_DRAW * math.sqrt(len(vectors_KN))
-    whole = factor * float(euclidean_norm(error_N))
+    factor = _DRAWN * math.sqrt(len(vectors_KN))
+    whole = factor * float(euclidean_norms(error_RN).max())
     if whole > _SMALL * norm:
         return whole
-    return factor * float(euclidean_norm(vectors_KN.to(error_N) @ error_N))
+    return factor * float(euclidean_norms(error_RN @ vectors_KN.to(error_RN).T).max())
 
 
-def product_error(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> ProductError | None:
-    """The rounding E w of a product, from one more product over all data.
+def product_error(
+    operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor
+) -> ProductError | None:
+    """The rounding E w of products, from one more product each over all data.
 
     In single precision it is repeated in double. In double precision, or where the network cannot be copied or runs in
     its own dtype only, it is repeated at weights whose last digits are moved: there every intermediate result is
@@ -74,22 +76,24 @@ def product_error(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> P
 
     Args:
         operator: H.
-        w_N: the vector.
-        product_N: H w as computed.
+        w_RN: the vectors.
+        product_RN: H w of each as computed.
 
     Returns:
         None where neither gives finite numbers.
     """
     if operator.dtype != torch.float64:
         try:
-            error_N = _against_double(operator, w_N, product_N)
+            error_RN = _against_double(operator, w_RN, product_RN)
         except UNABLE:
-            error_N = torch.full_like(w_N, math.nan)
+            error_RN = torch.full_like(w_RN, math.nan)
         # Masks with the lowest double are -inf where the network computes in single precision.
-        if bool(torch.isfinite(error_N).all()):
-            return ProductError(error_N, "float64")
-    error_N = _without_decay(operator, w_N, product_N) - _at_rounded_weights(operator, w_N)
-    return ProductError(error_N, "rounded weights") if bool(torch.isfinite(error_N).all()) else None
+        if bool(torch.isfinite(error_RN).all()):
+            return ProductError(error_RN, "float64")
+    error_RN = _without_decay(operator, w_RN, product_RN) - _at_rounded_weights(operator, w_RN)
+    return (
+        ProductError(error_RN, "rounded weights") if bool(torch.isfinite(error_RN).all()) else None
+    )
 
 
 def saturation(objective: Objective) -> float:
@@ -104,40 +108,40 @@ def saturation(objective: Objective) -> float:
     return float(torch.finfo(objective.dtype).eps) / objective.loss
 
 
-def _without_decay(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> Tensor:
+def _without_decay(operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor) -> Tensor:
     if not operator.objective.weight_decay:
-        return product_N
-    return product_N - operator.decay_product(w_N)
+        return product_RN
+    return product_RN - operator.decay_product(w_RN)
 
 
-def _against_double(operator: Curvature[Any], w_N: Tensor, product_N: Tensor) -> Tensor:
+def _against_double(operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor) -> Tensor:
     """H w less the same in float64; of much data from every k-th sample, times k."""
     twin = twin_in_double(operator, 1)
     twin.objective = replace(twin.objective, weight=operator.objective.weight)
-    wide_N = double(w_N)
+    wide_RN = double(w_RN)
     every = operator.objective.samples // _ALL if operator.objective.splittable else 1
-    truth_N = torch.zeros_like(wide_N)
-    computed_N = torch.zeros_like(w_N)
+    truth_RN = torch.zeros_like(wide_RN)
+    computed_RN = torch.zeros_like(w_RN)
     for piece in _pieces(operator, max(1, every)):
-        data = move(piece.data, wide_N.device, torch.float64)
-        truth_N += twin.contribution(Batch(data, piece.size, piece.splittable), wide_N[None])[0]
+        data = move(piece.data, wide_RN.device, torch.float64)
+        truth_RN += twin.contribution(Batch(data, piece.size, piece.splittable), wide_RN)
         if every > 1:
-            computed_N += operator.contribution(piece, w_N[None])[0]
+            computed_RN += operator.contribution(piece, w_RN)
     if every <= 1:
-        return double(_without_decay(operator, w_N, product_N)) - truth_N
-    return every * (double(computed_N) - truth_N)
+        return double(_without_decay(operator, w_RN, product_RN)) - truth_RN
+    return every * (double(computed_RN) - truth_RN)
 
 
-def _at_rounded_weights(operator: Curvature[Any], w_N: Tensor) -> Tensor:
+def _at_rounded_weights(operator: Curvature[Any], w_RN: Tensor) -> Tensor:
     """H at weights whose last digits are moved at random, times w, without weight decay."""
     theta_N = operator.objective.flat()
     signs_N = random_signs(len(theta_N), torch.Generator().manual_seed(0), theta_N)
     units = _UNITS if operator.dtype == torch.float64 else 1
-    out_N = torch.zeros_like(w_N)
+    out_RN = torch.zeros_like(w_RN)
     with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):
         for piece in _pieces(operator):
-            out_N += operator.contribution(piece, w_N[None])[0]
-    return out_N
+            out_RN += operator.contribution(piece, w_RN)
+    return out_RN
 
 
 def _pieces(operator: Curvature[Any], every: int = 1) -> Iterator[Batch]:

@@ -22,7 +22,7 @@ from curvcli.linalg.lanczos.certify import (
     Certificate,
     certify,
     certify_by_recurrence,
-    combination,
+    combinations,
     probe,
     recurred,
 )
@@ -80,7 +80,9 @@ def certified_pairs(
     if products_KN is None and len(vectors_KN) > _FEW:
         probed = probe(operator, found)
         vector_N, product_N = probed.vector_N, probed.product_N
-        measured = _rounding(journal, operator, found, vector_N, product_N)
+        weights_RK = combinations(vectors_KN)
+        known_RN = torch.stack([product_N, recurred(found, weights_RK[1])])
+        measured = _rounding(journal, operator, found, weights_RK @ vectors_KN, known_RN)
         certificate = certify_by_recurrence(found, probed, measured)
         for i, (residual, limit) in enumerate(_limits(certificate, found, tol)):
             if found.converged_K[i] and residual > limit:
@@ -91,9 +93,9 @@ def certified_pairs(
     else:
         if products_KN is None:
             products_KN = torch.stack([operator.matvec(v_N) for v_N in vectors_KN])
-        signed_K = combination(vectors_KN)
+        weights_RK = combinations(vectors_KN)
         measured = _rounding(
-            journal, operator, found, signed_K @ vectors_KN, signed_K @ products_KN
+            journal, operator, found, weights_RK @ vectors_KN, weights_RK @ products_KN
         )
         largest = int(abs(found.values_K).argmax())
         vector_N, product_N = vectors_KN[largest], products_KN[largest]
@@ -126,12 +128,15 @@ def certified_gram(
     """
     floor = gram.rest + gram.error
     clear = [i for i, value in enumerate(found.values_K) if value > floor and gram.rank] or [0]
-    vectors_KN = found.vectors_KN[clear]
-    signed_K = combination(vectors_KN)
-    vector_N = signed_K @ vectors_KN
-    product_N = operator.matvec(vector_N)
+    vectors_KN, many = found.vectors_KN[clear], 1.0
+    if (
+        not gram.rank
+    ):  # a matrix that is zero has no directions of its own: one of all n stands for them
+        vectors_KN = random_unit_vector(operator, torch.Generator().manual_seed(0))[None]
+        many = math.sqrt(operator.n)
+    w_RN = combinations(vectors_KN) @ vectors_KN
     known = replace(found, vectors_KN=vectors_KN)
-    rounding = gram.error + _rounding(journal, operator, known, vector_N, product_N)
+    rounding = gram.error + many * _rounding(journal, operator, known, w_RN, gram.products(w_RN))
     errors = spread(
         operator, vectors_KN, groups, lambda i: journal.progress(Stage("spread", i, None))
     )
@@ -140,7 +145,7 @@ def certified_gram(
         Eigenpair(float(value), rounding, True, by_pair.get(i))
         for i, value in enumerate(found.values_K)
     ]
-    return Certified(pairs, rounding, vector_N, product_N)
+    return Certified(pairs, rounding, w_RN[0], operator.matvec(w_RN[0]))
 
 
 def by_recurrence(
@@ -152,9 +157,9 @@ def by_recurrence(
     """
     rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     if journal.stop() is None:
-        signed_K = combination(found.vectors_KN)
-        vector_N = signed_K @ found.vectors_KN
-        rounding += _rounding(journal, operator, found, vector_N, recurred(found, signed_K))
+        weights_RK = combinations(found.vectors_KN)
+        known_RN = torch.stack([recurred(found, weights_K) for weights_K in weights_RK])
+        rounding += _rounding(journal, operator, found, weights_RK @ found.vectors_KN, known_RN)
     pairs = [
         Eigenpair(float(v), float(b) + rounding, c, None)
         for v, b, c in zip(found.values_K, found.bounds_K, found.converged_K, strict=True)
@@ -178,11 +183,11 @@ def _rounding(
     journal: Journal,
     operator: Curvature[Any],
     found: LanczosResult,
-    w_N: Tensor,
-    product_N: Tensor,
+    w_RN: Tensor,
+    product_RN: Tensor,
 ) -> float:
     """The rounding that all products share, see `product_error`; said where it matters."""
-    measured = product_error(operator, w_N, product_N)
+    measured = product_error(operator, w_RN, product_RN)
     if measured is None:
         journal.note("the rounding of products could not be measured: errors may be larger")
         return 0.0
@@ -191,7 +196,7 @@ def _rounding(
             "rounding of products is measured at weights whose last digit was moved: they could not be repeated in "
             "float64"
         )
-    moved = shift(found.vectors_KN, measured.error_N, found.norm)
+    moved = shift(found.vectors_KN, measured.error_RN, found.norm)
     if measured.by == "rounded weights":
         moved += saturation(operator.objective) * found.norm
     if moved > PRECISION_LIMIT * found.norm:
@@ -245,24 +250,25 @@ def _matrix_error(
     operator: Curvature[Any], vector_N: Tensor, product_N: Tensor
 ) -> MatrixError | None:
     """From a random vector, which sees all of E but little of any one direction, and from what H makes of it."""
-    spread = product_error(operator, vector_N, product_N)
+    spread = product_error(operator, vector_N[None], product_N[None])
     size = float(euclidean_norm(product_N))
     if spread is None or size == 0:
         return None if spread is None else MatrixError(0.0, 0.0)
     leading_N = product_N / size
-    focused = product_error(operator, leading_N, operator.matvec(leading_N))
+    focused = product_error(operator, leading_N[None], operator.matvec(leading_N)[None])
     if focused is None:
         return None
     root = operator.n**0.5
     # Vectors are stored in the operator's precision too.
     norm = root * (
-        float(euclidean_norm(spread.error_N)) + ROUNDING * torch.finfo(operator.dtype).eps * size
+        float(euclidean_norm(spread.error_RN[0]))
+        + ROUNDING * torch.finfo(operator.dtype).eps * size
     )
     if spread.by == "rounded weights":
         norm += saturation(operator.objective) * root * size
-    norm = math.hypot(norm, float(euclidean_norm(focused.error_N)))
+    norm = math.hypot(norm, float(euclidean_norm(focused.error_RN[0])))
     seen, led = (
-        abs(float(torch.dot(found.error_N, v_N.to(found.error_N))))
+        abs(float(torch.dot(found.error_RN[0], v_N.to(found.error_RN))))
         for found, v_N in ((spread, vector_N), (focused, leading_N))
     )
     return MatrixError(norm, operator.n * seen + led + 2**0.5 * norm)
