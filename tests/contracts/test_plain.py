@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "saddle": ("saddle", "--max-matvecs", "30"),
     "taylor": ("taylor", "--max-matvecs", "20", "--points", "5"),
     "step": ("step", "--max-matvecs", "20", "--pairs", "2", "--method", "gradient", "--method", "newton-npc"),
+    "landscape": ("landscape", "--points", "5", "--refine", "2"),
     "gradients": ("gradients",),
     "jacobian": ("jacobian", "--top", "2"),
     "backprop": ("backprop", "--samples", "2"),

@@ -20,6 +20,7 @@ COMMANDS = {
     "gradients": (),
     "hessian": ("--top", "2", "--bottom", "1", "--max-matvecs", "12"),
     "jacobian": (),
+    "landscape": ("--points", "5", "--refine", "0"),
     "saddle": ("--max-matvecs", "12"),
     "step": ("--max-matvecs", "6", "--pairs", "2"),
     "taylor": ("--max-matvecs", "8"),

@@ -5,3 +5,5 @@ GOOD, ATTENTION, BAD = "#00875f", "#a26c00", "#d13b2e"
 NOTE = "#2f78c4"
 CURVES = (NOTE, ATTENTION, "#8a63d2", GOOD, "#c0509a")
 LEVELS = {"good": GOOD, "attention": ATTENTION, "bad": f"bold {BAD}"}
+# Of the shades of a map, from low to high; the lowest shade is blank.
+MAP = ("", "#5a6fb0", NOTE, GOOD, ATTENTION)
