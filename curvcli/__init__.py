@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from curvcli.functions import lr as lr
     from curvcli.functions import read_answer as read_answer
     from curvcli.functions import saddle as saddle
+    from curvcli.functions import sharpness as sharpness
     from curvcli.functions import step as step
     from curvcli.functions import taylor as taylor
     from curvcli.functions import trace as trace
@@ -60,7 +61,7 @@ _HOMES = {
 }
 _QUESTIONS = (
     "hessian", "density", "trace", "saddle", "taylor", "step", "backprop", "gradients", "jacobian", "lr",
-    "check", "landscape",
+    "check", "landscape", "sharpness",
 )  # fmt: skip
 _HOMES |= dict.fromkeys(_QUESTIONS, "curvcli.functions")
 

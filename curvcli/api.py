@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curvcli.analyses.landscape.result import LandscapeResult
     from curvcli.analyses.lr.result import LrResult
     from curvcli.analyses.saddle.result import SaddleResult
+    from curvcli.analyses.sharpness.result import SharpnessResult
     from curvcli.analyses.step.result import StepResult
     from curvcli.analyses.taylor.result import TaylorResult
     from curvcli.analyses.trace.result import TraceResult
@@ -60,6 +61,10 @@ def analyse(
 def analyse(
     name: Literal["landscape"], subject: Subject, journal: Journal | None = None, /, **options: Any
 ) -> "Answer[LandscapeResult]": ...
+@overload
+def analyse(
+    name: Literal["sharpness"], subject: Subject, journal: Journal | None = None, /, **options: Any
+) -> "Answer[SharpnessResult]": ...
 @overload
 def analyse(
     name: Literal["lr"], subject: Subject, journal: Journal | None = None, /, **options: Any

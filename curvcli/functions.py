@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from curvcli.analyses.landscape.result import LandscapeResult
     from curvcli.analyses.lr.result import LrResult
     from curvcli.analyses.saddle.result import SaddleResult
+    from curvcli.analyses.sharpness.result import SharpnessResult
     from curvcli.analyses.step.result import StepResult
     from curvcli.analyses.taylor.result import TaylorResult
     from curvcli.analyses.trace.result import TraceResult
@@ -122,6 +123,13 @@ def landscape(
 ) -> "Answer[LandscapeResult]":
     """The loss along one or two directions."""
     return _ask("landscape", model, loss, data, options)
+
+
+def sharpness(
+    model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
+) -> "Answer[SharpnessResult]":
+    """How much the loss rises around the weights, also by measures that rescaled layers do not change."""
+    return _ask("sharpness", model, loss, data, options)
 
 
 def saddle(

@@ -91,6 +91,13 @@ USAGE: dict[str, Usage] = {
         ),
         ("along", "to", "dims", "radius", "timeout"),
     ),
+    "sharpness": Usage(
+        (
+            ("curvcli sharpness model.toml", "how flat, whatever the scale of the layers?"),
+            ("curvcli sharpness model.toml --measure worst --rho 0.1", "within a larger ball"),
+        ),
+        ("measure", "rho", "rise", "draws", "timeout"),
+    ),
     "gradients": Usage(
         (
             ("curvcli gradients model.toml", "what vanishes, explodes, saturates or is dead"),

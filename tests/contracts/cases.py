@@ -73,6 +73,12 @@ def _more() -> dict[str, tuple[str, ...]]:
         "landscape-eigen": (
             "landscape", linear, "--along", "eigen", "--dims", "2", "--points", "9", "--dtype", "float64"
         ),
+        "sharpness-mlp": (
+            "sharpness", mlp, *_FEW, "--measure", "worst", "--measure", "average", "--measure", "pac-bayes",
+            "--measure", "relative-flatness", "--measure", "fisher-rao", "--measure", "m-sharpness", "--shard", "8",
+            "--draws", "4", "--probes", "4", "--steps", "5",
+        ),
+        "sharpness-linear": ("sharpness", linear, "--dtype", "float64", "--draws", "6", "--probes", "6"),
         "taylor-mlp": ("taylor", mlp, *_FEW, "--max-matvecs", "60"),
         "taylor-steps": ("taylor", linear, "--direction", "newton", "--direction", "lbfgs"),
         "taylor-to": ("taylor", mlp, *_FEW, "--to", "far.safetensors", "--max-matvecs", "60"),

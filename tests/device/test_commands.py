@@ -22,6 +22,7 @@ COMMANDS = {
     "jacobian": (),
     "landscape": ("--points", "5", "--refine", "0"),
     "saddle": ("--max-matvecs", "12"),
+    "sharpness": ("--draws", "2", "--probes", "2", "--steps", "2", "--max-matvecs", "6"),
     "step": ("--max-matvecs", "6", "--pairs", "2"),
     "taylor": ("--max-matvecs", "8"),
     "trace": ("--max-matvecs", "16", "--tol", "0.9"),
