@@ -262,6 +262,10 @@ class HeatMap(Struct, frozen=True):
     spots: Sequence[Spot] = ()
     path: Annotated[bool, Meta(description="whether the spots are joined in their order")] = False
     log: Annotated[bool, Meta(description="values are told apart on a logarithmic scale")] = False
+    model: Annotated[
+        Sequence[Sequence[float]],
+        Meta(description="another surface, whose level lines are drawn dashed in pictures"),
+    ] = ()
 
 
 Block = Table | Facts | Sentence | Chart | HeatMap

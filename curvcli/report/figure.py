@@ -87,6 +87,13 @@ def _map(figure: Any, axes: Any, block: HeatMap) -> None:
             block.x, block.y, block.values, levels, colors="white", linewidths=0.5, alpha=0.6,
             norm="log" if log else None,
         )  # fmt: skip
+        if block.model:
+            axes.contour(
+                block.x, block.y, block.model, levels, colors="black", linewidths=0.8,
+                linestyles="dashed", norm="log" if log else None,
+            )  # fmt: skip
+            axes.plot([], [], "k--", linewidth=0.8, label="quadratic model")
+            axes.legend(fontsize=8, loc="lower left")
         bar = figure.colorbar(drawn, ax=axes, label=printable(block.value_label))
         bar.set_ticks(levels[::4], labels=[f"{v:.3g}" for v in levels[::4]])
         bar.minorticks_off()

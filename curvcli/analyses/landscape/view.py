@@ -179,12 +179,15 @@ def _maps(result: LandscapeResult) -> list[Block]:
     spots = [Spot(m.name, m.place[0], m.place[1]) for m in result.marks]
     spots = spots or [Spot("the weights", 0.0, 0.0)]
 
+    model = [_numbers(row) for row in grids.model]
+
     def drawn(title: str, label: str, rows: Sequence[Sequence[float | None]]) -> HeatMap:
         values = [_numbers(row) for row in rows]
         finite = [v for row in values for v in row if math.isfinite(v)] or [0.0]
         wide = min(finite) > 0 and max(finite) > _WIDE * min(finite)
+        over = model if rows is grids.loss else []
         return HeatMap(
-            title, first, second, label, grids.x, grids.y, values, spots, result.path, wide
+            title, first, second, label, grids.x, grids.y, values, spots, result.path, wide, over
         )
 
     titles = (

@@ -102,11 +102,16 @@ class _Measuring:
         of = {"worst": self._worst, "average": self._average, "pac-bayes": self._width}[name]
         field = name.replace("-", "_")
         found = {field: of(adaptive=False)}
-        return (
-            found
-            if self._journal.stop() is not None
-            else {**found, f"{field}_adaptive": of(adaptive=True)}
-        )
+        if self._cut(f"ended before {name}, adaptive"):
+            return found
+        return {**found, f"{field}_adaptive": of(adaptive=True)}
+
+    def _cut(self, note: str) -> bool:
+        """Whether time is up; if so, it is said."""
+        if self._journal.stop() is None:
+            return False
+        self._journal.cut_short(note)
+        return True
 
     def _around(self, adaptive: bool) -> tuple[Neighbourhood, float]:
         if adaptive:
@@ -130,6 +135,7 @@ class _Measuring:
         upper = max([found.upper + rounding, *zeros])
         top_N = found.vectors_KN[0]
         climbed = climb(around, rho, [top_N, -top_N], self._options.steps, self._journal.stop)
+        self._cut("the ascents of the worst case ended early")
         model = max(_model(operator, u_N) for u_N in (climbed.u_N, rho * top_N, -rho * top_N))
         slope = float(euclidean_norm(operator.gradient))
         here = abs(operator.objective.loss)
@@ -229,6 +235,7 @@ class _Measuring:
         rises = shard_rises(
             self._operator, options.rho, options.shard, options.shards, self._journal.stop
         )
+        self._cut("ended before all shards were looked at")
         mean = mean_of(rises)
         return ShardCase(
             value=_finite(mean.value),

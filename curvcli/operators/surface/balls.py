@@ -258,9 +258,9 @@ def shard_rises(
     chosen = [
         shards[i * len(shards) // min(most, len(shards))] for i in range(min(most, len(shards)))
     ]
-    found = []
+    found: list[float] = []
     for shard in chosen:
-        if stop() is not None:
+        if found and stop() is not None:
             break
         part = _on(objective, shard, operator)
         with operator.kernels.active():

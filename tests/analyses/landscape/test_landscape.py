@@ -21,7 +21,7 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import CurvError
 from curvcli.objective.objective import Objective
 from tests.conftest import MakeObjective
-from tests.oracles.dense import dense_hessian
+from tests.oracles.dense import dense_hessian, random_data, random_network
 from tests.oracles.program import ROOT, answer, invoke
 from tests.oracles.samples import X50, Y50, small
 from tests.oracles.surfaces import load, surface
@@ -141,6 +141,22 @@ def test_a_curve_is_finer_where_it_bends() -> None:
     # A curve is left alone where a straight line is off by less than half a percent of its height.
     assert places[kink] - places[kink - 1] <= (1 / 12) / 4
     assert places[1] - places[0] == pytest.approx(1 / 12)
+
+
+def test_rescaled_layers_have_the_same_curve() -> None:
+    """W₁ · 4 and W₂ / 4 of a ReLU network: filters keep their part of the weights, so the losses are the same."""
+    x, y = random_data(3, 64, 4, 3, "cross_entropy")
+    curves = []
+    for factor in (1.0, 4.0):
+        model = random_network(2, [4, 8, 3], "relu").double()
+        named = dict(model.named_parameters())
+        with torch.no_grad():
+            named["0.weight"].mul_(factor)
+            named["0.bias"].mul_(factor)
+            named["2.weight"].div_(factor)
+        result = curvcli.landscape(model, "cross_entropy", (x.double(), y), refine=0).result
+        curves.append([p.loss for p in result.curve])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-10)
 
 
 def test_a_barrier_between_two_wells(tmp_path: Path) -> None:

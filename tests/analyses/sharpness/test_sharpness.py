@@ -10,6 +10,7 @@ from torch import nn
 
 import curvcli
 from curvcli import analyse
+from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.sharpness.result import SharpnessResult
 from curvcli.linalg.statistics.student import quantile
@@ -244,3 +245,20 @@ def test_wrong_input_gets_the_sentence_that_helps(options: list[str], words: str
     done = invoke("sharpness", MLP, *options)
     assert done.exit_code == 2
     assert words in done.stderr
+
+
+def test_time_that_is_up_gives_a_part() -> None:
+    """After the first measure: the others are null, and the answer says that it is a part."""
+    asked = [0]
+
+    def stop() -> bool:
+        asked[0] += 1
+        return asked[0] > 60
+
+    subject = Subject(objective=bowl([0.3, -0.2, 0.5, 1.0]))
+    found = analyse("sharpness", subject, Journal(interrupted=stop))
+    assert not found.complete
+    assert found.result.worst is not None
+    assert found.result.fisher_rao is None
+    assert found.headline is not None
+    assert "Only a part" in found.headline.sentence
