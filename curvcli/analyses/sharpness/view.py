@@ -43,7 +43,9 @@ def _rows(result: SharpnessResult) -> list[_Row]:
     rows: list[_Row] = []
     for name, worst in (("worst", result.worst), ("worst, adaptive", result.worst_adaptive)):
         if worst is not None:
-            found = "NaN or Inf" if worst.found is None else f"≥ {at_least(worst.found)}"
+            found = "NaN or Inf"
+            if worst.found is not None:
+                found = f"≥ {at_least(max(0.0, worst.found - worst.found_residual))}"
             rows.append(
                 (
                     name,
