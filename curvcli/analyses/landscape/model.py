@@ -41,9 +41,14 @@ class Model:
         return self.resolution * max(1.0, abs(loss) / here if here else 1.0)
 
     def right(self, place: Sequence[float], loss: float) -> bool:
-        """Whether its error is within ``trust`` of its terms, or rounding."""
+        """Whether its error is within ``trust`` of its terms, or rounding.
+
+        Each term counts by its size: on lines where those of a saddle cancel, the model is not asked to be exact.
+        """
         misfit = abs(loss - self.at(place))
-        terms = sum(map(abs, self._terms(place)))
+        terms = sum(abs(s * t) for s, t in zip(self.slopes, place, strict=True))
+        sizes = [[abs(h) for h in row] for row in self.curvatures]
+        terms += 0.5 * _form(sizes, [abs(t) for t in place])
         return misfit <= max(self.rounding(loss), self.trust * terms)
 
     def nearest_wrong(self, known: Mapping[Place, Sampled]) -> Place | None:

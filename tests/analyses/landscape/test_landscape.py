@@ -132,6 +132,16 @@ def test_the_model_of_a_cubic_fails_where_it_says() -> None:
     assert quadratic.wrong_from - quadratic.right_to < 0.01
 
 
+def test_the_model_of_a_saddle_is_judged_by_its_terms() -> None:
+    """L = x² − y² + x³: on the diagonal the terms cancel; x³ is a tenth of x² + y² on the first axis at 0.1 first."""
+    objective = surface([0.0, 0.0], lambda w: w[0] ** 2 - w[1] ** 2 + w[0] ** 3, offset=1.0)
+    result = seen(objective, along=["eigen", "bottom"], radius=0.36, points=9)
+    assert result.quadratic is not None
+    assert result.quadratic.wrong_from is not None
+    assert result.quadratic.right_to <= 0.1 <= result.quadratic.wrong_from
+    assert result.quadratic.right_to > 0.05
+
+
 def test_a_curve_is_finer_where_it_bends() -> None:
     """A kink at w = 1.3 between straight arms: the points that refinement adds lie in the gaps around it."""
     objective = surface([1.0], lambda w: (torch.relu(w - 1.3) * 10 + 1e-3 * w).sum())
