@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from curvcli.functions import hessian as hessian
     from curvcli.functions import inspect as inspect
     from curvcli.functions import jacobian as jacobian
+    from curvcli.functions import landscape as landscape
     from curvcli.functions import lr as lr
     from curvcli.functions import read_answer as read_answer
     from curvcli.functions import saddle as saddle
+    from curvcli.functions import sharpness as sharpness
     from curvcli.functions import step as step
     from curvcli.functions import taylor as taylor
     from curvcli.functions import trace as trace
@@ -59,7 +61,7 @@ _HOMES = {
 }
 _QUESTIONS = (
     "hessian", "density", "trace", "saddle", "taylor", "step", "backprop", "gradients", "jacobian", "lr",
-    "check",
+    "check", "landscape", "sharpness",
 )  # fmt: skip
 _HOMES |= dict.fromkeys(_QUESTIONS, "curvcli.functions")
 

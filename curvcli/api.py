@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from curvcli.analyses.info.result import InfoResult
     from curvcli.analyses.init.result import InitResult
     from curvcli.analyses.jacobian.result import JacobianResult
+    from curvcli.analyses.landscape.result import LandscapeResult
     from curvcli.analyses.lr.result import LrResult
     from curvcli.analyses.saddle.result import SaddleResult
+    from curvcli.analyses.sharpness.result import SharpnessResult
     from curvcli.analyses.step.result import StepResult
     from curvcli.analyses.taylor.result import TaylorResult
     from curvcli.analyses.trace.result import TraceResult
@@ -55,6 +57,14 @@ def analyse(
 def analyse(
     name: Literal["step"], subject: Subject, journal: Journal | None = None, /, **options: Any
 ) -> "Answer[StepResult]": ...
+@overload
+def analyse(
+    name: Literal["landscape"], subject: Subject, journal: Journal | None = None, /, **options: Any
+) -> "Answer[LandscapeResult]": ...
+@overload
+def analyse(
+    name: Literal["sharpness"], subject: Subject, journal: Journal | None = None, /, **options: Any
+) -> "Answer[SharpnessResult]": ...
 @overload
 def analyse(
     name: Literal["lr"], subject: Subject, journal: Journal | None = None, /, **options: Any

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from curvcli.analyses.gradients.result import GradientsResult
     from curvcli.analyses.hessian.result import HessianResult
     from curvcli.analyses.jacobian.result import JacobianResult
+    from curvcli.analyses.landscape.result import LandscapeResult
     from curvcli.analyses.lr.result import LrResult
     from curvcli.analyses.saddle.result import SaddleResult
+    from curvcli.analyses.sharpness.result import SharpnessResult
     from curvcli.analyses.step.result import StepResult
     from curvcli.analyses.taylor.result import TaylorResult
     from curvcli.analyses.trace.result import TraceResult
@@ -114,6 +116,20 @@ def trace(
 ) -> "Answer[TraceResult]":
     """Trace, Frobenius norm and other sums over the spectrum."""
     return _ask("trace", model, loss, data, options)
+
+
+def landscape(
+    model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
+) -> "Answer[LandscapeResult]":
+    """The loss along one or two directions."""
+    return _ask("landscape", model, loss, data, options)
+
+
+def sharpness(
+    model: "nn.Module", loss: Loss | None = None, data: Any = None, **options: Any
+) -> "Answer[SharpnessResult]":
+    """How much the loss rises around the weights, also by measures that rescaled layers do not change."""
+    return _ask("sharpness", model, loss, data, options)
 
 
 def saddle(

@@ -66,7 +66,8 @@ def test_a_weighted_module_and_an_objective() -> None:
     ("name", "options"),
     [
         ("density", {}), ("trace", {}), ("saddle", {}), ("taylor", {}), ("step", {}), ("backprop", {}),
-        ("gradients", {}), ("lr", {"steps": 10}),
+        ("gradients", {}), ("lr", {"steps": 10}), ("landscape", {"norm_statistics": "recompute"}),
+        ("sharpness", {"draws": 2}),
     ],
 )  # fmt: skip
 def test_every_function_answers_and_leaves_the_model_alone(name: str, options: Any) -> None:

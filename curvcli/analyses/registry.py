@@ -6,7 +6,17 @@ from curvcli.analyses.shared.question import Question
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Start": ("init", "info", "doctor"),
-    "Curvature": ("hessian", "saddle", "lr", "taylor", "step", "trace", "density"),
+    "Curvature": (
+        "hessian",
+        "saddle",
+        "lr",
+        "taylor",
+        "step",
+        "trace",
+        "density",
+        "landscape",
+        "sharpness",
+    ),
     "Signals": ("gradients", "jacobian", "backprop"),
     "Over time": ("track", "compare"),
     "In CI": ("check",),

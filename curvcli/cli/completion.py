@@ -14,7 +14,9 @@ from typing import Any
 
 import typer
 
+from curvcli.analyses.landscape.command import ALONG
 from curvcli.analyses.registry import NAMES
+from curvcli.analyses.sharpness.command import MEASURES
 
 LOSSES = (
     "cross_entropy", "mse", "l1", "huber", "bce_with_logits", "nll", "token_cross_entropy", "contrastive", "model",
@@ -40,6 +42,8 @@ def completer(name: str) -> Completer | None:
         "to": _files(WEIGHTS),
         "since": _files(WEIGHTS),
         "optimizer": _files(WEIGHTS),
+        "along": _among(ALONG),
+        "measure": _among(MEASURES),
         "params": _layers(leaves=True),
         "wrt": _layers(leaves=False),
         "of": _layers(leaves=False),

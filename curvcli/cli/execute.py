@@ -47,7 +47,7 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     error: ErrorInfo | None = None
     lines = Lines(output["output"]) if output["format"] == "ndjson" else None
     try:
-        check_output(output["output"], output["format"])
+        check_output(question, output["output"], output["format"])
         with ProgressLine(not output["quiet"]) as progress:
             journal = Journal(
                 progress=progress, interrupted=interruption, item=lines or (lambda _: None)

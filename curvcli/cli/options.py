@@ -22,6 +22,7 @@ _PROJECT = "Trust [tool.curvcli] of pyproject.toml here, also where it names cod
 FORMATS = ("table", "json", "markdown", "html")
 PICTURES = ("png", "svg", "pdf")
 SHEETS = ("csv", "parquet")
+ARRAYS = ("npz",)
 CASE_FORMATS = ("junit", "github", "gitlab", "sarif")
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "format": (
@@ -32,7 +33,8 @@ OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "output": (
         str,
         None,
-        "Write the answer to this file: .json, .md, .html; the main table: .csv, .parquet; charts: .png, .svg, .pdf.",
+        "Write the answer to this file: .json, .md, .html; the main table: .csv, .parquet; charts: .png, .svg, .pdf; "
+        "the grid of a landscape: .npz.",
     ),
     "strict": (bool, False, "Exit with 1 when there is a warning or an error among the findings."),
     "quiet": (bool, False, "No progress and no notes on stderr."),

@@ -79,6 +79,25 @@ USAGE: dict[str, Usage] = {
         ),
         ("steps", "max_probes", "timeout"),
     ),
+    "landscape": Usage(
+        (
+            ("curvcli landscape model.toml", "the loss along a random line through the weights"),
+            (
+                "curvcli landscape model.toml --along eigen --dims 2 -o map.png",
+                "a map, as a picture",
+            ),
+            ("curvcli landscape model.toml --to other.pt", "is there a barrier on the way?"),
+            ("curvcli landscape model.toml --along pca --to checkpoints/", "the path of training"),
+        ),
+        ("along", "to", "dims", "radius", "timeout"),
+    ),
+    "sharpness": Usage(
+        (
+            ("curvcli sharpness model.toml", "how flat, whatever the scale of the layers?"),
+            ("curvcli sharpness model.toml --measure worst --rho 0.1", "within a larger ball"),
+        ),
+        ("measure", "rho", "rise", "draws", "timeout"),
+    ),
     "gradients": Usage(
         (
             ("curvcli gradients model.toml", "what vanishes, explodes, saturates or is dead"),

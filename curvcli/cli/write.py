@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curvcli.analyses.shared.question import Question
-from curvcli.cli.options import CASE_FORMATS, PICTURES, SHEETS
+from curvcli.cli.options import ARRAYS, CASE_FORMATS, PICTURES, SHEETS
 from curvcli.cli.streams import put, writing
 from curvcli.errors import OutputError, did_you_mean
 from curvcli.files import write_whole
@@ -21,7 +21,7 @@ SUFFIXES = {
     ".md": "markdown",
     ".html": "html",
     ".htm": "html",
-    **{f".{kind}": kind for kind in (*PICTURES, *SHEETS)},
+    **{f".{kind}": kind for kind in (*PICTURES, *SHEETS, *ARRAYS)},
 }
 # Texts, which a table is.
 _TEXTS = ("", ".txt", ".log", ".out")
@@ -50,6 +50,11 @@ def emit(question: Question, envelope: "Envelope[Any]", kind: str, path: str | N
         from curvcli.report import sheet
 
         _write(path or "", sheet.render(question.view(envelope.result), kind))
+        return
+    if kind in ARRAYS and question.arrays is not None:
+        from curvcli.report.npz import as_npz
+
+        _write(path or "", as_npz(question.arrays(envelope.result)))
         return
     text = render(question, envelope, kind)
     if path is None:
@@ -119,10 +124,11 @@ def _width() -> int:
     return int(columns) if columns.isdigit() and int(columns) > 0 else _PIPE_WIDTH
 
 
-def check_output(path: str | None, kind: str | None) -> None:
+def check_output(question: Question, path: str | None, kind: str | None) -> None:
     """Before anything is computed: can the answer be written there, in the form that the suffix says?
 
     Args:
+        question: whose answer it is.
         path: of the file; None: stdout.
         kind: the format that was asked for; None: the suffix says it.
 
@@ -133,6 +139,11 @@ def check_output(path: str | None, kind: str | None) -> None:
         return
     if kind is None:
         _check_suffix(path)
+        if SUFFIXES.get(Path(path).suffix.lower()) in ARRAYS and question.arrays is None:
+            raise OutputError(
+                f"-o {path!r}: the answer of {question.name} has no grid",
+                "name a file that ends in .json",
+            )
     place = Path(path)
     folder = Path(os.path.realpath(path)).parent
     if place.exists() and not place.is_file() and not place.is_dir():

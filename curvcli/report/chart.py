@@ -103,8 +103,20 @@ def _horizontal(chart: Chart, frame: _Frame, indent: int, width: int) -> list[st
     return [
         " " * (indent - 1) + "└" + "".join(line),
         " " * indent + labels,
-        (" " * indent + name.center(width)).rstrip(),
+        below(name, indent, width),
     ]
+
+
+def below(name: str, indent: int, width: int) -> str:
+    """The name of an axis below its middle, within the screen; cut where it is longer than that.
+
+    >>> below("step", 2, 8), below("a long name", 4, 8), below("a long name", 2, 8)
+    ('    step', ' a long name', 'a long na…')
+    """
+    room = indent + width
+    if len(name) <= width:
+        return (" " * indent + name.center(width)).rstrip()
+    return name.rjust(room) if len(name) <= room else f"{name[: room - 1]}…"
 
 
 def _share(value: float, low: float, high: float) -> float:

@@ -241,7 +241,34 @@ class Chart(Struct, frozen=True):
     log_y: bool = False
 
 
-Block = Table | Facts | Sentence | Chart
+class Spot(Struct, frozen=True):
+    """A named point of a map."""
+
+    name: str
+    x: float
+    y: float
+
+
+class HeatMap(Struct, frozen=True):
+    """A value over a plane; NaN where it is not known."""
+
+    title: str
+    x_label: str
+    y_label: str
+    value_label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    values: Annotated[Sequence[Sequence[float]], Meta(description="a row for each y")]
+    spots: Sequence[Spot] = ()
+    path: Annotated[bool, Meta(description="whether the spots are joined in their order")] = False
+    log: Annotated[bool, Meta(description="values are told apart on a logarithmic scale")] = False
+    model: Annotated[
+        Sequence[Sequence[float]],
+        Meta(description="another surface, whose level lines are drawn dashed in pictures"),
+    ] = ()
+
+
+Block = Table | Facts | Sentence | Chart | HeatMap
 
 
 def json_schema(result: type) -> dict[str, Any]:

@@ -66,6 +66,19 @@ def _more() -> dict[str, tuple[str, ...]]:
         "density-mlp": ("density", mlp, *_FEW, "--steps", "20", "--max-probes", "5"),
         "density-linear": ("density", linear, "--dtype", "float64"),
         "saddle-index": ("saddle", "sample_models/saddle.toml", "--index"),
+        "landscape-mlp": ("landscape", mlp, *_FEW, "--to", "far.safetensors"),
+        "landscape-cnn": (
+            "landscape", cnn, *_FEW, "--along", "random", "--points", "9", "--norm-statistics", "recompute"
+        ),
+        "landscape-eigen": (
+            "landscape", linear, "--along", "eigen", "--dims", "2", "--points", "9", "--dtype", "float64"
+        ),
+        "sharpness-mlp": (
+            "sharpness", mlp, *_FEW, "--measure", "worst", "--measure", "average", "--measure", "pac-bayes",
+            "--measure", "relative-flatness", "--measure", "fisher-rao", "--measure", "m-sharpness", "--shard", "8",
+            "--draws", "4", "--probes", "4", "--steps", "5",
+        ),
+        "sharpness-linear": ("sharpness", linear, "--dtype", "float64", "--draws", "6", "--probes", "6"),
         "taylor-mlp": ("taylor", mlp, *_FEW, "--max-matvecs", "60"),
         "taylor-steps": ("taylor", linear, "--direction", "newton", "--direction", "lbfgs"),
         "taylor-to": ("taylor", mlp, *_FEW, "--to", "far.safetensors", "--max-matvecs", "60"),

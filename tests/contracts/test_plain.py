@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "saddle": ("saddle", "--max-matvecs", "30"),
     "taylor": ("taylor", "--max-matvecs", "20", "--points", "5"),
     "step": ("step", "--max-matvecs", "20", "--pairs", "2", "--method", "gradient", "--method", "newton-npc"),
+    "landscape": ("landscape", "--points", "5", "--refine", "2"),
+    "sharpness": ("sharpness", "--draws", "2", "--probes", "2", "--steps", "2", "--max-matvecs", "10"),
     "gradients": ("gradients",),
     "jacobian": ("jacobian", "--top", "2"),
     "backprop": ("backprop", "--samples", "2"),

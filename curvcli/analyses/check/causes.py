@@ -9,7 +9,17 @@ from curvcli.report.data import Envelope, Finding
 # Notes of `gradients` that explain where a training has ended.
 _EXPLAINING = ("gradients.not-learned", "gradients.frozen")
 # What signals and data that are ill make meaningless.
-_EXPLAINED = ("hessian", "saddle", "trace", "density", "taylor", "jacobian", "step")
+_EXPLAINED = (
+    "hessian",
+    "saddle",
+    "trace",
+    "density",
+    "taylor",
+    "jacobian",
+    "step",
+    "landscape",
+    "sharpness",
+)
 
 
 def cause_of(rule: Rule, answers: dict[str, Envelope[Any]], target: str) -> str:

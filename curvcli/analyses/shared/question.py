@@ -52,6 +52,7 @@ class Question:
         needs: which part of the target it looks at.
         targets: how many it looks at; those of more than one are `Subject.members`.
         cases: result -> what held and what did not, for the formats of CI systems.
+        arrays: result -> its grids by name, for files of NumPy.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Question:
     needs: Needs = "objective"
     targets: Targets = "one"
     cases: Callable[[Any], list[Case]] | None = None
+    arrays: Callable[[Any], dict[str, Any]] | None = None
     named: tuple[str, ...] = ("model", "data", "loss")
     """Which parts of an objective have to be named."""
 

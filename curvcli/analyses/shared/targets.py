@@ -50,7 +50,7 @@ def resolve_targets(
     if not arguments and kind in ("many", "series"):
         arguments_: list[str | None] = [None]
     else:
-        arguments_ = [p for a in arguments for p in (_series(a) if kind == "series" else [a])]
+        arguments_ = [p for a in arguments for p in (series_in(a) if kind == "series" else [a])]
     files = [a for a in arguments_ if a is not None and Path(a).suffix == ".toml"]
     only_settings = len(files) == 1 and arguments_[0] == files[0] and (
         (kind == "series" and len(arguments_) > 1) or (kind == "pair" and len(arguments_) == 3)
@@ -93,7 +93,7 @@ def step_of(name: str) -> int | None:
     return int(numbers[0]) if len(numbers) == 1 and not re.search(r"\d\.\d", stem) else None
 
 
-def _series(argument: str) -> list[str]:
+def series_in(argument: str) -> list[str]:
     """The checkpoints in a directory, by step; anything else as it is."""
     folder = Path(argument)
     if (
@@ -112,7 +112,7 @@ def _series(argument: str) -> list[str]:
     if all(entry.is_dir() and step_of(entry.name) is None for entry in entries):
         runs = [e for e in sorted(folder.iterdir()) if e.is_dir() and _is_checkpoint_folder(e)]
         if runs:
-            return [path for run in runs for path in _series(str(run))]
+            return [path for run in runs for path in series_in(str(run))]
     if not numbered:
         raise UsageError(
             f"the directory {argument!r} holds no checkpoint with a step number in its name",

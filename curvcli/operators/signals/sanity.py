@@ -212,6 +212,22 @@ def _ones(sums_N: Tensor) -> bool:
     return bool(((sums_N - 1).abs() < 1e-3).all())
 
 
+def right_answers(name: str, outputs: Any, targets: Any) -> tuple[int, int] | None:
+    """(right answers, answers) by the loss of that name; None where it has no such thing."""
+    if not all(isinstance(t, Tensor) and t.numel() for t in (outputs, targets)):
+        return None
+    rows = _rows(outputs, targets, name in _CLASSES)
+    if rows is None:
+        return None
+    out_NC, target_N = rows[0], rows[1].to(rows[0].device)
+    if name in _CLASSES and not target_N.is_floating_point():
+        kept = target_N >= 0
+        return int((out_NC[kept].argmax(1) == target_N[kept]).sum()), int(kept.sum())
+    if name == "bce_with_logits":
+        return int(((out_NC > 0) == (target_N > 0.5)).sum()), out_NC.numel()
+    return None
+
+
 def _rows(outputs: Tensor, targets: Tensor, classes: bool) -> tuple[Tensor, Tensor] | None:
     """Outputs as (N, C), and targets as (N,) labels or (N, C) numbers; None where they do not fit."""
     if classes and not targets.is_floating_point():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from curvcli.errors import printable
+from curvcli.report import heat_map
 from curvcli.report.chart import svg
 from curvcli.report.colours import ATTENTION, BAD, GOOD
 from curvcli.report.data import (
@@ -15,6 +16,7 @@ from curvcli.report.data import (
     Facts,
     Finding,
     Headline,
+    HeatMap,
     Sentence,
     State,
     Table,
@@ -87,6 +89,8 @@ def _block(block: Block) -> str:
         return f"{heading}<table>{rows}</table>"
     if isinstance(block, Chart):
         return f"<h2>{_text(block.title)}</h2>{svg(block)}"
+    if isinstance(block, HeatMap):
+        return f"<h2>{_text(block.title)}</h2>{heat_map.svg(block)}"
     return _table(block)
 
 

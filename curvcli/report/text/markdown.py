@@ -3,8 +3,19 @@
 from collections.abc import Sequence
 
 from curvcli.errors import printable
+from curvcli.report import heat_map
 from curvcli.report.chart import as_text
-from curvcli.report.data import MARKS, Block, Chart, Facts, Finding, Headline, Sentence, Table
+from curvcli.report.data import (
+    MARKS,
+    Block,
+    Chart,
+    Facts,
+    Finding,
+    Headline,
+    HeatMap,
+    Sentence,
+    Table,
+)
 from curvcli.report.numbers import text
 
 
@@ -23,6 +34,9 @@ def render(
             parts.append(_escape(block.text))
         elif isinstance(block, Chart):
             parts.append(f"### {_escape(block.title)}\n\n```text\n{as_text(block)}\n```")
+        elif isinstance(block, HeatMap):
+            drawn = heat_map.as_text(block)
+            parts.append(f"### {_escape(block.title)}\n\n```text\n{drawn}\n```")
         elif isinstance(block, Facts):
             parts.append(_grid(block.title, ("", ""), ("left", "left"), block.rows))
         else:

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from curvcli.errors import printable
+from curvcli.report import heat_map
 from curvcli.report.chart import draw
-from curvcli.report.colours import ATTENTION, CURVES, GOOD, LEVELS, NOTE
+from curvcli.report.colours import ATTENTION, CURVES, GOOD, LEVELS, MAP, NOTE
 from curvcli.report.data import (
     MARKS,
     Block,
@@ -17,6 +18,7 @@ from curvcli.report.data import (
     Facts,
     Finding,
     Headline,
+    HeatMap,
     Sentence,
     State,
     Table,
@@ -51,6 +53,8 @@ def render(
             _facts(console, block)
         elif isinstance(block, Chart):
             _chart(console, block)
+        elif isinstance(block, HeatMap):
+            _map(console, block)
         else:
             _table(console, block)
     if findings:
@@ -114,6 +118,30 @@ def _chart(console: Console, block: Chart) -> None:
         legend.append(f"{name}   " if index + 1 < len(block.series) else name)
         used += len(name) + 6
     _print(console, legend)
+
+
+def _map(console: Console, block: HeatMap) -> None:
+    """Shades with their colours; letters for spots."""
+    _say(console, [(block.title, "bold")])
+    drawn = heat_map.shaded(block, console.width)
+    _print(console, Text(drawn.heading, style="dim"))
+    for label, cells in drawn.rows:
+        line = Text(label, style="dim")
+        for character, same in groupby(cells):
+            shade = heat_map.SHADES.find(character)
+            style = MAP[shade] if shade >= 0 else "bold"
+            line.append("".join(same), style=style)
+        _print(console, line)
+    for axis in drawn.axis:
+        _print(console, Text(axis, style="dim"))
+    entries = [f"{block.value_label}:", *drawn.legend]
+    room, told = console.width - drawn.indent, ""
+    for entry in entries:
+        if told and len(told) + 2 + len(entry) > room:
+            _print(console, Text(" " * drawn.indent + told))
+            told = ""
+        told = f"{told}  {entry}" if told else entry
+    _print(console, Text(" " * drawn.indent + told))
 
 
 def _facts(console: Console, block: Facts) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     ],
     "whole": [str(MODELS / "saddle.toml")],
     "trace": [str(MODELS / "digits_mlp.toml"), "--max-matvecs", "90", "--split"],
+    "landscape": [str(MODELS / "digits_mlp.toml"), "--along", "eigen", "--points", "9"],
     "track": [
         str(MODELS / "digits_mlp.toml"), str(MODELS / "digits_mlp.safetensors"),
         str(MODELS / "digits_mlp.safetensors"), "--probes", "4",

@@ -1,0 +1,1 @@
+"""The loss along a line or over a plane through the weights."""

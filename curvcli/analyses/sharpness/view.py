@@ -1,0 +1,96 @@
+"""How the measures are shown: one row each."""
+
+from curvcli.analyses.shared.rules import product_check
+from curvcli.analyses.sharpness.result import SharpnessResult, WorstCase
+from curvcli.report.data import Block, Cell, Column, Facts, Measured, Table
+from curvcli.report.numbers import at_least, number
+
+_Row = tuple[Cell, ...]
+
+
+def view(result: SharpnessResult) -> list[Block]:
+    """The measures, and relative flatness by layer."""
+    blocks: list[Block] = [
+        Facts([("loss", result.loss), ("product check", product_check(result.hvp_check))]),
+        Table(
+            "Sharpness",
+            (
+                Column("measure", numeric=False),
+                Column("value ± s.e.", rank=0),
+                Column("of", numeric=False, folds=True),
+                Column("rescaled layers", numeric=False),
+                Column("quadratic model", numeric=False, rank=2, folds=True),
+            ),
+            _rows(result),
+            "worst: found by ascent, so the worst case is no less. rescaled layers: whether the measure changes when a "
+            "ReLU layer is multiplied by a number and the next one divided by it, which leaves the function as it is.",
+        ),
+    ]
+    flatness = result.relative_flatness
+    if flatness is not None and flatness.layers:
+        blocks.append(
+            Table(
+                "Relative flatness by weight",
+                (Column("weight", numeric=False), Column("value ± s.e.", rank=0)),
+                [(f.name, Measured(f.value, f.standard_error)) for f in flatness.layers],
+                "Σ ⟨w_s, w_s'⟩ tr H_{s,s'} over its neurons; small is flat.",
+            )
+        )
+    return blocks
+
+
+def _rows(result: SharpnessResult) -> list[_Row]:
+    rows: list[_Row] = []
+    for name, worst in (("worst", result.worst), ("worst, adaptive", result.worst_adaptive)):
+        if worst is not None:
+            found = "NaN or Inf"
+            if worst.found is not None:
+                found = f"≥ {at_least(max(0.0, worst.found - worst.found_residual))}"
+            rows.append(
+                (
+                    name,
+                    found,
+                    f"ρ = {worst.rho:g}",
+                    _said(worst.changes_by_rescaling),
+                    _model(worst),
+                )
+            )
+    for name, mean in (
+        ("average", result.average),
+        ("average, adaptive", result.average_adaptive),
+    ):
+        if mean is not None:
+            value = Measured(mean.value, mean.standard_error)
+            size = f"σ = {number(mean.sigma, 3)}"
+            rows.append((name, value, size, _said(mean.changes_by_rescaling), None))
+    for name, width in (
+        ("PAC-Bayes σ", result.pac_bayes),
+        ("PAC-Bayes σ, adaptive", result.pac_bayes_adaptive),
+    ):
+        if width is not None:
+            value = Measured(width.value, width.standard_error)
+            size = f"rise {width.rise:g}"
+            rows.append((name, value, size, _said(width.changes_by_rescaling), None))
+    shards = result.m_sharpness
+    if shards is not None:
+        value = Measured(shards.value, shards.standard_error)
+        size = f"ρ = {shards.rho:g}, m = {shards.shard}"
+        rows.append(("m-sharpness", value, size, _said(shards.changes_by_rescaling), None))
+    for name, plain in (
+        ("relative flatness", result.relative_flatness),
+        ("Fisher-Rao norm", result.fisher_rao),
+    ):
+        if plain is not None:
+            value = Measured(plain.value, plain.standard_error)
+            rows.append((name, value, None, _said(plain.changes_by_rescaling), None))
+    return rows
+
+
+def _said(changes: bool) -> str:
+    return "change it" if changes else "leave it"
+
+
+def _model(worst: WorstCase) -> str | None:
+    if worst.quadratic_upper is None:
+        return None
+    return f"{number(worst.quadratic_lower, 3)} to {number(worst.quadratic_upper, 3)}"
