@@ -24,6 +24,7 @@ class ChannelInfo(Struct, frozen=True):
     name: str
     mean: Number
     rms: Number
+    nonzero: Annotated[Number, Meta(description="share of the entries that are not zero")] = None
 
 
 class RunningInfo(Struct, frozen=True):

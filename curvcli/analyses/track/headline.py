@@ -1,5 +1,7 @@
 """What happened over the training run, in one sentence."""
 
+from msgspec.structs import replace
+
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.analyses.track.result import TrackPoint, TrackResult
@@ -17,7 +19,15 @@ def headline(answer: Answer[TrackResult]) -> Headline:
     if last.at_chance:
         text += ", no better than a constant: the network has not learned"
         return judged(answer, f"{text}.", "attention", replaced=True)
-    return judged(answer, f"{text}, and {_sharpness(first, last)}.", replaced=True)
+    peak = _peak(points)
+    told = judged(answer, f"{text}, and {_sharpness(first, last)}{peak}.", replaced=True)
+    alive = all(f.severity != "error" for f in answer.findings)
+    if peak and alive and any(f.severity == "warning" for f in answer.findings):
+        return replace(
+            told,
+            sentence=f"{told.sentence} Sharpness{peak.replace(', with a peak of', ' peaks at')}.",
+        )
+    return told
 
 
 def _name(point: TrackPoint) -> str:
@@ -37,3 +47,13 @@ def _sharpness(first: TrackPoint, last: TrackPoint) -> str:
         or before.value - before.residual > last.reach.upper
     )
     return told if apart else "the sharpness stays as it is, as far as its intervals tell"
+
+
+def _peak(points: list[TrackPoint]) -> str:
+    """Where λ_max was larger than at both ends, beyond doubt."""
+    ends = [p.reach.upper for p in (points[0], points[-1]) if p.reach is not None]
+    top = max(points, key=lambda p: p.lambda_max.value if p.lambda_max else 0.0)
+    value = top.lambda_max
+    if value is None or len(ends) < 2 or value.value - value.residual <= max(ends):
+        return ""
+    return f", with a peak of {number(value.value, 3)} at {_name(top)}"
