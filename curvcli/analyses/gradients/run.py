@@ -61,7 +61,9 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
     result = replace(result, idle=idle, given=given)
     name = getattr(objective.terms, "name", None)
     fault = fault_in_data(objective.batches, harmless=found.finite)
-    judge = Judge(result, limits, options.learning_rate, set_by_user, name, fault)
+    judge = Judge(
+        result, limits, options.learning_rate, set_by_user, name, fault, subject.in_double()
+    )
     journal.findings.extend(judge.findings())
     return journal.answer(result)
 
@@ -92,7 +94,8 @@ def _answer(
     if schemes:
         initialisations = compare(subject, journal, objective, schemes, seeds)
     return GradientsResult(
-        loss=finite(found.loss),
+        # Pieces are rounded otherwise than whole batches: what is shown is L as every command has it.
+        loss=finite(objective.loss if found.complete and found.finite else found.loss),
         sanity=subject.forward_pass() if found.complete else None,
         layers=layers,
         depth_gain=finite(whole[0]) if whole else None,

@@ -68,6 +68,8 @@ class Journal:
         self.notes: list[str] = []
         self.findings: list[Finding] = []
         self.complete = True
+        self.in_double: Callable[[], bool] = lambda: False
+        """Whether figures are in float64 already, where no finer type can be advised."""
         self._said: dict[str, _Said] = {}
         self._began = time.monotonic()
         self._latest = None if deadline is None else self._began + deadline
@@ -134,19 +136,25 @@ class Journal:
                 subject,
                 value,
                 rule.threshold if threshold is None else threshold,
-                f"{message}: {rule.remedy}" if rule.remedy else message,
+                ": ".join(filter(None, [message, self._advice(rule)])),
             )
         )
+
+    def _advice(self, rule: Rule) -> str:
+        finer = "" if self.in_double() else rule.finer
+        return " or ".join(filter(None, [finer, rule.remedy]))
 
     def part(self, prefix: str, deadline: float | None = None) -> "Journal":
         """The journal of a run that is a part of this one; its progress is shown behind ``prefix``."""
         left = None if self._latest is None else max(0.0, self._latest - time.monotonic())
         limits = [seconds for seconds in (left, deadline) if seconds is not None]
-        return Journal(
+        part = Journal(
             progress=lambda stage: self.progress(stage._replace(what=prefix + stage.what)),
             interrupted=self.interrupted,
             deadline=min(limits, default=None),
         )
+        part.in_double = self.in_double
+        return part
 
     def adopt(self, findings: list[Finding], name: str) -> None:
         """Take over the findings of a part of this run, which say the name of what they are about."""

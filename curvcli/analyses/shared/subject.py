@@ -76,6 +76,14 @@ class Subject:
         """The same target, of which nothing has been loaded."""
         return Subject(self.spec, name=self.name, target=self.target.again() if self.live else None)
 
+    def in_double(self) -> bool:
+        """Whether what was loaded by now computes in float64."""
+        if self.members:
+            return any(member.in_double() for member in self.members)
+        if self._objective is None:
+            return self.spec.dtype == "float64"
+        return str(self._objective.dtype) == "torch.float64"
+
     def command_line(self, command: str) -> str:
         """How another question is asked of it: by its target file, or by the settings that it needs."""
         if self.file is not None:

@@ -11,6 +11,7 @@ from curvcli.errors import printable
 from curvcli.report.chart import draw
 from curvcli.report.data import (
     MARKS,
+    Bar,
     Block,
     Chart,
     Facts,
@@ -174,8 +175,9 @@ def _table(console: Console, block: Table) -> None:
             LEVELS[cell.level] if isinstance(cell := row[i], State) else "" for i in found.columns
         ]
         _row(console, list(zip(cells, found.widths, styles, right, strict=True)))
-    if block.caption:
-        _say(console, [(block.caption, "dim")])
+    shown = any(isinstance(row[i], Bar) for row in block.rows for i in found.columns)
+    if caption := block.legend(bars=shown):
+        _say(console, [(caption, "dim")])
     if found.left_out:
         names = ", ".join(found.left_out[:6])
         more = len(found.left_out) - 6

@@ -133,7 +133,7 @@ def test_a_dead_network_is_an_error(make_objective: MakeObjective) -> None:
     assert {"dead-layer", "chance-dead", "constant-output", "zero-gradient"} <= found.keys()
     assert all(found[r] == "error" for r in ("dead-layer", "chance-dead", "constant-output"))
     zero = next(f for f in answer.findings if f.rule == "gradients.zero-gradient")
-    assert "no gradient reaches 0 to 4" in zero.message
+    assert "no gradient reaches 0 to 2" in zero.message
     saddle = analyse("saddle", Subject(objective=make_objective(model, x, y)))
     if saddle.result.verdict in ("flat-minimum", "local-minimum"):
         assert "saddle.at-chance" in {f.rule for f in saddle.findings}
@@ -242,3 +242,28 @@ def test_what_the_optimizer_does_not_move_is_a_note(given: str, tmp_path: Path) 
     else:
         assert idle == []
         assert "has 2 of 6 parameters" in told[0]
+
+
+def test_where_the_gradient_becomes_zero_is_named(make_objective: MakeObjective) -> None:
+    """Behind a dead layer gradients arrive, and its weights have none as their inputs are zero."""
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    )  # fmt: skip
+    with torch.no_grad():
+        model.get_parameter("2.bias").fill_(-1e3)
+    found = asked(make_objective(model, *data())).findings
+    (told,) = [f.message for f in found if f.rule == "gradients.zero-gradient"]
+    assert told.startswith(
+        "no gradient reaches 0 to 2: it becomes zero at 3 (ReLU), where all units are dead; "
+        "weights of 4 have none because all their inputs are zero"
+    )
+
+
+def test_one_loss_is_shown_in_a_coarse_type(make_objective: MakeObjective) -> None:
+    """Pieces of a batch round otherwise in bfloat16: the figure is L of the objective, as in the answer's head."""
+    torch.manual_seed(0)
+    x, y = data(61)
+    objective = make_objective(net().bfloat16(), x.bfloat16(), y)
+    result = asked(objective).result
+    assert result.sanity is not None
+    assert result.loss == objective.loss == result.sanity.loss

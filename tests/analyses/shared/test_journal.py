@@ -22,3 +22,28 @@ def test_notes_and_findings_of_parts_are_merged() -> None:
     (found,) = whole.findings
     assert (found.subject, found.value) == (f"{names}: check", -0.3)
     assert found.message == f"{names}: off by -0.3 (the largest of these)"
+
+
+def test_no_finer_type_is_advised_in_float64() -> None:
+    """Other remedies stay; parts of the run know it too."""
+    rule = Rule(
+        "shared.coarse",
+        "warning",
+        "an example",
+        remedy="use a larger --tol",
+        finer="use --dtype float64",
+    )
+    alone = Rule("shared.alone", "warning", "an example", finer="use --dtype float64")
+    for double, told in (
+        (False, "off: use --dtype float64 or use a larger --tol"),
+        (True, "off: use a larger --tol"),
+    ):
+        journal = Journal()
+        journal.in_double = lambda double=double: double  # type: ignore[misc]
+        part = journal.part("")
+        part.find(rule, "x", "off")
+        part.find(alone, "x", "off")
+        assert [f.message for f in part.findings] == [
+            told,
+            "off" if double else "off: use --dtype float64",
+        ]
