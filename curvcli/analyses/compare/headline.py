@@ -48,7 +48,8 @@ def _sharper(result: CompareResult) -> str:
     if row is None or row.beyond is None:
         return ""
     if not row.beyond:
-        return "Neither is sharper, as far as the intervals tell."
+        told = "this data tells" if row.by == "data" else "the intervals tell"
+        return f"Neither is sharper, as far as {told}."
     sharp, flat, name, other = (row.b, row.a, "B", "A") if _above(row) else (row.a, row.b, "A", "B")
     (low, high), (least, most) = sharp.bounds, flat.bounds
     if least <= 0:
