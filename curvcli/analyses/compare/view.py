@@ -98,7 +98,7 @@ def _figures(result: CompareResult) -> list[Block]:
             (words, _cell(r.a), _cell(r.b), r.ratio, _differ(r))
             for words, r in rows
         ],
-        "differ: by paired samples; on these weights: beyond rounding, other data may say otherwise."
+        "differ: by paired samples; here: beyond rounding, other data may say otherwise."
         + (f" {len(result.figures) - len(rows)} more figures are in the JSON answer."
            if len(result.figures) > len(rows) else ""),
     )  # fmt: skip
@@ -109,7 +109,7 @@ def _differ(row: FigureComparison) -> Cell:
     """Whether that is known of the data, or of the figures on it only."""
     if row.beyond is None:
         return "?"
-    return "on these weights" if row.beyond and row.by == "intervals" else row.beyond
+    return "here" if row.beyond and row.by == "intervals" else row.beyond
 
 
 def _telling(row: FigureComparison) -> bool:

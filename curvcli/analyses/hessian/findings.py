@@ -6,7 +6,7 @@ ROUNDING = Rule(
     "hessian.rounding",
     "warning",
     "residuals against --tol",
-    remedy="use a larger --tol",
+    remedy="pass a larger --tol",
     finer="use --dtype float64",
 )
 NOT_CONVERGED = Rule("hessian.not-converged", "warning", "residuals against --tol", threshold=0.0)

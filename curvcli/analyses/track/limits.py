@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from curvcli.operators.curvature.spread import spread
 ADAPTIVE = ("adam", "adamw")
 # D has settled after so many times the steps over which Adam averages gradients: it is taken as constant over these.
 _SETTLED = 10
-# Groups of a single batch whose curvatures are compared.
+# So many parts of the data, or a few more, are compared where there are fewer batches.
 _GROUPS = 8
 # A share of the largest √v̂ at which gradients are rounding: a hundred times the last place of float32.
 _SILENT = 1e-5
@@ -140,11 +141,15 @@ def held(
 
 
 def _spread(operator: Hessian, vector_N: Tensor) -> float:
-    """Half of the 95 % interval of vᵀHv over the data; 0 where there is one sample only."""
-    errors = spread(operator, vector_N[None], _GROUPS, share=1).standard_errors_K
-    batches = operator.objective.batches
-    parts = len(batches) if len(batches) > 1 else min(_GROUPS, batches[0].size)
-    return quantile(0.95, max(1, parts - 1)) * errors[0] if errors else 0.0
+    """Half of the 95 % interval of vᵀHv over the data; 0 where it has one part only."""
+    objective = operator.objective
+    parts = list(objective.batches)
+    if objective.splittable and len(parts) < _GROUPS:
+        size = math.ceil(objective.samples / _GROUPS)
+        parts = [piece for batch in parts for piece in batch.pieces(size)]
+        operator = operator.twin(replace(objective, batches=parts))
+    errors = spread(operator, vector_N[None], _GROUPS).standard_errors_K
+    return quantile(0.95, max(1, len(parts) - 1)) * errors[0] if errors else 0.0
 
 
 def _shapes(member: Subject) -> dict[str, tuple[int, ...]]:

@@ -106,6 +106,7 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     ] = False
     matvecs: Annotated[int, Meta(description="products for the eigenvalues")] = 0
     trace_matvecs: int = 0
+    limit_matvecs: Annotated[int, Meta(description="products for λ beside the limit")] = 0
     hvp_check: Annotated[
         Number,
         Meta(description="relative difference of one product to finite differences"),

@@ -186,6 +186,7 @@ def _point(
         logged, found.vectors_KN, [float(v) for v in found.values_K], options.probes,
         torch.Generator().manual_seed(seed + 1), journal.stop,
     )  # fmt: skip
+    traced = objective.cost.matvecs
     norm = float(torch.linalg.vector_norm(operator.gradient))
     lower = min([found.lower - rounding, *zeros])
     upper = max([found.upper + rounding, *zeros])
@@ -214,7 +215,8 @@ def _point(
         sharpness_ratio_interval=beside.interval,
         warm=state.share < 1.0,
         matvecs=found.matvecs,
-        trace_matvecs=objective.cost.matvecs - before,
+        trace_matvecs=traced - before,
+        limit_matvecs=objective.cost.matvecs - traced,
         hvp_check=check.difference,
         stationarity_interval=stationarity_interval(
             norm, (max(0.0, found.norm - values[0].residual), max(abs(lower), abs(upper))), height

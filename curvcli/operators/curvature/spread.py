@@ -30,7 +30,6 @@ def spread(
     vectors_KN: Tensor,
     groups: int,
     progress: Callable[[int], None] = lambda _: None,
-    share: int = _SHARE,
 ) -> Spread:
     """Spread of the Rayleigh quotients of K unit vectors over the data.
 
@@ -43,7 +42,6 @@ def spread(
         vectors_KN: unit vectors.
         groups: of a single batch; 0: no spread is asked for.
         progress: told the index of each part.
-        share: of a single batch one sample in so many is looked at.
     """
     objective = operator.objective
     if groups == 0 or not (len(objective.batches) > 1 or objective.splittable):
@@ -51,13 +49,13 @@ def spread(
     several = len(objective.batches) > 1
     products_KN = torch.zeros_like(vectors_KN) if several else None
     weights, quotients = [], []
-    for index, part in enumerate(operator.parts(vectors_KN, groups, share)):
+    for index, part in enumerate(operator.parts(vectors_KN, groups, _SHARE)):
         progress(index)
         if products_KN is not None:
             products_KN += part.products_KN
-        weight = part.weight / objective.weight
-        weights.append(weight)
-        quotients.append(torch.linalg.vecdot(vectors_KN, part.products_KN).cpu().double() / weight)
+        share = part.weight / objective.weight
+        weights.append(share)
+        quotients.append(torch.linalg.vecdot(vectors_KN, part.products_KN).cpu().double() / share)
     if products_KN is not None and objective.weight_decay:
         products_KN += operator.decay_product(vectors_KN)
     return Spread(_standard_errors(weights, torch.stack(quotients)), products_KN)
