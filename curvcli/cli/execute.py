@@ -90,7 +90,8 @@ def inspected(
         if named.problem is not None:
             return Subject(name=named.name, problem=named.problem)
         chosen = chosen_options(question, named.tables, options)
-        return Subject(named.spec, tables={**named.tables, question.name: chosen}, name=named.name)
+        tables = {**named.tables, question.name: chosen}
+        return Subject(named.spec, tables=tables, name=named.name, file=named.file)
 
     argument, project = given.get("target"), given.get("project")
     if question.targets == "one":

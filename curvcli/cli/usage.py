@@ -128,8 +128,12 @@ USAGE: dict[str, Usage] = {
         (
             ("curvcli compare model.toml other.pt", "which is better, and what differs for sure"),
             ("curvcli compare model.toml other.pt --per-class", "class by class"),
+            (
+                "curvcli compare model.toml --weights ema",
+                "the average of the weights beside the last",
+            ),
         ),
-        ("per_class", "other_data"),
+        ("per_class", "other_data", "weights"),
     ),
     "check": Usage(
         (

@@ -272,17 +272,21 @@ class OutputLoss:
         return data[2]
 
 
-def objective_terms(reference: str) -> LossTerms:
+def objective_terms(reference: str, mean_seen: Callable[[], None] = lambda: None) -> LossTerms:
     """``--objective``: a function (model, batch) -> mean loss, which counts as often as the batch has samples, or (sum,
-    count)."""
-    return terms_of(resolve(reference, "--objective", LossError), reference)
+    count); ``mean_seen`` is called where it is a mean."""
+    return terms_of(resolve(reference, "--objective", LossError), reference, mean_seen)
 
 
-def terms_of(function: Callable[..., Any], reference: str) -> LossTerms:
+def terms_of(
+    function: Callable[..., Any], reference: str, mean_seen: Callable[[], None] = lambda: None
+) -> LossTerms:
     """The same for a function at hand."""
 
     def terms(model: nn.Module, data: Any) -> tuple[Tensor, float]:
         result = guarded(reference, function, model, fresh(data))
+        if isinstance(result, Tensor) and result.numel() == 1:
+            mean_seen()
         return as_terms(result, samples_of(data) or 1, reference)
 
     return terms

@@ -244,15 +244,18 @@ class Target:
             cut = self._learnt is None or self._learnt.additive
             made = self.model_batches
             return made if cut else [dataclasses.replace(b, splittable=False) for b in made]
-        sizes = {samples_of(raw) for raw in self._raw_batches}
-        if len(sizes) > 1:
-            self.notes.append(
-                "the batches have different numbers of samples: a mean that the objective returns is weighted by them "
-                "(by one where they cannot be told); it can return (sum, count) instead"
-            )
         return [
             as_batch(move(raw, self.device, self.dtype), opaque=True) for raw in self._raw_batches
         ]
+
+    def _weigh_means(self) -> None:
+        """The objective returned a mean: where batches differ in size it is said how these are weighted."""
+        told = (
+            "the batches have different numbers of samples: a mean that the objective returns is weighted by them "
+            "(by one where they cannot be told); it can return (sum, count) instead"
+        )
+        if told not in self.notes and len({samples_of(raw) for raw in self._raw_batches}) > 1:
+            self.notes.append(told)
 
     @cached_property
     def model_batches(self) -> list[Batch]:
@@ -295,7 +298,7 @@ class Target:
     def terms(self) -> LossTerms:
         """The loss as a function of model and batch."""
         if self.spec.objective is not None:
-            return objective_terms(self.spec.objective)
+            return objective_terms(self.spec.objective, self._weigh_means)
         if self._learnt is not None:
             return self._learnt.loss
         if self.loss is None:

@@ -200,7 +200,12 @@ def _check_sums(
     if not math.isfinite(first.total) and not accept_nonfinite:
         raise NonFiniteError(
             why_not_finite(first.total, model, batches, terms),
-            "look for overflow: try --dtype float64",
+            "look for overflow"
+            + (
+                ""
+                if any(p.dtype == torch.float64 for p in model.parameters())
+                else ": try --dtype float64"
+            ),
         )
     if _differ(first, second, model):
         suspects = random_modules(model, batches[0], terms)

@@ -204,6 +204,11 @@ class Table(Struct, frozen=True):
     columns: tuple[Column, ...]
     rows: Sequence[tuple[Cell, ...]]
     caption: str | None = None
+    of_bars: Annotated[str | None, Meta(description="caption of bars, left out with them")] = None
+
+    def legend(self, *, bars: bool = True) -> str | None:
+        """The caption, with that of the bars where there are any."""
+        return "; ".join(filter(None, [self.caption, self.of_bars if bars else None])) or None
 
 
 class Facts(Struct, frozen=True):

@@ -139,7 +139,8 @@ def test_a_mean_objective_of_ragged_batches_is_the_mean_over_samples(tmp_path: P
     (tmp_path / "user.py").write_text(
         "import torch\n\ndef build():\n    return torch.nn.Linear(2, 1)\n\n"
         "def batches():\n    x = torch.arange(10.0).reshape(5, 2)\n    return [x[:4], x[4:]]\n\n"
-        "def loss(model, x):\n    return (model(x) ** 2).mean()\n",
+        "def loss(model, x):\n    return (model(x) ** 2).mean()\n\n"
+        "def counted(model, x):\n    return (model(x) ** 2).sum(), len(x)\n",
         "utf-8",
     )
     at = f"{tmp_path}/user.py"
@@ -148,3 +149,8 @@ def test_a_mean_objective_of_ragged_batches_is_the_mean_over_samples(tmp_path: P
     x = torch.arange(10.0).reshape(5, 2)
     assert objective.loss == pytest.approx(float(objective.model(x).detach().square().mean()))
     assert any("weighted" in note for note in subject.notes)
+    counted = load(model=f"{at}:build", data=f"{at}:batches", objective=f"{at}:counted")
+    assert counted.objective.loss == pytest.approx(
+        float(counted.objective.model(x).detach().square().mean())
+    )
+    assert not any("weighted" in note for note in counted.notes), "it does return (sum, count)"

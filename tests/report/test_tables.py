@@ -143,6 +143,18 @@ def test_bars_shrink_before_names_and_columns() -> None:
     assert (tight.rows[0][0], len(tight.rows[0][1][0])) == (["encoder.linear10"], 8)
 
 
+def test_the_caption_of_bars_leaves_with_them() -> None:
+    """A narrow screen shows the table's own caption only, a page both."""
+    columns = (Column("name", numeric=False), Column("value", rank=0), Column("", numeric=False))
+    table = Table(
+        "title", columns, [("a_long_name_that_stays", "1.23456789", Bar(0.5))], "own", "bars: log"
+    )
+    assert "own; bars: log" in shown([table], 60)
+    narrow = shown([table], 36)
+    assert "own" in narrow
+    assert not any("bars" in line or "█" in line for line in narrow)
+
+
 def test_names_are_cut_in_their_middle_and_stay_apart() -> None:
     assert (
         shortened(["layers.3.block.linear10"], 15)["layers.3.block.linear10"] == "layers…linear10"

@@ -1,6 +1,7 @@
 """A rule, checked against the types of results before anything runs."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,9 +20,17 @@ from curvcli.analyses.check.expression import (
     uses_baseline,
 )
 from curvcli.analyses.registry import NAMES, get
-from curvcli.analyses.shared.paths import Leaf, leaf
+from curvcli.analyses.shared.paths import Leaf, known_paths, leaf
 from curvcli.errors import UsageError, did_you_mean, nearest
 from curvcli.report.data import Severity
+
+# Figures by other names that they go by.
+_ALIASES = {
+    "lambda_max": "hessian.top[0].value",
+    "lambda_min": "hessian.bottom[0].value",
+    "sharpness": "hessian.top[0].value",
+    "nan": "info.nonfinite",
+}
 
 
 class RuleEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,7 +140,28 @@ def _leaf(path: Path, text: str) -> Leaf:
             return dataclasses.replace(found, steps=("findings", *found.steps))
         return leaf(get(path.analysis).result, path.steps, path.analysis)
     except UsageError as error:
-        raise UsageError(f"the rule {text!r}: {error.message}", error.hint) from None
+        unknown = re.search(r"has no field '(\w+)'", error.message)
+        meant = _meant(path.analysis, unknown[1], names) if unknown else None
+        message = re.sub(r" Did you mean .*", "", error.message) if meant else error.message
+        told = f" Did you mean {meant!r}?" if meant else ""
+        raise UsageError(f"the rule {text!r}: {message}{told}", error.hint) from None
+
+
+def _meant(analysis: str, word: str, names: list[str]) -> str | None:
+    """A figure whose name is the one asked for, in this analysis or another; else one whose name has it as a word."""
+    if word in _ALIASES:
+        return _ALIASES[word]
+    same = [
+        (name != word, name != analysis, known.count("."), f"{name}.{known}")
+        for name in names
+        for known in known_paths(get(name).result)
+        if word in re.findall(r"\w+", known)[-2:]
+    ]
+    if same:
+        return min(same, key=lambda found: found[:3])[3]
+    last = {re.findall(r"\w+", k)[-1]: k for k in known_paths(get(analysis).result)}
+    longer = next((n for n in last if word in n.split("_")), None)
+    return f"{analysis}.{last[longer]}" if longer else None
 
 
 def _kind(expression: Expression, rule: Rule) -> str | None:

@@ -8,6 +8,7 @@ from curvcli.analyses.check.answers import Answers, Budget, run_analyses
 from curvcli.analyses.check.baseline import (
     BaselineFile,
     BaselineTarget,
+    entry_of,
     key_of,
     read_baseline,
     write_baseline,
@@ -68,21 +69,28 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     shared = Budget(seconds, sum(len(_needed(s)) and sum(_needed(s).values()) for s in sets))
     checked: list[CheckedTarget] = []
     updated: dict[str, BaselineTarget] = {}
-    for member, own in zip(members, sets, strict=True):
+    renamed: list[str] = []
+    keys = [key_of(m.name, path) if path else m.name for m in members]
+    for member, own, key in zip(members, sets, keys, strict=True):
         if member.problem is not None:
             checked.append(_unusable(member, member.problem))
             continue
         answers = run_analyses(member, _needed(own), shared, options.cache, journal)
         for note in answers.notes:
             journal.note(note)
-        key = key_of(member.name, path) if path else member.name
-        known = {f.path: f for f in before.targets[key].figures} if key in before.targets else {}
+        entry = entry_of(key, before, path, keys) if path else None
+        if entry is not None and entry != key:
+            renamed.append(entry)
+            journal.note(
+                f"the baseline has {key} under the name {entry}, which is not there any more"
+            )
+        known = {f.path: f for f in before.targets[entry].figures} if entry else {}
         target = _judge(member, own, answers, known, options.confidence, options.update_baseline)
         checked.append(target)
         if options.update_baseline and all(run.error is None for run in target.analyses):
             updated[key] = _figures(target)
     if path is not None and options.update_baseline:
-        write_baseline(path, updated)
+        write_baseline(path, updated, renamed)
         journal.note(f"figures of {len(updated)} targets were written into the baseline {path}")
     result = _result(checked, options.undecided, options.confidence, options.baseline)
     return journal.answer(result, exit_code=_conclude(journal, result))
@@ -193,7 +201,8 @@ def _judge(
         broken = next((n for n in rule.analyses if n in failed), None)
         if broken is not None:
             error = failed[broken]
-            reason = f"{broken}: {error.message}" if error else broken
+            hint = f" ({error.hint})" if error and error.hint else ""
+            reason = f"{broken}: {error.message}{hint}" if error else broken
             found = [Outcome("error", None, None, reason)]
         else:
             found = decide(rule, answers.envelopes, precision, known.get)

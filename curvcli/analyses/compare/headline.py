@@ -16,8 +16,8 @@ def headline(answer: Answer[CompareResult]) -> Headline:
     if result.sampling is not None:
         return judged(answer, _beyond(result.sampling, result.identical))
     if result.identical:
-        kind = f", in {result.a.dtype}" if result.a is not None and result.a.dtype else ""
-        same = f"The checkpoints are identical: every weight is the same to the bit{kind}."
+        kind = f" in {result.a.dtype}" if result.a is not None and result.a.dtype else ""
+        same = f"The checkpoints are identical{kind}: every weight is the same to the bit."
         return judged(answer, same)
     loss, level = _better(result)
     return judged(answer, " ".join(part for part in (loss, _sharper(result)) if part), level)
@@ -33,6 +33,8 @@ def _better(result: CompareResult) -> tuple[str, Level]:
             "attention",
         )
     told = f"{number(abs(pair.difference), 3)} ± {number(pair.standard_error, 2)} (standard error)"
+    if pair.difference == 0 == pair.standard_error:
+        return "Neither is better on this data: the losses of all samples are the same.", "good"
     if pair.better is None:
         return (
             f"Neither is better on this data: the losses differ by {told}, less than three of it.",
@@ -46,7 +48,8 @@ def _sharper(result: CompareResult) -> str:
     if row is None or row.beyond is None:
         return ""
     if not row.beyond:
-        return "Neither is sharper, as far as the intervals tell."
+        told = "this data tells" if row.by == "data" else "the intervals tell"
+        return f"Neither is sharper, as far as {told}."
     sharp, flat, name, other = (row.b, row.a, "B", "A") if _above(row) else (row.a, row.b, "A", "B")
     (low, high), (least, most) = sharp.bounds, flat.bounds
     if least <= 0:

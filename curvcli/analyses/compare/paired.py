@@ -3,15 +3,20 @@
 import math
 
 import torch
+from torch import Tensor
 
 from curvcli.analyses.compare.result import Paired
+from curvcli.linalg.statistics.student import quantile
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
+from curvcli.operators.curvature.hessian import Hessian
 
 # Pieces of the data whose losses are compared, and the fewest that tell an error.
 PIECES, FEWEST = 64, 5
 # Standard errors beyond which a difference is no sampling.
 CERTAIN = 3.0
+# Groups of a single batch whose curvatures are compared, and the confidence of three standard errors of many.
+_GROUPS, _CONFIDENCE = 16, 0.9973
 
 
 def identical(a: Objective, b: Objective) -> bool:
@@ -48,6 +53,28 @@ def paired(a: Objective, b: Objective) -> Paired | None:
     if error is not None and abs(difference) > CERTAIN * error:
         better = "b" if difference < 0 else "a"
     return Paired(difference, error, n, better)
+
+
+def sharpness_differs(a: Objective, b: Objective, vectors: tuple[Tensor, Tensor]) -> bool | None:
+    """Whether vᵀHv of each one's leading eigenvector differs beyond sampling, group by group of the same samples.
+
+    None where the batches are not the same, or too few.
+    """
+    if [batch.size for batch in a.batches] != [batch.size for batch in b.batches]:
+        return None
+    weights, quotients = [], []
+    for objective, v_N in zip((a, b), vectors, strict=True):
+        parts = list(Hessian(objective).parts(v_N[None], _GROUPS, 1))
+        weights = [part.weight for part in parts]
+        quotients.append([float(torch.dot(v_N, part.products_KN[0])) for part in parts])
+    sums = [second - first for first, second in zip(*quotients, strict=True)]
+    whole, n = sum(weights), len(sums)
+    if n < FEWEST:
+        return None
+    mean = sum(sums) / whole
+    squares = sum((s - w * mean) ** 2 for s, w in zip(sums, weights, strict=True))
+    error = math.sqrt(n / (n - 1) * squares) / whole
+    return bool(abs(mean) > quantile(_CONFIDENCE, n - 1) * error)
 
 
 def pieces(objective: Objective, size: int | None) -> list[Batch]:

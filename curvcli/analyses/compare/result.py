@@ -1,6 +1,6 @@
 """What `curvcli compare` answers."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -18,8 +18,15 @@ class FigureComparison(Struct, frozen=True, kw_only=True):
     ratio: Annotated[Number, Meta(description="b / a")]
     beyond: Annotated[
         bool | None,
-        Meta(description="the intervals do not overlap; null: one of the values is not known"),
+        Meta(description="whether they differ, as `by` says; null: one of the values is not known"),
     ]
+    by: Annotated[
+        Literal["data", "intervals"],
+        Meta(
+            description="data: by more than three standard errors over pieces of the same data, pair by pair; "
+            "intervals: theirs do not overlap, which says nothing of other data"
+        ),
+    ] = "intervals"
 
 
 class Eigenspaces(Struct, frozen=True, kw_only=True):

@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 from msgspec.structs import replace
+from torch import Tensor
 
 from curvcli.analyses.compare.between import Between, check_alike, moved, principal_cosines
 from curvcli.analyses.compare.classes import by_class
 from curvcli.analyses.compare.command import CompareOptions
-from curvcli.analyses.compare.paired import identical, paired
+from curvcli.analyses.compare.paired import identical, paired, sharpness_differs
 from curvcli.analyses.compare.result import (
     Barrier,
     CompareResult,
@@ -16,6 +17,7 @@ from curvcli.analyses.compare.result import (
     FigureComparison,
     LinePoint,
     MovedLayer,
+    Paired,
 )
 from curvcli.analyses.compare.sampling import sampling
 from curvcli.analyses.registry import NAMES, get
@@ -69,6 +71,10 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
     tops = None
     if "hessian" in both and all(known["hessian"].result.top for known in answers):
         tops = (answers[0]["hessian"].result.top[0], answers[1]["hessian"].result.top[0])
+    pair = None if other else paired(a.objective, b.objective)
+    if pair is not None:
+        vectors = [k["hessian"].vectors_KN if "hessian" in k else None for k in answers]
+        compared = _on_data(compared, pair, a, b, vectors)
     moves = moved(a.objective.model, b.objective.model)
     total = sum(m.distance**2 for m in moves)
     return journal.answer(
@@ -77,7 +83,7 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
             b=b.info(),
             figures=compared,
             identical=identical(a.objective, b.objective),
-            paired=None if other else paired(a.objective, b.objective),
+            paired=pair,
             sampling=sampling(a.objective, b.objective, tops) if other else None,
             classes=by_class(a, b, journal) if options.per_class else [],
             eigenspaces=spaces,
@@ -193,6 +199,28 @@ def _compared(a: Figure, b: Figure) -> FigureComparison:
     return FigureComparison(
         path=a.path, a=a, b=b, difference=difference, ratio=ratio, beyond=beyond
     )
+
+
+def _on_data(
+    rows: list[FigureComparison], pair: Paired, a: Subject, b: Subject, vectors: list[Tensor | None]
+) -> list[FigureComparison]:
+    """Loss and largest eigenvalue judged by their differences on the same samples, where there are enough."""
+    first, second = vectors
+    sharper = None
+    if first is not None and second is not None and len(first) and len(second):
+        sharper = sharpness_differs(a.objective, b.objective, (first[0], second[0]))
+    judged = {"hessian.top[0].value": sharper}
+    if pair.standard_error is not None:
+        differs = pair.better is not None
+        judged |= dict.fromkeys(
+            ("hessian.loss", "gradients.loss", "gradients.sanity.loss"), differs
+        )
+    return [
+        replace(row, beyond=bool(row.beyond and found), by="data")
+        if row.beyond is not None and (found := judged.get(row.path)) is not None
+        else row
+        for row in rows
+    ]
 
 
 def _eigenspaces(

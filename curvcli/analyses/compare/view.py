@@ -95,14 +95,21 @@ def _figures(result: CompareResult) -> list[Block]:
             Column("differ", numeric=False, rank=2),
         ),
         [
-            (words, _cell(r.a), _cell(r.b), r.ratio, "?" if r.beyond is None else r.beyond)
+            (words, _cell(r.a), _cell(r.b), r.ratio, _differ(r))
             for words, r in rows
         ],
-        "differ: beyond both intervals."
+        "differ: by paired samples; here: beyond rounding, other data may say otherwise."
         + (f" {len(result.figures) - len(rows)} more figures are in the JSON answer."
            if len(result.figures) > len(rows) else ""),
     )  # fmt: skip
     return [table] if rows else []
+
+
+def _differ(row: FigureComparison) -> Cell:
+    """Whether that is known of the data, or of the figures on it only."""
+    if row.beyond is None:
+        return "?"
+    return "here" if row.beyond and row.by == "intervals" else row.beyond
 
 
 def _telling(row: FigureComparison) -> bool:

@@ -12,7 +12,11 @@ MakeFinding = Callable[[str, str, float | None, str], Finding]
 
 
 def nonfinite_findings(
-    result: GradientsResult, limit: float, fault_in_data: str | None, finding: MakeFinding
+    result: GradientsResult,
+    limit: float,
+    fault_in_data: str | None,
+    finding: MakeFinding,
+    in_double: bool = False,
 ) -> Iterator[Finding]:
     """Where the first NaN or Inf is.
 
@@ -21,7 +25,9 @@ def nonfinite_findings(
         limit: of values that are not finite.
         fault_in_data: which input is not finite; a layer that multiplies with it is not to blame.
         finding: makes one.
+        in_double: whether float64 is used already.
     """
+    finer = "" if in_double else "--dtype float64, "
     layers = result.layers
     finite = result.loss is not None and not any(s.nonfinite_gradient > limit for s in layers)
     if fault_in_data is not None:
@@ -43,7 +49,7 @@ def nonfinite_findings(
         yield finding(
             "nonfinite", first.name, float(first.nonfinite),
             f"{first.nonfinite} NaN or Inf first appear in the output of {first.name} ({first.kind}){more}: "
-            "look at its weights ('curvcli info') and for overflow (--dtype float64, normalisation)",
+            f"look at its weights ('curvcli info') and for overflow ({finer}normalisation)",
         )  # fmt: skip
         return
     backward = next((s for s in reversed(layers) if s.nonfinite_gradient > limit), None)
@@ -57,6 +63,6 @@ def nonfinite_findings(
     elif result.loss is None:
         yield finding(
             "nonfinite", "loss", None,
-            "the loss is NaN or Inf although every activation and gradient is finite: it overflows (look at the "
-            "size of the outputs, or try --dtype float64), or it takes a logarithm of zero",
+            "the loss is NaN or Inf although every activation and gradient is finite: it overflows "
+            f"({finer}look at the size of the outputs), or it takes a logarithm of zero",
         )  # fmt: skip

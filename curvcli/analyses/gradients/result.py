@@ -8,6 +8,7 @@ from curvcli.analyses.shared.sanity import SanityInfo
 from curvcli.report.data import Number
 
 Role = Literal["trunk", "branch", "sum", "unreached"]
+IdleCause = Literal["not-given", "no-state", "zero-rate"]
 Interval = Annotated[
     tuple[float, float] | None, Meta(description="95 %; null where there are too few points")
 ]
@@ -192,6 +193,18 @@ class Unmoved(Struct, frozen=True):
     ]
 
 
+class Idle(Struct, frozen=True):
+    """A parameter that the optimizer whose state is in the checkpoint does not move."""
+
+    name: str
+    cause: Annotated[
+        IdleCause,
+        Meta(
+            description="not-given: not among its parameters; no-state: others have one; zero-rate: that of its group"
+        ),
+    ]
+
+
 class GradientsResult(Struct, frozen=True, kw_only=True):
     """How signals and gradients travel through the network."""
 
@@ -233,5 +246,11 @@ class GradientsResult(Struct, frozen=True, kw_only=True):
     unmoved: Annotated[
         list[Unmoved], Meta(description="since the checkpoint of --since; empty without it")
     ] = []
+    idle: Annotated[
+        list[Idle], Meta(description="by the optimizer's state in the checkpoint; empty without it")
+    ] = []
+    given: Annotated[
+        int | None, Meta(description="parameters that this optimizer has; null without its state")
+    ] = None
     tensors: Annotated[int, Meta(description="of parameters, frozen ones too")] = 0
     rows: Annotated[int | None, Meta(description="layers shown in a table; null: all")]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from curvcli.analyses.shared.sanity import AT_CHANCE, CONSTANT, FAR
+from curvcli.analyses.shared.sanity import AT_CHANCE, CONSTANT, FAR, LARGE, SMALL
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.report.data import Severity
 
@@ -58,8 +58,8 @@ RULES = {
         Rule("softmax-twice", "error", 1, False, "softmax of softmax is nearly uniform"),
         Rule("not-log-probabilities", "error", 1, False, "nll is -outputs[target]"),
         Rule("sigmoid-twice", "warning", 1, False, "sigmoid of sigmoid lies in [0.5, 0.73]"),
-        Rule("inputs-large", "warning", 20, True, "initial weights are made for inputs of RMS 1"),
-        Rule("inputs-small", "warning", 0.02, False, "initial weights are made for inputs of RMS 1"),
+        Rule("inputs-large", "warning", LARGE, True, "initial weights are made for inputs of RMS 1"),
+        Rule("inputs-small", "warning", SMALL, False, "initial weights are made for inputs of RMS 1"),
         Rule("running-statistics", "warning", FAR, True, "ratio of variances, or 1 + squared shift"),
         Rule("not-learned", "note", AT_CHANCE, True, "loss over that of the best constant predictor"),
         Rule("imbalance", "note", 0.1, False, "rarest over commonest class"),

@@ -1,13 +1,15 @@
 """`curvcli gradients`: who vanishes, who explodes, where, and why."""
 
 import math
+from pathlib import Path
 
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from curvcli.analyses.gradients.command import SCHEMES, GradientsOptions
 from curvcli.analyses.gradients.layers import finite, gradient_noise, layer_signals
-from curvcli.analyses.gradients.result import GradientsResult, LayerSignal, Scheme, Unmoved
+from curvcli.analyses.gradients.result import GradientsResult, Idle, LayerSignal, Scheme, Unmoved
 from curvcli.analyses.gradients.rules import limits_of
 from curvcli.analyses.gradients.schemes import compare
 from curvcli.analyses.gradients.time import attention_heads, time_trends
@@ -15,7 +17,8 @@ from curvcli.analyses.gradients.verdicts import Judge
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import UsageError, did_you_mean
+from curvcli.errors import CheckpointError, UsageError, did_you_mean
+from curvcli.loading.checkpoints.training import given, read_training, steps_by_name
 from curvcli.objective.faults import fault_in_data
 from curvcli.objective.movement import moved, still, weights_of
 from curvcli.objective.objective import Objective
@@ -30,7 +33,7 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
         CurvError: wrong input; see the subclasses.
     """
     limits = limits_of(options.thresholds or {})
-    given = frozenset(n.removeprefix("gradients.") for n in options.thresholds or {})
+    set_by_user = frozenset(n.removeprefix("gradients.") for n in options.thresholds or {})
     schemes = _schemes(options.reinit)
     journal.progress(Stage("loading", 0, None))
     objective = subject.load(accept_nonfinite=True)
@@ -54,9 +57,13 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
     if options.since is not None:
         result = replace(result, unmoved=_unmoved(subject, found, options.since))
+    idle, given = _idle(subject, found, journal)
+    result = replace(result, idle=idle, given=given)
     name = getattr(objective.terms, "name", None)
     fault = fault_in_data(objective.batches, harmless=found.finite)
-    judge = Judge(result, limits, options.learning_rate, given, name, fault)
+    judge = Judge(
+        result, limits, options.learning_rate, set_by_user, name, fault, subject.in_double()
+    )
     journal.findings.extend(judge.findings())
     return journal.answer(result)
 
@@ -87,7 +94,8 @@ def _answer(
     if schemes:
         initialisations = compare(subject, journal, objective, schemes, seeds)
     return GradientsResult(
-        loss=finite(found.loss),
+        # Pieces are rounded otherwise than whole batches: what is shown is L as every command has it.
+        loss=finite(objective.loss if found.complete and found.finite else found.loss),
         sanity=subject.forward_pass() if found.complete else None,
         layers=layers,
         depth_gain=finite(whole[0]) if whole else None,
@@ -124,6 +132,29 @@ def _unmoved(subject: Subject, found: Flow, since: str) -> list[Unmoved]:
         Unmoved(n, "frozen" if n in frozen else "not-stepped" if n in arriving else "no-gradient")
         for n in still(ways)
     ]
+
+
+def _idle(subject: Subject, found: Flow, journal: Journal) -> tuple[list[Idle], int | None]:
+    """Parameters that the checkpoint's own optimizer does not move, and how many it has."""
+    path, objective = Path(subject.spec.checkpoint or ""), subject.load(accept_nonfinite=True)
+    training = None
+    if subject.spec.checkpoint is not None:
+        training = read_training(path, subject.spec.unsafe_pickle)
+    if training is None or training.optimizer is None:
+        return [], None
+    shapes = {n: tuple(p.shape) for n, p in objective.model.named_parameters()}
+    count, notes = given(training.optimizer), list[str]()
+
+    def gradient() -> dict[str, Tensor]:
+        return dict(zip(objective.names, found.gradient, strict=True))
+
+    try:
+        steps = steps_by_name(training.optimizer, shapes, path, notes, gradient)
+    except CheckpointError:
+        return [], count
+    if steps.idle:
+        journal.notes.extend(notes)
+    return [Idle(name, cause) for name, cause in steps.idle.items()], count
 
 
 def _growth(layers: list[LayerSignal], network: str) -> float | None:

@@ -1,9 +1,10 @@
 """Findings from one forward pass: each names the likeliest cause and the next command."""
 
+import math
 from collections.abc import Callable, Iterator
 
 from curvcli.analyses.gradients.result import GradientsResult
-from curvcli.analyses.shared.sanity import SanityInfo
+from curvcli.analyses.shared.sanity import ChannelInfo, SanityInfo
 from curvcli.report.data import Finding
 from curvcli.report.numbers import number
 
@@ -59,6 +60,36 @@ def sanity_notes(
             "frozen", sane.frozen[0], float(len(sane.frozen)),
             f"{len(sane.frozen)} parameters are frozen while others are trained ({sane.frozen[0]} first): if this is "
             "not meant, look for requires_grad = False; --since CHECKPOINT finds what has not moved since",
+        )  # fmt: skip
+    yield from _idle(result, sane, make)
+
+
+def _idle(result: GradientsResult, sane: SanityInfo, make: Make) -> Iterator[Finding]:
+    """Parameters that the optimizer does not move, but for those that are said to be frozen or unmoved anyway."""
+    said = {*sane.frozen, *(u.name for u in result.unmoved)}
+    idle = [i for i in result.idle if i.name not in said]
+    meant = "if this is not meant, look at what the optimizer was made with"
+    if idle:
+        why = {
+            "not-given": "are not among its parameters: frozen, or forgotten when it was made",
+            "no-state": "have no state while others have one: frozen in training, or not used by its loss",
+            "zero-rate": "have a learning rate of zero",
+        }
+        causes = dict.fromkeys(i.cause for i in idle)
+        told = "; ".join(
+            f"{', '.join([i.name for i in idle if i.cause == cause][:4])} {why[cause]}"
+            for cause in causes
+        )
+        yield make(
+            "frozen", idle[0].name, float(len(idle)),
+            f"the optimizer in the checkpoint does not move {len(idle)} of {result.tensors} parameters: "
+            f"{told}; {meant}",
+        )  # fmt: skip
+    elif result.given is not None and result.given < result.tensors - len(sane.frozen) and not said:
+        yield make(
+            "frozen", "optimizer", float(result.tensors - result.given),
+            f"the optimizer in the checkpoint has {result.given} of {result.tensors} parameters, and its state does "
+            f"not say which: the others are frozen, or were forgotten; {meant}",
         )  # fmt: skip
 
 
@@ -116,18 +147,26 @@ def _outputs(sane: SanityInfo, loss_name: str | None, make: Make) -> Iterator[Fi
 
 
 def _inputs(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:
-    for rule, bad, why in (
-        ("inputs-large", lambda r: r > limits["inputs-large"], "not divided by 255, or not standardised"),
-        ("inputs-small", lambda r: 0 < r < limits["inputs-small"], "divided twice, or in another unit"),
-    ):  # fmt: skip
-        found = [c for c in sane.inputs if c.rms is not None and bad(c.rms)]
+    known = [c for c in sane.inputs if c.rms]
+    large = [c for c in known if _rms(c) > limits["inputs-large"]]
+    # One-hot and other sparse inputs have a small RMS by their zeros alone.
+    small = [c for c in known if _rms(c) < limits["inputs-small"] * math.sqrt(c.nonzero or 1.0)]
+    for rule, found, why in (
+        ("inputs-large", large, "not divided by 255, or not standardised"),
+        ("inputs-small", small, "divided twice, or in another unit"),
+    ):
         if found:
-            worst = found[0]
+            worst = max(found, key=lambda c: abs(math.log(_rms(c))))
+            others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             yield make(
                 rule, worst.name, worst.rms,
-                f"the RMS of {worst.name} is {number(worst.rms or 0.0, 3)} (mean {number(worst.mean or 0.0, 3)}), "
+                f"the RMS of {worst.name}{others} is {number(_rms(worst), 3)} (mean {number(worst.mean or 0.0, 3)}), "
                 f"and about 1 is what initial weights are made for: {why}. Normalise the data as in training",
             )  # fmt: skip
+
+
+def _rms(channel: ChannelInfo) -> float:
+    return channel.rms or 0.0
 
 
 def _running(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:

@@ -18,6 +18,11 @@ _DEAD = ("gradients.dead-layer", "gradients.chance-dead")
 _RECTIFY = "use ReLU or GELU between the layers, normalisation or residual connections"
 
 
+def _from_to(layers: list[LayerSignal]) -> str:
+    first, last = layers[0].name, layers[-1].name
+    return first if first == last else f"{first} to {last}"
+
+
 @dataclass(frozen=True)
 class Judge:
     """Applies the rules to a result.
@@ -36,6 +41,8 @@ class Judge:
     loss_name: str | None = None
     fault_in_data: str | None = None
     """Which input is not finite."""
+    in_double: bool = False
+    """Whether float64 is used already."""
 
     def findings(self) -> list[Finding]:
         """Every finding, the gravest cause first, notes on what may be meant last."""
@@ -45,7 +52,7 @@ class Judge:
 
     def _judged(self) -> Iterator[Finding]:
         limit, fault = self.limits["nonfinite"], self.fault_in_data
-        yield from nonfinite_findings(self.result, limit, fault, self._finding)
+        yield from nonfinite_findings(self.result, limit, fault, self._finding, self.in_double)
         zero = list(self._zero())
         sane = list(sanity_findings(self.result, dict(self.limits), self.loss_name, self._finding))
         dead = [f for f in sane if f.rule in _DEAD]
@@ -75,18 +82,29 @@ class Judge:
         if not self._ill("zero-gradient", share):
             return
         alive = [s for s in self.result.layers if s.activation_gradient_norm]
-        last = alive[0] if alive else None
-        where = (
-            f"it is lost before {last.name} ({last.kind})"
-            if last
-            else "no gradient leaves the loss"
-        )
-        named = zero[0].name if len(zero) == 1 else f"{zero[0].name} to {zero[-1].name}"
-        yield self._finding(
-            "zero-gradient", zero[-1].name, share,
-            f"no gradient reaches {named}: it is exactly zero at {len(zero)} of {len(weighted)} layers with weights; "
-            f"{where}: look for softmax over a single output, dead units, round, clamp or detach on the way",
-        )  # fmt: skip
+        told = [f"it is exactly zero at {len(zero)} of {len(weighted)} layers with weights"]
+        fed = [s for s in zero if s.activation_gradient_norm]
+        lost = [s for s in zero if not s.activation_gradient_norm]
+        if fed:
+            told.insert(
+                0, f"weights of {_from_to(fed)} have none because all their inputs are zero"
+            )
+        if lost:
+            where = self._where_lost(alive[0] if alive else None)
+            told.insert(0, f"no gradient reaches {_from_to(lost)}: {where}")
+        yield self._finding("zero-gradient", (lost or fed)[-1].name, share, "; ".join(told))
+
+    def _where_lost(self, last: LayerSignal | None) -> str:
+        """Where on the way back the gradient becomes zero: in the layer that is the last it comes to, or before."""
+        if last is None:
+            return "none leaves the loss; look for detach, or a softmax over a single output"
+        place = f"{last.name} ({last.kind})"
+        if last.dead_fraction == 1.0:
+            return f"it becomes zero at {place}, where all units are dead"
+        if last.dead_fraction:
+            share = f"{last.dead_fraction:.0%}"
+            return f"it becomes zero at {place}, where {share} of the units are dead and the others get none"
+        return f"it becomes zero before {place}; look for dead units, round, clamp or detach there"
 
     def _depth(self) -> Iterator[Finding]:
         result = self.result

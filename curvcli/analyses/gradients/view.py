@@ -33,7 +33,6 @@ def _summary(result: GradientsResult) -> Facts:
     rows: list[tuple[str, Cell]] = [
         ("loss", result.loss),
         ("gain per layer", _with_interval(result.gain_per_layer, result.gain_per_layer_interval)),
-        ("χ", result.chi),
         ("gain over the depth", _with_interval(result.depth_gain, result.depth_gain_interval)),
     ]
     if result.residual_growth is not None:
@@ -91,14 +90,15 @@ def _layers(result: GradientsResult) -> Table:
         Column("", numeric=False),
         *(Column(n) for n, _ in used),
     )
-    caption = f"RMS; bars: log scale from {10**bottom:.0e} to {10**top:.0e}"
+    bars = f"bars: log scale from {10**bottom:.0e} to {10**top:.0e}"
+    caption = "RMS"
     if any(s.role == "branch" for s in result.layers):
         caption += "; └ bypassed by a residual connection, + sum of a block"
     if any(s.norm_gain is not None for s in result.layers):
         caption += "; γ/σ the gradient gain of a normalisation"
     if hidden:
         caption += f"; the {len(shown)} that stand out most of {len(result.layers)} layers"
-    return Table("Layers in execution order", columns, rows, caption)
+    return Table("Layers in execution order", columns, rows, caption, bars)
 
 
 def _fold(result: GradientsResult) -> tuple[list[LayerSignal], int]:

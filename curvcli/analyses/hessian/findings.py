@@ -6,7 +6,8 @@ ROUNDING = Rule(
     "hessian.rounding",
     "warning",
     "residuals against --tol",
-    remedy="use --dtype float64 or a larger --tol",
+    remedy="pass a larger --tol",
+    finer="use --dtype float64",
 )
 NOT_CONVERGED = Rule("hessian.not-converged", "warning", "residuals against --tol", threshold=0.0)
 LAYERS_NOT_CONVERGED = Rule(
@@ -14,5 +15,6 @@ LAYERS_NOT_CONVERGED = Rule(
     "warning",
     "residuals against --tol",
     threshold=0.0,
-    remedy="raise --max-matvecs or --timeout, or use --dtype float64",
+    remedy="raise --max-matvecs or --timeout",
+    finer="use --dtype float64",
 )

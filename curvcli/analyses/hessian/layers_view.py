@@ -94,9 +94,10 @@ def _table(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:
         )
         for layer in shown
     ]
-    caption = f"bars: largest |λ|, log scale from {10**bottom:.0e} to {10**top:.0e}"
+    bars = f"bars: largest |λ|, log scale from {10**bottom:.0e} to {10**top:.0e}"
+    caption = None
     if len(shown) < len(found.layers):
-        caption += f"; the {len(shown)} sharpest of {len(found.layers)} {found.by}s"
+        caption = f"the {len(shown)} sharpest of {len(found.layers)} {found.by}s"
     columns = (
         Column(found.by, numeric=False),
         Column("λ_max ± residual", rank=0),
@@ -104,7 +105,7 @@ def _table(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:
         Column("λ_min"),
         Column("trace ± s.e."),
     )
-    return Table(f"Curvature of each {found.by}", columns, rows, caption)
+    return Table(f"Curvature of each {found.by}", columns, rows, caption, bars)
 
 
 def _shares(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:

@@ -23,7 +23,10 @@ def headline(answer: Answer[InitResult]) -> Headline:
             "" if sane.accuracy is None else f", accuracy {sane.accuracy:.1%}"
         )
         looks = f", and looks {'untrained or dead' if sane.at_chance else 'trained'} ({known})"
-    level: Level = "attention" if sane is not None and sane.at_chance else "good"
+    suspicions = sane.suspicions(result.settings.get("loss")) if sane is not None else []
+    if suspicions:
+        looks += f", but {suspicions[0]}"
+    level: Level = "attention" if suspicions or (sane is not None and sane.at_chance) else "good"
     return judged(
         answer,
         f"{result.path} is written{looks}. Go on with: curvcli gradients {result.path}",

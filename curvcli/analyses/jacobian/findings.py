@@ -12,7 +12,7 @@ NONFINITE = Rule(
     "error",
     "NaN and Inf among the products",
     threshold=0.0,
-    remedy="derivatives overflow; try --dtype float64",
+    finer="derivatives overflow; try --dtype float64",
 )
 NOT_CONVERGED = Rule(
     "jacobian.not-converged",
@@ -26,7 +26,7 @@ ROUNDING = Rule(
     "warning",
     "residuals against --tol",
     threshold=0.0,
-    remedy="use --dtype float64",
+    finer="use --dtype float64",
 )
 KINKS = Rule("jacobian.kinks", "note", "the Jacobian at inputs moved by rounding", threshold=0.0)
 SINGULAR = Rule(

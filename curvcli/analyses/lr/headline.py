@@ -10,6 +10,12 @@ from curvcli.report.numbers import number
 _DEAD = 0.9
 # A loss that stays above this share of its start has not fallen.
 _FALLS = 0.995
+_FAILED = {
+    "diverges": "the loss diverges",
+    "rises": "the loss rises again",
+    "dies": "units die",
+    "unstable": "λ · rate stays above the limit",
+}
 
 
 def headline(answer: Answer[LrResult]) -> Headline:
@@ -37,4 +43,8 @@ def headline(answer: Answer[LrResult]) -> Headline:
         text += f", and at least half as far from {lowest} on"
     if result.fails_at is not None:
         text += f". The lowest that failed is {number(result.fails_at, 3)}"
+    own = next((t for t in result.trials if t.rate == result.checkpoint_rate), None)
+    if own is not None:
+        outcome = "works" if own.verdict == "works" else f"does not: {_FAILED[own.verdict]}"
+        text += f". The checkpoint's own, {number(own.rate, 3)}, {outcome}"
     return judged(answer, f"{text}.")

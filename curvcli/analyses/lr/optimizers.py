@@ -1,7 +1,8 @@
 """The optimizers that runs are made with, fresh or from a checkpoint's state."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,18 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from curvcli.analyses.lr.command import LrOptions
 from curvcli.analyses.lr.result import Kind
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import UsageError
+from curvcli.errors import CheckpointError, UsageError, some
+from curvcli.loading.checkpoints.order import Gradient
 from curvcli.loading.checkpoints.training import (
     Optimizer as Saved,
 )
-from curvcli.loading.checkpoints.training import read_training, stability_limit, state_by_name
+from curvcli.loading.checkpoints.training import (
+    given,
+    read_training,
+    stability_limit,
+    state_by_name,
+    steps_by_name,
+)
 from curvcli.objective.objective import Objective
 
 _BETA = 0.9
@@ -34,6 +42,7 @@ class Setup:
         states: by parameter name; empty: fresh.
         limit: λ · rate at which its steps grow on a quadratic.
         saved_rate: in the state.
+        shares: of the rate, by parameter name; 0: not moved. What is not named has the whole.
     """
 
     kind: Kind
@@ -41,6 +50,7 @@ class Setup:
     states: Mapping[str, Mapping[str, Any]]
     limit: float
     saved_rate: float | None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def adaptive(self) -> bool:
@@ -50,23 +60,47 @@ class Setup:
     def make(self, objective: Objective) -> Optimizer:
         """The optimizer over the objective's parameters, with copies of the state."""
         classes: dict[Kind, Any] = {"sgd": SGD, "momentum": SGD, "adam": Adam, "adamw": AdamW}
+        groups: dict[float, list[Tensor]] = {}
+        for name, parameter in zip(objective.names, objective.parameters, strict=True):
+            groups.setdefault(self.shares.get(name, 1.0), []).append(parameter)
         optimizer: Optimizer = classes[self.kind](
-            list(objective.parameters), lr=0.0, **self.settings
+            [{"params": found, "share": share} for share, found in groups.items() if share],
+            lr=0.0,
+            **self.settings,
         )
         for name, parameter in zip(objective.names, objective.parameters, strict=True):
-            if name in self.states:
+            if name in self.states and self.shares.get(name, 1.0):
                 optimizer.state[parameter] = {
                     key: _copied(value, key, parameter) for key, value in self.states[name].items()
                 }
         return optimizer
 
+    @property
+    def plain(self) -> bool:
+        """Whether steps follow the gradient as it is, in all parameters alike."""
+        return not self.adaptive and all(share == 1.0 for share in self.shares.values())
+
     def diagonal(self, objective: Objective, optimizer: Optimizer) -> Tensor:
-        """√v̂ + ε, flat; where there is no second moment yet, that of the batches' gradients at these weights."""
-        found = [_second_moment(optimizer, p) for p in objective.parameters]
-        if any(second is None for second in found):
-            found = list(objective.views(_batch_squares(objective)))
-        eps = float(self.settings.get("eps", _EPS))
-        return objective.flatten([second.sqrt() + eps for second in found if second is not None])
+        """What steps are divided by, flat: √v̂ + ε of Adam, over the shares of the rate; ∞ where nothing moves.
+
+        Where there is no second moment yet, it is that of the batches' gradients at these weights.
+        """
+        shares = [self.shares.get(n, 1.0) for n in objective.names]
+        divided = [torch.ones_like(p) for p in objective.parameters]
+        if self.adaptive:
+            found = [_second_moment(optimizer, p) for p in objective.parameters]
+            if any(s is None and share for s, share in zip(found, shares, strict=True)):
+                found = list(objective.views(_batch_squares(objective)))
+            eps = float(self.settings.get("eps", _EPS))
+            divided = [
+                d if s is None else s.sqrt() + eps for d, s in zip(divided, found, strict=True)
+            ]
+        return objective.flatten(
+            [
+                d / share if share else torch.full_like(d, math.inf)
+                for d, share in zip(divided, shares, strict=True)
+            ]
+        )
 
 
 def setup(subject: Subject, options: LrOptions) -> Setup:
@@ -90,13 +124,40 @@ def setup(subject: Subject, options: LrOptions) -> Setup:
     if own is not None and path is not None:
         named = dict(subject.objective.model.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in named.items()}
-        states = state_by_name(own, shapes, Path(path), subject.notes) or {}
+        states = state_by_name(own, shapes, Path(path), subject.notes, _gradient(subject)) or {}
     limit = stability_limit(
         kind, float(settings.get("momentum", 0.0)), float(settings.get("dampening", 0.0)),
         bool(settings.get("nesterov", False)), float(settings.get("betas", (0.0,))[0]),
     )  # fmt: skip
     assert limit is not None
-    return Setup(kind, settings, states, limit, own.learning_rate if own else None)
+    shares = _shares(saved, Path(path), subject) if saved is not None and path else {}
+    return Setup(kind, settings, states, limit, own.learning_rate if own else None, shares)
+
+
+def _gradient(subject: Subject) -> Gradient:
+    objective = subject.objective
+    return lambda: dict(zip(objective.names, objective.views(objective.gradient()), strict=True))
+
+
+def _shares(saved: Saved, path: Path, subject: Subject) -> dict[str, float]:
+    """Each parameter's share of the rate in the saved training; empty where that cannot be told."""
+    objective = subject.objective
+    shapes = {name: tuple(p.shape) for name, p in objective.model.named_parameters()}
+    try:
+        steps = steps_by_name(saved, shapes, path, [], _gradient(subject))
+    except CheckpointError as problem:
+        if given(saved) != len(shapes):
+            subject.notes.append(f"all parameters are trained here: {problem.message}")
+        return {}
+    shares = {n: steps.rates[n] for n in objective.names}
+    idle = [n for n, share in shares.items() if not share]
+    if len(idle) == len(shares):
+        return {}
+    if idle:
+        subject.notes.append(
+            f"the runs leave what the optimizer in {path.name} does not move as it is: {some(idle, 3)}"
+        )
+    return shares
 
 
 def _kind(asked: Kind | None, saved: Saved | None, named: bool) -> Kind:

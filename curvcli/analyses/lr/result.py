@@ -84,4 +84,7 @@ class LrResult(Struct, frozen=True, kw_only=True):
     loss: Annotated[float, Meta(description="at the start")]
     dead_fraction: Annotated[float, Meta(description="at the start")]
     steps: Annotated[int, Meta(description="of each run")]
-    checkpoint_rate: Annotated[Number, Meta(description="in the optimizer's state")]
+    checkpoint_rate: Annotated[
+        Number, Meta(description="in the optimizer's state; one of those tried")
+    ]
+    batches: Annotated[int, Meta(description="one a step, in the same order in every run")] = 1

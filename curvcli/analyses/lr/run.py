@@ -66,7 +66,12 @@ class _Finder:
         """Runs at several rates, curvature and warm-up at the highest that works."""
         options, journal, bound = self._options, self._journal, self._bound()
         first = _FIRST * bound.rate if bound.rate else _USUAL
-        trials = search(first, self._trial, options.refine, options.max_trials)
+        saved = self._setup.saved_rate
+        most = options.max_trials - (1 if saved else 0)
+        trials = search(first, self._trial, options.refine, most)
+        if saved and all(t.rate != saved for t in trials):
+            own = self._trial(saved)
+            trials = sorted([*trials, *([own] if own else [])], key=lambda t: t.rate)
         if options.confirm:
             trials = self._confirmed(trials)
         good, bad = highest_working(trials), lowest_failing(trials)
@@ -89,7 +94,8 @@ class _Finder:
             loss=self._objective.loss,
             dead_fraction=self._dead.fraction,
             steps=options.steps,
-            checkpoint_rate=self._setup.saved_rate,
+            checkpoint_rate=saved,
+            batches=len(self._objective.batches),
         )
         self._find(result)
         return journal.answer(result)
@@ -99,11 +105,11 @@ class _Finder:
         objective = self._objective
         if like is None:
             memory = self._subject.spec.memory_bytes
-            if not self._setup.adaptive:
+            if self._setup.plain:
                 return Hessian(objective, memory=memory, wanted=1)
             diagonal_N = self._setup.diagonal(objective, optimizer)
             return PreconditionedHessian(objective, diagonal_N=diagonal_N, memory=memory, wanted=1)
-        if not self._setup.adaptive:
+        if self._setup.plain:
             return Hessian(objective, like=like)
         diagonal_N = self._setup.diagonal(objective, optimizer)
         return PreconditionedHessian(objective, diagonal_N=diagonal_N, like=like)

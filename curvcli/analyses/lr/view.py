@@ -36,7 +36,7 @@ def view(result: LrResult) -> list[Block]:
         ),
         [
             (
-                number(t.rate, 3),
+                _named(t.rate, result.checkpoint_rate),
                 number(t.rate / bound.rate, 3) if bound.rate else None,
                 State(_WHY[t.verdict], "good" if t.verdict == "works" else "bad"),
                 t.steps,
@@ -45,9 +45,24 @@ def view(result: LrResult) -> list[Block]:
             )
             for t in result.trials
         ],
-        "On copies of the weights; loss over all batches at the end; dead: share of units that never fire.",
+        "On copies of the weights; loss over all batches at the end; dead: share of units that never fire. "
+        + _order(result),
     )
     return [facts, table, *(Sentence(text) for text in _more(result))]
+
+
+def _named(rate: float, own: float | None) -> str:
+    return f"{number(rate, 3)} (own)" if rate == own else number(rate, 3)
+
+
+def _order(result: LrResult) -> str:
+    """What the runs see of the data."""
+    own = ""
+    if result.checkpoint_rate is not None:
+        own = " own: the rate in the optimizer's state."
+    if result.batches == 1:
+        return f"Each step is on all data; smaller batches are noisier (--batch-size).{own}"
+    return f"One batch a step, in the order of the data, the same in every run; it is not shuffled.{own}"
 
 
 def _more(result: LrResult) -> list[str]:

@@ -12,7 +12,7 @@ UNCONFIRMED = Rule(
     "saddle.unconfirmed",
     "warning",
     "the loss along the escape direction",
-    remedy="use --dtype float64",
+    finer="use --dtype float64",
 )
 DEGENERATE = Rule("saddle.degenerate", "warning", "the loss along the flattest direction")
 INCONCLUSIVE = Rule(
@@ -25,7 +25,7 @@ UNRESOLVED = Rule(
     "saddle.unresolved",
     "warning",
     "gradients at weights whose last digits are moved",
-    remedy="use --dtype float64",
+    finer="use --dtype float64",
 )
 AT_CHANCE = Rule(
     "saddle.at-chance",

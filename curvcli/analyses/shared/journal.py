@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from msgspec.structs import replace
@@ -12,6 +14,25 @@ from curvcli.report.data import Finding
 
 Reason = Literal["timeout", "interrupted"]
 R = TypeVar("R")
+
+
+# So many names are listed one by one.
+_NAMED = 8
+
+
+@dataclass
+class _Said:
+    """What several parts of a run said alike."""
+
+    names: list[str] = field(default_factory=list)
+    note: str | None = None
+    worst: Finding | None = None
+    finding: Finding | None = None
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class Stage(NamedTuple):
@@ -47,6 +68,9 @@ class Journal:
         self.notes: list[str] = []
         self.findings: list[Finding] = []
         self.complete = True
+        self.in_double: Callable[[], bool] = lambda: False
+        """Whether figures are in float64 already, where no finer type can be advised."""
+        self._said: dict[str, _Said] = {}
         self._began = time.monotonic()
         self._latest = None if deadline is None else self._began + deadline
 
@@ -112,25 +136,57 @@ class Journal:
                 subject,
                 value,
                 rule.threshold if threshold is None else threshold,
-                f"{message}: {rule.remedy}" if rule.remedy else message,
+                ": ".join(filter(None, [message, self._advice(rule)])),
             )
         )
+
+    def _advice(self, rule: Rule) -> str:
+        finer = "" if self.in_double() else rule.finer
+        return " or ".join(filter(None, [finer, rule.remedy]))
 
     def part(self, prefix: str, deadline: float | None = None) -> "Journal":
         """The journal of a run that is a part of this one; its progress is shown behind ``prefix``."""
         left = None if self._latest is None else max(0.0, self._latest - time.monotonic())
         limits = [seconds for seconds in (left, deadline) if seconds is not None]
-        return Journal(
+        part = Journal(
             progress=lambda stage: self.progress(stage._replace(what=prefix + stage.what)),
             interrupted=self.interrupted,
             deadline=min(limits, default=None),
         )
+        part.in_double = self.in_double
+        return part
 
     def adopt(self, findings: list[Finding], name: str) -> None:
         """Take over the findings of a part of this run, which say the name of what they are about."""
         for finding in findings:
             subject, message = (f"{name}: {text}" for text in (finding.subject, finding.message))
             self.findings.append(replace(finding, subject=subject, message=message))
+
+    def gather(self, part: "Journal", name: str) -> None:
+        """Take over what one of many parts said; what several say is said once, with all their names."""
+        for text in part.notes:
+            note = text.replace(f"{Path(name).name} ", "the file ")
+            said = self._said.setdefault(note, _Said())
+            said.names.append(name)
+            if said.note in self.notes:
+                self.notes.remove(said.note)
+            said.note = f"{_listed(said.names)}: {note}"
+            self.notes.append(said.note)
+        for finding in part.findings:
+            said = self._said.setdefault(finding.rule, _Said())
+            said.names.append(name)
+            if said.finding in self.findings:
+                self.findings.remove(said.finding)
+            if said.worst is None or abs(finding.value or 0.0) > abs(said.worst.value or 0.0):
+                said.worst = finding
+            where = _listed(said.names)
+            most = " (the largest of these)" if len(said.names) > 1 else ""
+            said.finding = replace(
+                said.worst,
+                subject=f"{where}: {said.worst.subject}",
+                message=f"{where}: {said.worst.message}{most}",
+            )
+            self.findings.append(said.finding)
 
     def answer(self, result: R, *, exit_code: int | None = None, **vectors: Any) -> Answer[R]:
         """The result with all that was said on the way; ``vectors`` are the fields of `Answer` for eigenvectors."""

@@ -11,7 +11,7 @@ from curvcli.loading.spec import TargetSpec
 # What is looked through for an example: so many files of the working directory, so many bytes of each.
 _FILES, _BYTES = 50, 200_000
 _CLASS = re.compile(r"^class (\w+)\((?:\w+\.)*(?:nn\.)?(?:Module|Sequential)\)", re.MULTILINE)
-_DATA = (".npz", ".npy", ".csv", ".parquet")
+_DATA = (".npz", ".npy", ".csv", ".parquet", ".jsonl")
 
 
 def check_complete(command: str, spec: TargetSpec, *, needed: Sequence[str], series: bool) -> None:
@@ -85,7 +85,7 @@ def _network() -> str:
 
 def _data() -> str:
     here = sorted(p.name for p in Path.cwd().glob("*") if p.suffix in _DATA)
-    return here[0] if here else "data.npz"
+    return here[0] if here else "DATA.npz"
 
 
 def _program(path: Path) -> bool:

@@ -67,6 +67,24 @@ def leaf(result: type, steps: tuple[Step, ...], where: str) -> Leaf:
     return Leaf(done, found, choices, optional)
 
 
+def known_paths(result: type) -> list[str]:
+    """The paths that rules may name, by the types alone; of lists the first entry, ``[*]`` where entries have names."""
+    return [written(steps) for steps in _below(msgspec.inspect.type_info(result), ())]
+
+
+def _below(kind: Any, done: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
+    kind, _ = _plain(kind)
+    if isinstance(kind, msgspec.inspect.StructType):
+        for name, inner in _fields(kind).items():
+            yield from _below(inner, (*done, name))
+    elif isinstance(kind, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+        inner, _ = _plain(kind.item_type)
+        step: Step = "*" if any(n in _choices(inner) for n in _NAMES) else 0
+        yield from _below(inner, (*done, step))
+    elif _simple(kind)[0] is not None:
+        yield done
+
+
 def all_paths(result: Any, prefix: tuple[Step, ...] = ()) -> Iterator[tuple[Step, ...]]:
     """Paths of all numbers, texts and booleans in a result; entries of lists by name where they have one."""
     if isinstance(result, Struct):

@@ -143,6 +143,7 @@ class Question:
         """
         options = self.options(**self.validate(values, where))
         self._check_complete(subject)
+        journal.in_double = subject.in_double
         journal.limit_time(parse_seconds(getattr(options, "timeout", None)))
         subject.end_reading_when(journal.stop_reading)
         run = importlib.import_module(f"curvcli.analyses.{self.name}.run").run

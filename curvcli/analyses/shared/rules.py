@@ -15,6 +15,7 @@ class Rule:
         source: what the threshold comes from, or what the rule follows from.
         threshold: what values are held against; None: the finding says it.
         remedy: what to do, which ends the message.
+        finer: what to do where figures are not in float64 yet, before the remedy.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Rule:
     source: str
     threshold: float | None = None
     remedy: str = ""
+    finer: str = ""
 
 
 # A product that differs more than this from the finite difference of the gradient is suspect. Smooth
@@ -56,7 +58,7 @@ PRECISION = Rule(
     "warning",
     "products repeated in float64 on some samples",
     threshold=PRECISION_LIMIT,
-    remedy="use --dtype float64",
+    finer="use --dtype float64",
 )
 
 

@@ -14,6 +14,8 @@ CONSTANT = 1e-5
 """Outputs that differ between samples by less of their size are constant."""
 
 
+LARGE, SMALL = 5.0, 0.2
+"""Initial weights are made for inputs of RMS 1; beyond these they are of another scale."""
 FAR = 5.0
 """Running statistics at a greater distance are not those of the data."""
 
@@ -24,6 +26,7 @@ class ChannelInfo(Struct, frozen=True):
     name: str
     mean: Number
     rms: Number
+    nonzero: Annotated[Number, Meta(description="share of the entries that are not zero")] = None
 
 
 class RunningInfo(Struct, frozen=True):
@@ -84,3 +87,23 @@ class SanityInfo(Struct, frozen=True, kw_only=True):
     def constant(self) -> bool:
         """Whether the output is the same for every sample."""
         return self.output_spread is not None and self.output_spread < CONSTANT
+
+    def suspicions(self, loss: str | None) -> list[str]:
+        """What is wrong with outputs and inputs, in a few words each; `curvcli gradients` says more of it."""
+        told = []
+        if loss in ("cross_entropy", "token_cross_entropy") and self.simplex:
+            told.append(
+                "its outputs are probabilities already, and cross_entropy applies softmax itself"
+            )
+        if loss == "bce_with_logits" and self.unit_interval:
+            told.append("its outputs lie in [0, 1], and bce_with_logits applies the sigmoid itself")
+        if self.constant:
+            told.append("its output is the same for every sample")
+        scaled = [
+            c
+            for c in self.inputs
+            if c.rms and not SMALL * (c.nonzero or 1.0) ** 0.5 <= c.rms <= LARGE
+        ]
+        if scaled:
+            told.append(f"the RMS of {scaled[0].name} is {scaled[0].rms:.3g}, and about 1 is usual")
+        return told

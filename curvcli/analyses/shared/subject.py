@@ -1,6 +1,7 @@
 """What is inspected: the settings of a target, and the objects they name."""
 
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ class Subject:
         name: the target as it was given.
         problem: why its settings cannot be used, of one among several.
         target: objects that are there already.
+        file: the target file that the settings come from.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class Subject:
         name: str | None = None,
         problem: "CurvError | None" = None,
         target: "Target | None" = None,
+        file: str | None = None,
     ) -> None:
-        self.problem = problem
+        self.problem, self.file = problem, file
         self.spec = spec or TargetSpec()
         self.members = members
         self.tables = tables or {}
@@ -72,6 +75,25 @@ class Subject:
     def again(self) -> "Subject":
         """The same target, of which nothing has been loaded."""
         return Subject(self.spec, name=self.name, target=self.target.again() if self.live else None)
+
+    def in_double(self) -> bool:
+        """Whether what was loaded by now computes in float64."""
+        if self.members:
+            return any(member.in_double() for member in self.members)
+        if self._objective is None:
+            return self.spec.dtype == "float64"
+        return str(self._objective.dtype) == "torch.float64"
+
+    def command_line(self, command: str) -> str:
+        """How another question is asked of it: by its target file, or by the settings that it needs."""
+        if self.file is not None:
+            return f"curvcli {command} {shlex.quote(self.file)}"
+        spec = self.spec
+        words = [spec.checkpoint or ""]
+        for flag in ("model", "data", "loss", "objective"):
+            value = getattr(spec, flag)
+            words += [f"--{flag}", value] if value else []
+        return f"curvcli {command} {shlex.join(w for w in words if w)}"
 
     @property
     def has_data(self) -> bool:

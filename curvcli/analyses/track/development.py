@@ -1,5 +1,6 @@
 """Findings over time: what changed from checkpoint to checkpoint."""
 
+import shlex
 from itertools import pairwise
 
 from curvcli.analyses.shared.journal import Journal
@@ -25,8 +26,17 @@ _LONG = 3
 _HALF = 0.5
 
 
-def development(journal: Journal, points: list[TrackPoint], batch: int | None) -> None:
-    """Find what happened along each run; ``batch`` is the batch size it was trained with."""
+def development(
+    journal: Journal, points: list[TrackPoint], batch: int | None, look: str = "curvcli gradients"
+) -> None:
+    """Find what happened along each run.
+
+    Args:
+        journal: where findings go.
+        points: of all runs.
+        batch: the batch size of the training.
+        look: the command that looks at gradients of this target.
+    """
     for run in dict.fromkeys(p.run for p in points):
         whole = [p for p in points if p.run == run]
         died = _death(journal, whole)
@@ -36,7 +46,7 @@ def development(journal: Journal, points: list[TrackPoint], batch: int | None) -
                 _loss(journal, series)
                 _units(journal, series)
             _edge(journal, series)
-            _layers(journal, series)
+            _layers(journal, series, look)
             if not died:
                 _ranks(journal, series)
         _noise(journal, series, batch)
@@ -173,7 +183,7 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
             return
 
 
-def _layers(journal: Journal, series: list[TrackPoint]) -> None:
+def _layers(journal: Journal, series: list[TrackPoint], look: str) -> None:
     last = series[-1].moved
     stopped = still(last)
     if stopped and len(stopped) < len(last):
@@ -183,6 +193,7 @@ def _layers(journal: Journal, series: list[TrackPoint]) -> None:
         journal.find(
             STOPPED, stopped[0],
             f"{len(stopped)} of {len(last)} parameters do not move any more, at the latest since {_named(since)}, "
-            f"while others do ({', '.join(stopped[:3])})",
+            f"while others do ({', '.join(stopped[:3])}): "
+            f"'{look} --since {shlex.quote(series[0].checkpoint)}' says why",
             value=last[stopped[0]], threshold=STILL,
         )  # fmt: skip

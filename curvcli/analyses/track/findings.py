@@ -58,5 +58,4 @@ STOPPED = Rule(
     "track.stopped",
     "warning",
     "parameters that move by less than 1e-7 of their size from one checkpoint to the next",
-    remedy="'curvcli gradients' says whether gradients reach them",
 )

@@ -11,7 +11,7 @@ from curvcli.loading.checkpoints.training import Training, read_training
 
 # Copies of a checkpoint: averaged, or cast to another type.
 _COPY = re.compile(
-    r"(?:^|[-_.])(ema|swa|avg|averaged|bf16|fp16|half|int8|quantized)(?:[-_.]|$)", re.I
+    r"(?:^|[-_.])(ema|swa|avg|averaged|cast|bf16|fp16|half|int8|quantized)(?:[-_.]|$)", re.I
 )
 
 

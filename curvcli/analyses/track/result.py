@@ -89,16 +89,24 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
     edge: Annotated[
         Edge | None,
         Meta(
-            description="λ against the limit: at: within 30 %, below and above: beyond that, each with the probability "
-            "of the reach; undecided: the interval of λ_max has both"
+            description="λ against the limit: at: within 30 %, below and above: beyond that, by the interval of the "
+            "ratio; undecided: the interval has both, or Adam has taken few steps"
         ),
     ] = None
-    sharpness_ratio: Annotated[Number, Meta(description="λ over the limit")] = None
+    sharpness_ratio: Annotated[
+        Number,
+        Meta(description="λ over the limit, λ of the parameters that the optimizer moves"),
+    ] = None
+    sharpness_ratio_interval: Annotated[
+        tuple[float, float] | None,
+        Meta(description="by residual, reach, and the spread of λ over the data at 95 %"),
+    ] = None
     warm: Annotated[
         bool, Meta(description="started from the eigenvectors of the checkpoint before")
     ] = False
     matvecs: Annotated[int, Meta(description="products for the eigenvalues")] = 0
     trace_matvecs: int = 0
+    limit_matvecs: Annotated[int, Meta(description="products for λ beside the limit")] = 0
     hvp_check: Annotated[
         Number,
         Meta(description="relative difference of one product to finite differences"),

@@ -25,13 +25,7 @@ from curvcli.analyses.track.findings import (
     RUN_DIED,
 )
 from curvcli.analyses.track.health import health_of
-from curvcli.analyses.track.limits import (
-    ADAPTIVE,
-    Known,
-    limit_of,
-    momentum_of,
-    preconditioned,
-)
+from curvcli.analyses.track.limits import Known, Whole, held, limit_of, momentum_of
 from curvcli.analyses.track.order import ordered
 from curvcli.analyses.track.result import (
     Edge,
@@ -115,7 +109,8 @@ def _tracked(
         failed=len(problems),
     )
     _findings(journal, result)
-    development(journal, points, options.train_batch)
+    look = first.command_line("gradients") if first else "curvcli gradients"
+    development(journal, points, options.train_batch, look)
     journal.findings.sort(
         key=lambda f: f.rule != RUN_DIED.id
     )  # what explains the others comes first
@@ -191,12 +186,14 @@ def _point(
         logged, found.vectors_KN, [float(v) for v in found.values_K], options.probes,
         torch.Generator().manual_seed(seed + 1), journal.stop,
     )  # fmt: skip
+    traced = objective.cost.matvecs
     norm = float(torch.linalg.vector_norm(operator.gradient))
     lower = min([found.lower - rounding, *zeros])
     upper = max([found.upper + rounding, *zeros])
     height = objective.loss - options.loss_floor
     stationarity = stationarity_of(norm, found.norm, height)
-    beside = _beside_limit(member, operator, known, options, journal, values[0], upper, log)
+    whole = Whole(values[0], found.vectors_KN[0], lower, upper)
+    beside = _beside_limit(member, operator, known, options, journal, whole, log)
     point = TrackPoint(
         step=known.step,
         run=known.run,
@@ -215,9 +212,11 @@ def _point(
         trace=TrackedTrace(estimate.value, estimate.standard_error) if estimate else None,
         edge=beside.edge,
         sharpness_ratio=beside.ratio,
+        sharpness_ratio_interval=beside.interval,
         warm=state.share < 1.0,
         matvecs=found.matvecs,
-        trace_matvecs=objective.cost.matvecs - before,
+        trace_matvecs=traced - before,
+        limit_matvecs=objective.cost.matvecs - traced,
         hvp_check=check.difference,
         stationarity_interval=stationarity_interval(
             norm, (max(0.0, found.norm - values[0].residual), max(abs(lower), abs(upper))), height
@@ -233,8 +232,7 @@ def _checked(journal: Journal, member: Subject, operator: Hessian, found: Lanczo
     part = journal.part(f"{member.name}: ")
     one_K = torch.eye(len(found.values_K), dtype=operator.dtype, device=operator.device)[0]
     check = check_products(part, operator, found.vectors_KN[0], recurred(found, one_K))
-    journal.adopt(part.findings, member.name)
-    journal.notes.extend(f"{member.name}: {note}" for note in part.notes)
+    journal.gather(part, member.name)
     return check
 
 
@@ -246,6 +244,7 @@ class _Beside(NamedTuple):
     preconditioned: TrackedValue | None
     edge: Edge | None
     ratio: float | None
+    interval: tuple[float, float] | None
 
 
 def _beside_limit(
@@ -254,26 +253,29 @@ def _beside_limit(
     known: Known,
     options: TrackOptions,
     journal: Journal,
-    largest: TrackedValue,
-    upper: float,
+    whole: Whole,
     log: RunLog,
 ) -> _Beside:
     """Of the optimizer that the checkpoint was made by, or of gradient descent at ``--lr``."""
     rate, limit = limit_of(known.optimizer, options.lr)
-    if options.lr or known.optimizer is None or known.optimizer.kind not in ADAPTIVE:
-        low, high, judged, adaptive = largest.value - largest.residual, upper, largest, None
-    else:
-        adaptive = preconditioned(member, known.optimizer, operator, options, journal, log)
-        if adaptive is None:
-            return _Beside(rate, None, None, None, None)
-        judged, high = adaptive
-        low = judged.value - judged.residual
+    part, found = journal.part(f"{member.name}: "), None
+    if limit is not None:
+        found = held(member, known, options, operator, whole, part, log)
+    if found is not None and not found.settled:
+        part.note("Adam has taken few steps: λ/limit is no measure of stability yet")
+    journal.gather(part, member.name)
+    if found is None or limit is None:
+        return _Beside(rate, limit, None, None, None, None)
+    edge = _edge(found.low, found.high, limit)
+    if not found.settled:
+        edge = "undecided"
     return _Beside(
         rate,
         limit,
-        judged if adaptive is not None else None,
-        _edge(low, high, limit),
-        judged.value / limit if limit else None,
+        found.value if found.adaptive else None,
+        edge,
+        found.value.value / limit,
+        (found.low / limit, found.high / limit),
     )
 
 

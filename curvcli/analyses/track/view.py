@@ -66,7 +66,7 @@ def _row(point: TrackPoint, with_edge: bool) -> tuple[Cell, ...]:
         _measured(point.lambda_min),
         Measured(trace.value, trace.standard_error) if trace else None,
         point.stationarity,
-        point.matvecs + point.trace_matvecs,
+        point.matvecs + point.trace_matvecs + point.limit_matvecs,
     )
 
 

@@ -122,7 +122,8 @@ def step(op: Space, state: LanczosState, w_N: Tensor) -> None:
     if not math.isfinite(beta):
         raise NonFiniteError(
             f"product {state.matvecs} contains NaN or Inf although the loss is finite",
-            "try --dtype float64; or a second derivative may not exist here (0/0, sqrt at 0)",
+            "a second derivative may not exist here (0/0, sqrt at 0)"
+            + ("" if op.dtype == torch.float64 else ", or overflow: try --dtype float64"),
         )
     if state.orthogonality.partial and not state.first_cycle:
         # T has these coefficients for the vectors before as well, whose products contain the tails' part only.

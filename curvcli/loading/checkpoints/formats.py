@@ -107,7 +107,8 @@ def _in_directory(path: Path) -> Path:
         if found:
             raise CheckpointError(
                 f"the directory {str(path)!r} holds {len(found)} checkpoints: {some(f.name for f in found)}",
-                "name one of them",
+                f"name one of them; 'curvcli track model.toml {path}' looks at all of them in order, with the model "
+                "and data that model.toml names ('curvcli init' writes one)",
             )
     raise CheckpointError(f"the directory {str(path)!r} holds no checkpoint", "name the file")
 

@@ -1,6 +1,7 @@
 """The diagonal that an adaptive optimizer divides its steps by, read from its saved state."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,24 @@ class Preconditioner:
     """D of an adaptive optimizer."""
 
     diagonal: dict[str, Tensor]
-    """√v̂ + ε by parameter, float64; v̂ is corrected for its start from zero where the algorithm does so."""
+    """√v̂ + ε by parameter, float64; v̂ is corrected for its start from zero where the algorithm does so; ∞: no state."""
+    rates: dict[str, float]
+    """Learning rate of each parameter in units of ``learning_rate``."""
     algorithm: str
     steps: int
     learning_rate: float | None
     stability_threshold: float | None
     """Eigenvalues of D⁻¹H above this make the steps oscillate and grow."""
     missing: list[str]
-    """Parameters without a state: no gradient ever reached them, so v̂ = 0."""
+    """Parameters that the optimizer was not given, or that no gradient ever reached: it does not move them."""
+
+    @property
+    def of_steps(self) -> dict[str, Tensor]:
+        """What gradients are divided by in a step of ``learning_rate``: D over the rates; ∞: it does not move."""
+        return {
+            n: d / self.rates[n] if self.rates[n] else torch.full_like(d, math.inf)
+            for n, d in self.diagonal.items()
+        }
 
 
 def read_preconditioner(
@@ -100,13 +111,15 @@ def _diagonals(
             "use the state of Adam, AdamW, RMSprop or Adagrad after at least one step",
         )
     keys = keys_of(groups, states, kind, shapes, path, notes, gradient)
-    diagonal, missing, steps = {}, [], 0
+    diagonal, rates, missing, steps = {}, {}, [], 0
+    first = leading(groups)
     for name, shape in shapes.items():
-        key, group = keys[name]
-        state = states.get(key, {})
+        key, group = keys.get(name, (None, first))
+        rates[name] = relative_rate(group, first)
+        state = states.get(key, {}) if name in keys else {}
         if kind not in state:
             missing.append(name)
-            diagonal[name] = torch.full(shape, max(_eps(group), 1e-300), dtype=torch.float64)
+            diagonal[name] = torch.full(shape, math.inf, dtype=torch.float64)
             continue
         if tuple(state[kind].shape) != shape:
             raise CheckpointError(
@@ -116,18 +129,19 @@ def _diagonals(
             )
         steps = max(steps, int(float(state.get("step", 0))))
         diagonal[name] = _diagonal(state, kind, group)
-    rate = groups[0].get("lr")
+    rate = first.get("lr")
     return Preconditioner(
         diagonal,
+        rates,
         _ALGORITHMS[kind],
         steps,
         None if rate is None else float(rate),
-        _threshold(groups[0], kind),
+        _threshold(first, kind),
         missing,
     )
 
 
-def _diagonal(state: dict[str, Any], kind: str, group: dict[str, Any]) -> Tensor:
+def _diagonal(state: Mapping[str, Any], kind: str, group: Mapping[str, Any]) -> Tensor:
     second: Tensor = (
         state.get("max_exp_avg_sq", state[kind]) if group.get("amsgrad") else state[kind]
     )
@@ -138,11 +152,22 @@ def _diagonal(state: dict[str, Any], kind: str, group: dict[str, Any]) -> Tensor
     return second.sqrt() + _eps(group)
 
 
-def _eps(group: dict[str, Any]) -> float:
+def leading(groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first group that moves: its settings are said to be the optimizer's."""
+    return next((g for g in groups if float(g.get("lr") or 0.0) > 0), groups[0])
+
+
+def relative_rate(group: Mapping[str, Any], first: Mapping[str, Any]) -> float:
+    """A group's learning rate in units of the leading one's; 1 where nothing moves yet."""
+    unit = float(first.get("lr") or 0.0)
+    return float(group.get("lr") or 0.0) / unit if unit > 0 else 1.0
+
+
+def _eps(group: Mapping[str, Any]) -> float:
     return float(group.get("eps", 1e-8))
 
 
-def _threshold(group: dict[str, Any], kind: str) -> float | None:
+def _threshold(group: Mapping[str, Any], kind: str) -> float | None:
     """2 (1 + β₁) / ((1 − β₁) lr): the stability limit of gradient descent with averaged gradients."""
     rate = group.get("lr")
     if rate is None or float(rate) <= 0:

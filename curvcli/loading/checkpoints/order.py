@@ -20,8 +20,9 @@ Gradient = Callable[[], Mapping[str, Tensor]]
 
 # What training programs leave out of weight decay: biases, and the weights of normalisations.
 _NOT_DECAYED = re.compile(r"bias|norm|(^|\.)ln(_?\w+)?(\.|$)", re.IGNORECASE)
-# More groups are not tried in all their orders.
+# More groups are not tried in all their orders, and no more ways of leaving parameters out.
 _FEW = 4
+_WAYS = 64
 # The average of gradients, beside that of their squares.
 _FIRST = "exp_avg"
 # Correlation of log v with log g² and of m with g, on average, that an order must have, and by which it must lead.
@@ -37,7 +38,7 @@ def keys_of(
     notes: list[str],
     gradient: Gradient | None = None,
 ) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """(key of the state, group) of each parameter.
+    """(key of the state, group) of each parameter that the optimizer was given.
 
     Args:
         groups: of the optimizer.
@@ -58,12 +59,12 @@ def keys_of(
     if len(names) == len(listed):
         by_name = dict(zip(map(_plain, names), listed, strict=True))
         absent = [n for n in shapes if n not in by_name]
-        if absent:
+        if absent and (len(absent) == len(shapes) or not shapes.keys() >= by_name.keys()):
             raise CheckpointError(
                 f"{path.name} knows nothing of {some(absent)}",
                 "pass the optimizer's state of this very model",
             )
-        return {n: by_name[n] for n in shapes}
+        return {n: by_name[n] for n in shapes if n in by_name}
     second = {key: states[key][kind] for key, _ in listed if kind in states.get(key, {})}
 
     def fits(order: Sequence[str]) -> bool:
@@ -72,8 +73,9 @@ def keys_of(
             for name, (key, _) in zip(order, listed, strict=True)
         )
 
+    known = [tuple(second[key].shape) if key in second else None for key, _ in listed]
     fitting: dict[Order, str] = {}
-    for ways in (_by_decay, _consecutive):
+    for ways in (_by_decay, _consecutive, _with_a_gap, lambda g, s: _thinned(g, s, known)):
         if not fitting:
             for order, why in ways(groups, shapes):
                 if fits(order):
@@ -91,8 +93,9 @@ def keys_of(
             "make the optimizer with model.named_parameters(), so that its state keeps their names",
         )
     ((order, why),) = fitting.items()
-    if len(groups) > 1:
-        notes.append(f"{path.name} keeps no names; its {len(groups)} groups are taken as {why}")
+    if len(groups) > 1 or len(order) < len(shapes):
+        what = f"{len(groups)} groups" if len(groups) > 1 else f"{len(order)} parameters"
+        notes.append(f"{path.name} keeps no names; its {what} are taken as {why}")
     return dict(zip(order, listed, strict=True))
 
 
@@ -131,6 +134,60 @@ def _consecutive(
         order = tuple(name for index in numbers for name in cut[index])
         if len(order) == len(shapes):
             yield order, "consecutive parts of the model"
+
+
+def _with_a_gap(groups: Sequence[Mapping[str, Any]], shapes: Shapes) -> Iterator[tuple[Order, str]]:
+    """The orders of all parameters but some modules in a row, which the optimizer was not given."""
+    names, count = list(shapes), sum(len(group["params"]) for group in groups)
+    gap = len(names) - count
+    if not 0 < gap < len(names):
+        return
+    for at in range(count + 1):
+        out, rest = names[at : at + gap], [*names[:at], *names[at + gap :]]
+        if not _whole_modules(out, rest):
+            continue
+        kept = {n: shapes[n] for n in rest}
+        for ways in (_by_decay, _consecutive):
+            for order, why in ways(groups, kept):
+                told = f"{why}, " if len(groups) > 1 else ""
+                yield order, f"{told}all but {some(out)}"
+
+
+def _thinned(
+    groups: Sequence[Mapping[str, Any]],
+    shapes: Shapes,
+    known: Sequence[tuple[int, ...] | None],
+) -> Iterator[tuple[Order, str]]:
+    """The parameters of one group in the model's order, some left out here and there; too many ways are none."""
+    names = list(shapes)
+    if len(groups) != 1 or len(known) >= len(names):
+        return
+    found: list[Order] = []
+    # Of each beginning of the group: where it ends in the model, and which parameters it has.
+    begun: list[tuple[int, Order]] = [(0, ())]
+    while begun and len(found) <= _WAYS and len(begun) <= _WAYS * len(names):
+        at, taken = begun.pop()
+        if len(taken) == len(known):
+            found.append(taken)
+            continue
+        shape = known[len(taken)]
+        last = len(names) - (len(known) - len(taken))
+        begun += [
+            (i + 1, (*taken, names[i]))
+            for i in range(at, last + 1)
+            if shape is None or shapes[names[i]] == shape
+        ]
+    if begun:
+        return
+    left = {order: [n for n in names if n not in order] for order in found}
+    whole = [order for order in found if _whole_modules(left[order], order)]
+    for order in whole or found:
+        yield order, f"all but {some(left[order])}"
+
+
+def _whole_modules(out: Sequence[str], rest: Sequence[str]) -> bool:
+    """Whether no module has parameters in both."""
+    return not {n.rpartition(".")[0] for n in out} & {n.rpartition(".")[0] for n in rest}
 
 
 def _supported(

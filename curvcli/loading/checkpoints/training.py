@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from curvcli.errors import CheckpointError
-from curvcli.loading.checkpoints.moments import state_dicts
-from curvcli.loading.checkpoints.order import Shapes, keys_of
+from curvcli.loading.checkpoints.moments import leading, relative_rate, state_dicts
+from curvcli.loading.checkpoints.order import Gradient, Shapes, keys_of
 from curvcli.loading.checkpoints.pickled import load_torch
 
 OptimizerKind = Literal["sgd", "momentum", "adam", "adamw", "rmsprop", "adagrad", "other"]
@@ -19,12 +19,19 @@ EPOCH_KEYS = ("epoch", "epochs")
 # Files that torch.save does not write.
 _OTHERS = (".safetensors", ".json", ".toml", ".pt2", ".onnx")
 # The tensor in each parameter's state that has the parameter's shape.
-_BUFFERS = {"momentum": "momentum_buffer", "adam": "exp_avg_sq", "adamw": "exp_avg_sq"}
+_BUFFERS = {
+    "momentum": "momentum_buffer",
+    "adam": "exp_avg_sq",
+    "adamw": "exp_avg_sq",
+    "rmsprop": "square_avg",
+    "adagrad": "sum",
+}
+IdleCause = Literal["not-given", "no-state", "zero-rate"]
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The settings of an optimizer, those of its first group, and its state_dict."""
+    """The settings of an optimizer, those of its first group that moves, and its state_dict."""
 
     kind: OptimizerKind
     learning_rate: float | None
@@ -46,6 +53,16 @@ class Optimizer:
         return stability_limit(
             self.kind, self.momentum, self.dampening, self.nesterov, self.betas[0]
         )
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Which parameters an optimizer moves."""
+
+    rates: dict[str, float]
+    """Learning rate of each in units of `Optimizer.learning_rate`; 0: it does not move it."""
+    idle: dict[str, IdleCause]
+    """Why: it was not given the parameter; has no state for it while it has for others; or its rate is zero."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +108,70 @@ def read_training(path: Path, unsafe_pickle: bool = False) -> Training | None:
 
 
 def state_by_name(
-    optimizer: Optimizer, shapes: Shapes, path: Path, notes: list[str]
+    optimizer: Optimizer,
+    shapes: Shapes,
+    path: Path,
+    notes: list[str],
+    gradient: Gradient | None = None,
 ) -> dict[str, dict[str, Any]] | None:
     """The state of each parameter, by its name; None where the optimizer keeps none.
 
     Raises:
         CheckpointError: the state belongs to another model.
     """
-    buffer = _BUFFERS.get(optimizer.kind)
-    states: Mapping[Any, Any] = optimizer.state_dict["state"]
-    if buffer is None or not any(isinstance(s.get(buffer), Tensor) for s in states.values()):
+    buffer, kept = _kept(optimizer)
+    if not kept:
         return None
-    kept = {k: s for k, s in states.items() if isinstance(s.get(buffer), Tensor)}
-    keys = keys_of(list(optimizer.state_dict["param_groups"]), kept, buffer, shapes, path, notes)
+    keys = keys_of(_groups(optimizer), kept, buffer, shapes, path, notes, gradient)
     return {name: dict(kept[key]) for name, (key, _) in keys.items() if key in kept}
+
+
+def steps_by_name(
+    optimizer: Optimizer,
+    shapes: Shapes,
+    path: Path,
+    notes: list[str],
+    gradient: Gradient | None = None,
+) -> Steps:
+    """Which parameters the optimizer moves, by what stands in its groups and its state.
+
+    Raises:
+        CheckpointError: the state belongs to another model, or it cannot be told.
+    """
+    buffer, kept = _kept(optimizer)
+    groups = _groups(optimizer)
+    keys = keys_of(groups, kept, buffer, shapes, path, notes, gradient)
+    first = leading(groups)
+    found = Steps({}, {})
+    for name in shapes:
+        cause: IdleCause | None = None
+        rate = relative_rate(keys[name][1], first) if name in keys else 0.0
+        if name not in keys:
+            cause = "not-given"
+        elif kept and keys[name][0] not in kept:
+            cause = "no-state"
+        elif not rate:
+            cause = "zero-rate"
+        found.rates[name] = 0.0 if cause else rate
+        if cause:
+            found.idle[name] = cause
+    return found
+
+
+def given(optimizer: Optimizer) -> int:
+    """How many parameters an optimizer has."""
+    return sum(len(group["params"]) for group in _groups(optimizer))
+
+
+def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return list(optimizer.state_dict["param_groups"])
+
+
+def _kept(optimizer: Optimizer) -> tuple[str, dict[Any, dict[str, Any]]]:
+    """The name of the tensor that has a parameter's shape, and the states that have one."""
+    buffer = _BUFFERS.get(optimizer.kind, "")
+    states: Mapping[Any, Any] = optimizer.state_dict["state"]
+    return buffer, {k: s for k, s in states.items() if isinstance(s.get(buffer), Tensor)}
 
 
 def _whole(content: Mapping[Any, Any], names: tuple[str, ...]) -> int | None:
@@ -121,8 +188,8 @@ def _optimizers(content: Mapping[Any, Any]) -> Iterator[Optimizer]:
     try:
         for state_dict in state_dicts(content):
             groups = state_dict["param_groups"]
-            if groups and isinstance(groups[0], Mapping):
-                yield _optimizer(groups[0], state_dict)
+            if groups and all(isinstance(group, Mapping) for group in groups):
+                yield _optimizer(leading(groups), state_dict)
     except (RecursionError, TypeError, ValueError, LookupError):
         return
 

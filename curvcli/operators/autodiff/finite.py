@@ -47,9 +47,10 @@ def check_finite(
             "keep away from zero: torch.sqrt(x.square().sum() + 1e-12) in place of x.norm(), log(x + 1e-12)",
         )
     where = f", first{sample}" if sample else ""
+    finer = "" if derivative_N.dtype == torch.float64 else " (try --dtype float64)"
     raise NonFiniteError(
         found + where,
-        "derivatives overflow (try --dtype float64), or do not exist here: a norm, square root or quotient at zero",
+        f"derivatives overflow{finer}, or do not exist here: a norm, square root or quotient at zero",
     )
 
 

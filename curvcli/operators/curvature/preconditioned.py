@@ -22,7 +22,7 @@ class PreconditionedHessian(Hessian):
 
     Args:
         objective: L.
-        diagonal_N: the diagonal of D, positive.
+        diagonal_N: the diagonal of D, positive; ∞ takes a parameter out: its row and column are zero.
         options: see `Curvature`.
 
     A preconditioner that is the Hessian itself, here 2/N XᵀX = diag(1, 4), leaves the identity:
@@ -66,7 +66,11 @@ class PreconditionedHessian(Hessian):
         """Relative difference between H D^(-1/2) v and its central finite difference; see `Curvature.check`."""
         exact_N = self.matvec(v_N) if exact_N is None else exact_N
         plain = Hessian(self.objective, like=self)
-        return plain.check(self._scale_N * v_N, exact_N / self._scale_N, length)
+        moved_N = self._scale_N * v_N
+        unscaled_N, out_N = exact_N / self._scale_N, self._scale_N == 0
+        if bool(out_N.any()):
+            unscaled_N = unscaled_N.where(~out_N, plain.matvec(moved_N))
+        return plain.check(moved_N, unscaled_N, length)
 
     def twin(self, objective: Objective) -> Self:
         """See `Curvature.twin`."""

@@ -32,6 +32,8 @@ class Channel:
     name: str
     mean: float
     rms: float
+    nonzero: float
+    """Share of the entries."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,9 @@ def _channels(arranged: list[Any]) -> list[Channel]:
         for c in range(tensor.shape[1]) if image else (None,):
             flat = torch.cat([double(t if c is None else t[:, c]).flatten() for t in same])
             name = f"input {index}" if c is None else f"input {index}, channel {c}"
-            found.append(Channel(name, float(flat.mean()), float(flat.square().mean().sqrt())))
+            share = float((flat != 0).double().mean())
+            rms = float(flat.square().mean().sqrt())
+            found.append(Channel(name, float(flat.mean()), rms, share))
     return found
 
 

@@ -89,7 +89,7 @@ def rollout(
     Args:
         objective: L; its weights are as before afterwards.
         make_optimizer: over ``objective.parameters``.
-        rate: learning rate of each step, counted from 0.
+        rate: learning rate of each step, counted from 0; groups may have a ``share`` of it.
         steps: how many.
         look: called at equal distances, the first time before the first step, with the steps taken.
         stop: asked before each step; a true value ends the run.
@@ -103,7 +103,7 @@ def rollout(
             if stop():
                 break
             for group in optimizer.param_groups:
-                group["lr"] = rate(step)
+                group["lr"] = rate(step) * group.get("share", 1.0)
             batch = objective.batches[step % len(objective.batches)]
             for p, g in zip(objective.parameters, _gradient(objective, batch), strict=True):
                 p.grad = g

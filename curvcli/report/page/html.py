@@ -105,7 +105,7 @@ def _table(block: Table) -> str:
         + "</tr>"
         for row in block.rows
     )
-    caption = f'<p class="dim">{_text(block.caption)}</p>' if block.caption else ""
+    caption = f'<p class="dim">{_text(legend)}</p>' if (legend := block.legend()) else ""
     return f"<h2>{_text(block.title)}</h2><table><tr>{head}</tr>{rows}</table>{caption}"
 
 

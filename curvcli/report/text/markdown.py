@@ -52,7 +52,8 @@ def _from_table(block: Table) -> str:
     names = tuple(c.name for c in block.columns)
     sides = tuple("right" if c.numeric else "left" for c in block.columns)
     grid = _grid(block.title, names, sides, block.rows)
-    return f"{grid}\n\n{_escape(block.caption)}" if block.caption else grid
+    caption = block.legend()
+    return f"{grid}\n\n{_escape(caption)}" if caption else grid
 
 
 def _grid(

@@ -13,6 +13,7 @@ from curvcli.report.chart import draw
 from curvcli.report.colours import ATTENTION, CURVES, GOOD, LEVELS, MAP, NOTE
 from curvcli.report.data import (
     MARKS,
+    Bar,
     Block,
     Chart,
     Facts,
@@ -196,8 +197,9 @@ def _table(console: Console, block: Table) -> None:
             LEVELS[cell.level] if isinstance(cell := row[i], State) else "" for i in found.columns
         ]
         _table_row(console, found, cells, styles, right)
-    if block.caption:
-        _say(console, [(block.caption, "dim")])
+    shown = any(isinstance(row[i], Bar) for row in block.rows for i in found.columns)
+    if caption := block.legend(bars=shown):
+        _say(console, [(caption, "dim")])
     if found.left_out:
         names = ", ".join(found.left_out[:6])
         more = len(found.left_out) - 6

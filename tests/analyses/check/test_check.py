@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from curvcli.analyses.check.cache import NotKept, TargetKey
+from curvcli.analyses.check.rules import make_rule
 from curvcli.analyses.registry import get
 from curvcli.loading.spec import make_spec
 from curvcli.report.data import json_schema
@@ -318,6 +319,71 @@ def test_a_baseline_is_written_and_compared_with(project: Path) -> None:
     assert decisions(envelope) == ["violation", "pass"]
     assert "is not a baseline" in invoke("check", "run.toml", "--baseline", "run.toml").stderr
     assert "--update-baseline" in invoke("check", "run.toml", "--baseline", "none.json").stderr
+
+
+@pytest.mark.parametrize("moved", ["the folder", "the baseline", "both"])
+def test_a_baseline_is_found_after_a_move(project: Path, moved: str) -> None:
+    """What lies nowhere any more stands for the file of the same name; an update gives it the new name."""
+    folder = project / "a"
+    folder.mkdir()
+    for file in [f for f in project.iterdir() if f.is_file()]:
+        file.rename(folder / file.name)
+    write_target(folder, ["info.bytes == baseline"])
+    assert checked("a/run.toml", "--baseline", "base.json", "--update-baseline")[0] == 0
+    target, baseline = "a/run.toml", "base.json"
+    if moved in ("the folder", "both"):
+        folder.rename(project / "b")
+        target = "b/run.toml"
+    if moved in ("the baseline", "both"):
+        (project / "kept").mkdir()
+        (project / "base.json").rename(project / "kept" / "base.json")
+        baseline = "kept/base.json"
+    code, envelope = checked(target, "--baseline", baseline)
+    assert (code, decisions(envelope)) == (0, ["pass"])
+    assert any("under the name a/run.toml" in note for note in envelope["notes"])
+    checked(target, "--baseline", baseline, "--update-baseline")
+    assert len(json.loads((project / baseline).read_text())["targets"]) == 1
+    code, envelope = checked(target, "--baseline", baseline)
+    assert not any("under the name" in note for note in envelope["notes"])
+
+
+def test_the_entry_of_another_target_is_not_taken(project: Path) -> None:
+    """A baseline of one run says nothing of a second that lies beside it."""
+    for name in ("a", "b"):
+        (project / name).mkdir()
+        for file in [f for f in project.iterdir() if f.is_file()]:
+            (project / name / file.name).write_bytes(file.read_bytes())
+        write_target(project / name, ["info.bytes == baseline"])
+    checked("a/run.toml", "--baseline", "base.json", "--update-baseline")
+    _, envelope = checked("b/run.toml", "--baseline", "base.json")
+    assert decisions(envelope) == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "meant"),
+    [
+        ("gradients.accuracy > 0.9", "gradients.sanity.accuracy"),
+        ("hessian.lambda_max < 5", "hessian.top[0].value"),
+        ("hessian.trace < 5", "trace.trace.value"),
+        ("gradients.dead < 0.5", "gradients.layers[*].dead_fraction"),
+    ],
+)
+def test_a_figure_by_another_name_is_suggested(project: Path, rule: str, meant: str) -> None:
+    """The nearest real name, in this analysis or another; what is suggested is a rule."""
+    write_target(project, [rule])
+    told = invoke("check", "run.toml").stderr
+    assert f"Did you mean '{meant}'?" in told
+    assert make_rule(f"{meant} < 5").leaves
+
+
+def test_a_folder_of_checkpoints_is_told_what_looks_at_it(project: Path) -> None:
+    """The sentence that helps stands in the answer of `check` as in those of other commands."""
+    (project / "run").mkdir()
+    for step in (1, 2):
+        torch.save({"w": torch.ones(2)}, project / "run" / f"step_{step}.pt")
+    code, envelope = checked("run")
+    assert code == 2
+    assert "curvcli track model.toml run" in envelope["findings"][0]["message"]
 
 
 def test_a_bad_target_does_not_hide_the_others(project: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvcli import analyse
+from curvcli import analyse, load
 from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.subject import Subject
@@ -73,7 +73,15 @@ def test_probabilities_under_a_loss_of_logits_are_said(make_objective: MakeObjec
     assert "not-log-probabilities" not in rules(right)
 
 
-@pytest.mark.parametrize(("scale", "rule"), [(127.0, "inputs-large"), (1 / 255, "inputs-small")])
+@pytest.mark.parametrize(
+    ("scale", "rule"),
+    [
+        (127.0, "inputs-large"),
+        (7.7, "inputs-large"),
+        (0.1, "inputs-small"),
+        (1 / 255, "inputs-small"),
+    ],
+)
 def test_pixels_of_a_wrong_scale_are_said(
     make_objective: MakeObjective, scale: float, rule: str
 ) -> None:
@@ -87,6 +95,13 @@ def test_pixels_of_a_wrong_scale_are_said(
     assert found.subject == "input 0, channel 1"
     assert found.value == pytest.approx(float(wrong[:, 1].square().mean().sqrt()), rel=1e-5)
     assert rule not in rules(asked(make_objective(model, x, y)))
+
+
+def test_one_hot_inputs_are_not_small(make_objective: MakeObjective) -> None:
+    """Their RMS is 1/√C by zeros alone; a hundredth of them is in another unit."""
+    x, y = torch.eye(60), torch.arange(60) % 3
+    assert "inputs-small" not in rules(asked(make_objective(nn.Linear(60, 3), x, y)))
+    assert "inputs-small" in rules(asked(make_objective(nn.Linear(60, 3), x / 100, y)))
 
 
 def test_running_statistics_of_other_data_are_said(make_objective: MakeObjective) -> None:
@@ -118,7 +133,7 @@ def test_a_dead_network_is_an_error(make_objective: MakeObjective) -> None:
     assert {"dead-layer", "chance-dead", "constant-output", "zero-gradient"} <= found.keys()
     assert all(found[r] == "error" for r in ("dead-layer", "chance-dead", "constant-output"))
     zero = next(f for f in answer.findings if f.rule == "gradients.zero-gradient")
-    assert "no gradient reaches 0 to 4" in zero.message
+    assert "no gradient reaches 0 to 2" in zero.message
     saddle = analyse("saddle", Subject(objective=make_objective(model, x, y)))
     if saddle.result.verdict in ("flat-minimum", "local-minimum"):
         assert "saddle.at-chance" in {f.rule for f in saddle.findings}
@@ -190,3 +205,65 @@ def test_outputs_that_are_nearly_alike_keep_their_spread(make_objective: MakeObj
     outputs = model(x).detach().numpy()
     # Outputs of 1000 are rounded to 1e-13, their deviation of 1e-9 to 1e-4 of itself.
     assert sane.output_spread == pytest.approx(outputs.std() / 1000, rel=1e-4)
+
+
+@pytest.mark.parametrize("given", ["some", "all", "one of two alike"])
+def test_what_the_optimizer_does_not_move_is_a_note(given: str, tmp_path: Path) -> None:
+    """By the state in the checkpoint itself; a part that it does not tell is counted."""
+    torch.manual_seed(0)
+    x, y = data()
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    chosen = {
+        "some": [*model[1].parameters(), *model[2].parameters()],
+        "all": list(model.parameters()),
+        "one of two alike": list(model[0].parameters()),
+    }[given]
+    # Gradient descent keeps no state: of a part nothing is known but how many there are.
+    momentum = 0.0 if given == "one of two alike" else 0.9
+    optimizer = torch.optim.SGD(chosen, lr=0.01, momentum=momentum)
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "last.pt"
+    )
+    torch.save({"x": x, "y": y}, tmp_path / "data.pt")
+    subject = load(
+        str(tmp_path / "last.pt"), model="auto", model_args={"activation": "tanh"},
+        data=str(tmp_path / "data.pt"), loss="cross_entropy",
+    )  # fmt: skip
+    answer = analyse("gradients", subject)
+    told = [f.message for f in answer.findings if f.rule == "gradients.frozen"]
+    idle = [(i.name, i.cause) for i in answer.result.idle]
+    if given == "all":
+        assert (told, idle) == ([], [])
+    elif given == "some":
+        assert idle == [("0.weight", "not-given"), ("0.bias", "not-given")]
+        assert "does not move 2 of 6 parameters: 0.weight, 0.bias" in told[0]
+    else:
+        assert idle == []
+        assert "has 2 of 6 parameters" in told[0]
+
+
+def test_where_the_gradient_becomes_zero_is_named(make_objective: MakeObjective) -> None:
+    """Behind a dead layer gradients arrive, and its weights have none as their inputs are zero."""
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    )  # fmt: skip
+    with torch.no_grad():
+        model.get_parameter("2.bias").fill_(-1e3)
+    found = asked(make_objective(model, *data())).findings
+    (told,) = [f.message for f in found if f.rule == "gradients.zero-gradient"]
+    assert told.startswith(
+        "no gradient reaches 0 to 2: it becomes zero at 3 (ReLU), where all units are dead; "
+        "weights of 4 have none because all their inputs are zero"
+    )
+
+
+def test_one_loss_is_shown_in_a_coarse_type(make_objective: MakeObjective) -> None:
+    """Pieces of a batch round otherwise in bfloat16: the figure is L of the objective, as in the answer's head."""
+    torch.manual_seed(0)
+    x, y = data(61)
+    objective = make_objective(net().bfloat16(), x.bfloat16(), y)
+    result = asked(objective).result
+    assert result.sanity is not None
+    assert result.loss == objective.loss == result.sanity.loss

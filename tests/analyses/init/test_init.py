@@ -9,6 +9,7 @@ import torch
 import curvcli
 from curvcli.errors import ModelError, UsageError
 from tests.conftest import SAMPLES
+from tests.oracles.program import answer
 
 
 def test_init_writes_a_file_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,3 +123,26 @@ def test_every_setting_that_is_given_stands_in_the_file(tmp_path: Path) -> None:
         if name not in ("model", "data"):
             assert getattr(read, name) == value
     assert Path(str(read.data)).samefile(SAMPLES / "digits.npz")
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale", "told"),
+    [("cross_entropy", 1.0, "applies softmax itself"), ("nll", 100.0, "the RMS of input 0")],
+)
+def test_what_one_forward_pass_shows_is_in_the_first_line(
+    tmp_path: Path, loss: str, scale: float, told: str
+) -> None:
+    """A softmax before cross_entropy, and inputs that were not divided: said where the file is written."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(1))
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(4, 3), nn.Softmax(1))\n"
+    )
+    torch.save({"x": scale * torch.randn(30, 4), "y": torch.arange(30) % 3}, tmp_path / "d.pt")
+    _, found = answer(
+        "init", str(tmp_path / "m.pt"), "--model", f"{tmp_path}/net.py:build", "--data", str(tmp_path / "d.pt"),
+        "--loss", loss, "--to", str(tmp_path / "m.toml"),
+    )  # fmt: skip
+    assert found["verdict"]["level"] == "attention"
+    assert told in found["verdict"]["sentence"]

@@ -136,6 +136,50 @@ def test_runs_go_on_from_the_optimizers_state(
         assert trial.loss == pytest.approx(loss, rel=1e-5)
 
 
+def test_the_checkpoints_own_rate_is_tried_and_frozen_parameters_stay(tmp_path: Path) -> None:
+    """The first layer was not given to the optimizer: the runs are torch's own over the second, at the saved rate too.
+
+    The bound is that of the second layer's block of the dense Hessian.
+    """
+    torch.manual_seed(0)
+    x, y = torch.randn(24, 5), torch.arange(24) % 3
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.3, momentum=0.8)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "last.pt"
+    )
+    torch.save({"x": x, "y": y}, tmp_path / "data.pt")
+    subject = load(
+        str(tmp_path / "last.pt"), model="auto", model_args={"activation": "tanh"},
+        data=str(tmp_path / "data.pt"), loss="cross_entropy",
+    )  # fmt: skip
+    answer = analyse("lr", subject, steps=6, refine=0, confirm=0)
+    trial = next(t for t in answer.result.trials if t.rate == 0.3)
+    assert answer.headline is not None
+    assert "The checkpoint's own, 0.300, works" in answer.headline.sentence
+    features = torch.tanh(model[0](x)).detach().double()
+    weights = [p.detach().double() for p in model[2].parameters()]
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        out = features @ flat[:12].view(3, 4).T + flat[12:]
+        return nn.functional.cross_entropy(out, y)
+
+    flat = torch.cat([w.flatten() for w in weights])
+    block = torch.autograd.functional.hessian(loss, flat)
+    largest = float(torch.linalg.eigvalsh(block)[-1])
+    assert answer.result.bound.lambda_max == pytest.approx(largest, rel=2e-2)
+    for _ in range(6):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    final = float(nn.functional.cross_entropy(model(x), y).detach())
+    assert trial.loss == pytest.approx(final, rel=1e-5)
+
+
 def test_a_training_checkpoint_tells_step_and_optimizer(tmp_path: Path) -> None:
     """Kind, rate, betas and the step, as torch saved them; a file of weights alone tells nothing."""
     _checkpoint(tmp_path / "last.pt", torch.optim.AdamW, lr=0.01, betas=(0.8, 0.99))

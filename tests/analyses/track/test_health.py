@@ -1,17 +1,21 @@
 """`track` over time: the run that died, ranks that fall, λ_max at the limit, the noise scale."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.spectrum.eigenpairs import Reach
 from curvcli.analyses.track.development import development
+from curvcli.analyses.track.headline import headline
 from curvcli.analyses.track.health import effective_rank, feature_rank, noise_scale
-from curvcli.analyses.track.result import TrackPoint
-from curvcli.report.data import ErrorInfo
+from curvcli.analyses.track.result import TrackedValue, TrackPoint, TrackResult
+from curvcli.report.data import ErrorInfo, Finding
 from tests.conftest import MakeObjective
 
 
@@ -121,3 +125,28 @@ def test_the_noise_scale_of_a_linear_model(make_objective: MakeObjective) -> Non
     assert value is not None
     assert error is not None
     assert abs(value - truth) < 4 * error
+
+
+def test_the_peak_of_the_sharpness_is_in_the_first_line() -> None:
+    """Beyond both ends and their reach; alone, and behind a warning; a run without one says nothing of it."""
+
+    def point(step: int, sharpness: float, run: str | None = None) -> TrackPoint:
+        value = TrackedValue(sharpness, 0.01, True)
+        return TrackPoint(
+            step=step, checkpoint=f"{step}.pt", loss=1 / (step + 1), lambda_max=value, run=run,
+            reach=Reach(-1.0, sharpness + 0.1, 0.999),
+        )  # fmt: skip
+
+    def told(series: list[float], *warnings: Finding, others: Sequence[float] = ()) -> str:
+        points = [point(i, value, "one" if others else None) for i, value in enumerate(series)]
+        points += [point(i, value, "two") for i, value in enumerate(others)]
+        result = TrackResult(points=points, learning_rate=None, edge=None, failed=0)
+        return headline(Answer(result, list(warnings), [], True)).sentence
+
+    assert told([1.0, 5.0, 2.0]).endswith("from 1.00 to 2.00, with a peak of 5.00 at step 1.")
+    warning = Finding("track.stopped", "warning", "w", None, None, "w stands still")
+    assert told([1.0, 5.0, 2.0], warning).endswith("Sharpness peaks at 5.00 at step 1.")
+    assert "peak" not in told([1.0, 2.05, 2.0])
+    both = told([1.0, 3.0], others=[2.0, 8.0, 4.0])
+    assert "one: from step 0 to step 1 the loss goes from 1.00 to 0.500" in both
+    assert "the sharpness from 2.00 to 4.00, with a peak of 8.00 at step 1" in both

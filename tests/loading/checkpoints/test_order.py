@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from curvcli.errors import CheckpointError
 from curvcli.loading.checkpoints.moments import read_preconditioner
+from curvcli.loading.checkpoints.training import read_training, steps_by_name
 
 
 class Block(nn.Module):
@@ -187,3 +188,84 @@ def test_names_in_two_orders_are_told_by_the_gradient(tmp_path: Path) -> None:
     gradients = {n: p.grad for n, p in named.items() if p.grad is not None}
     found = read_preconditioner(path, shapes(model), [], gradient=lambda: gradients)
     assert right(found.diagonal, {n: optimizer.state[p]["exp_avg_sq"] for n, p in named.items()})
+
+
+def partly(model: nn.Module, kept: Callable[[str], bool], place: Path, **settings: Any) -> None:
+    """Saves the state of AdamW over some of the parameters, after three steps."""
+    chosen = [p for n, p in model.named_parameters() if kept(n)]
+    optimizer = torch.optim.AdamW(chosen, lr=1e-2, **settings)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(16, 4)), torch.arange(16) % 3).backward()
+        optimizer.step()
+    torch.save({"optimizer": optimizer.state_dict()}, place)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda n: not n.startswith("embed"),
+        lambda n: not n.startswith(("embed", "1.")),
+        lambda n: n.startswith("head"),
+        lambda n: not n.startswith("norm"),
+        lambda n: not n.startswith(("embed", "norm")),
+    ],
+)
+def test_parameters_that_were_not_given_are_idle(
+    kept: Callable[[str], bool], tmp_path: Path
+) -> None:
+    """Modules left out at the front, in the middle, and at two places: the rates are zero for these alone."""
+    model, path, notes = network(), tmp_path / "o.pt", list[str]()
+    partly(model, kept, path)
+    training = read_training(path)
+    assert training is not None
+    assert training.optimizer is not None
+    found = steps_by_name(training.optimizer, shapes(model), path, notes)
+    assert found.idle == {n: "not-given" for n in shapes(model) if not kept(n)}
+    assert found.rates == {n: float(kept(n)) for n in shapes(model)}
+    diagonal = read_preconditioner(path, shapes(model), []).diagonal
+    assert {n for n, d in diagonal.items() if bool(d.isinf().all())} == found.idle.keys()
+    assert any("all but" in note for note in notes)
+
+
+def test_a_part_that_shapes_do_not_tell_is_refused(tmp_path: Path) -> None:
+    """One of two blocks of the same shapes is trained: without a gradient nobody knows which."""
+    model = nn.Sequential(Block(), Block())
+    path = tmp_path / "o.pt"
+    optimizer = torch.optim.AdamW(model[0].parameters(), lr=1e-2)
+    model(torch.randn(8, 6)).square().mean().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), path)
+    with pytest.raises(CheckpointError, match="parameters, the model"):
+        read_preconditioner(path, shapes(model), [])
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    found = read_preconditioner(path, shapes(model), [], gradient=lambda: gradients)
+    assert set(found.missing) == {n for n in shapes(model) if n.startswith("1.")}
+
+
+def test_groups_have_rates_of_their_own(tmp_path: Path) -> None:
+    """A rate of zero, a parameter without a gradient, and a tenth of the rate: steps divide by D over the share."""
+    torch.manual_seed(0)
+    model, path = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4))), tmp_path / "o.pt"
+    rates = (1e-2, 1e-3, 0.0, 1e-2)
+    groups: list[dict[str, Any]] = [
+        {"params": list(layer.named_parameters(prefix=str(i))), "lr": rate}
+        for i, (layer, rate) in enumerate(zip(model, rates, strict=True))
+    ]
+    optimizer = torch.optim.Adam(groups)
+    model[3].requires_grad_(False)
+    model(torch.randn(8, 3)).square().mean().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), path)
+    training = read_training(path)
+    assert training is not None
+    assert training.optimizer is not None
+    found = steps_by_name(training.optimizer, shapes(model), path, [])
+    assert found.idle == {
+        "2.weight": "zero-rate", "2.bias": "zero-rate", "3.weight": "no-state", "3.bias": "no-state"
+    }  # fmt: skip
+    assert found.rates["1.weight"] == pytest.approx(0.1)
+    diagonal = read_preconditioner(path, shapes(model), []).of_steps
+    v = optimizer.state[model.get_parameter("1.weight")]["exp_avg_sq"].double() / (1 - 0.999)
+    torch.testing.assert_close(diagonal["1.weight"], 10 * (v.sqrt() + 1e-8), rtol=1e-9, atol=0)
+    assert bool(diagonal["2.weight"].isinf().all())

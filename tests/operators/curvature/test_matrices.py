@@ -363,3 +363,34 @@ def test_against_curvlinops(make_objective: MakeObjective) -> None:
         other = theirs(model, nn.CrossEntropyLoss(), list(model.parameters()), data)
         theirs_dense = torch.as_tensor(other @ torch.eye(objective.n, dtype=torch.float64))
         assert torch.allclose(dense(ours), theirs_dense, atol=EXACT)
+
+
+def test_the_optimizers_state_in_the_checkpoint_is_found(tmp_path: Path) -> None:
+    """The same spectrum as with --optimizer and the same state; another file still wins."""
+    from curvcli.analyses.shared.subject import Subject
+    from curvcli.loading.spec import make_spec, read_target_file
+
+    spec = make_spec(read_target_file(Path(MLP), ("hessian",)).settings)
+    objective = Subject(spec).objective
+    states = []
+    for scale in (1.0, 10.0):
+        optimizer = torch.optim.Adam(objective.model.named_parameters())
+        optimizer.zero_grad()
+        (scale * objective.sum_of(objective.batches[0])).backward()
+        optimizer.step()
+        states.append(optimizer.state_dict())
+    torch.save({"model": objective.model.state_dict(), "optimizer": states[0]}, tmp_path / "a.pt")
+    torch.save({"optimizer": states[1]}, tmp_path / "b.pt")
+    asked = (
+        "hessian", str(tmp_path / "a.pt"), "--model", str(spec.model), "--data", str(spec.data), "--loss",
+        "cross_entropy", "--matrix", "preconditioned", "--top", "1", "--bottom", "0",
+    )  # fmt: skip
+    _, own = answer(*asked)
+    _, named = answer(*asked, "--optimizer", str(tmp_path / "a.pt"))
+    _, other = answer(*asked, "--optimizer", str(tmp_path / "b.pt"))
+    assert own["result"]["top"] == named["result"]["top"]
+    assert any("state is that in the checkpoint, a.pt" in note for note in own["notes"])
+    assert not any("in the checkpoint" in note for note in named["notes"])
+    # Ten times the gradient is up to ten times D, less where ε counts: so much smaller is the eigenvalue.
+    ratio = own["result"]["top"][0]["value"] / other["result"]["top"][0]["value"]
+    assert 2 < ratio < 10.01

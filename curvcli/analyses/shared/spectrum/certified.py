@@ -280,9 +280,10 @@ def check_products(
     """One product against finite differences; a large difference is attributed and reported."""
     check = operator.check(vector_N, product_N)
     if check is None:
+        better = "" if operator.dtype == torch.float64 else " (--dtype float64 can)"
         journal.note(
             f"no check by finite differences: {dtype_name(operator)} cannot move the weights finely enough "
-            "in so sharp a direction (--dtype float64 can)"
+            f"in so sharp a direction{better}"
         )
     if check is None or check <= SUSPECT:
         return Checked(check, False)

@@ -11,6 +11,7 @@ from curvcli.analyses.shared.spectrum.matrix_options import Matrix, Precondition
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, some
 from curvcli.loading.checkpoints.moments import read_preconditioner
+from curvcli.loading.checkpoints.training import read_training
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.gauss_newton import GaussNewton
@@ -39,11 +40,6 @@ class Chosen(Struct, frozen=True):
                 f"--optimizer has no meaning for --matrix {self.matrix}",
                 "pass --matrix preconditioned, or leave it out",
             )
-        if self.optimizer is None and self.matrix == "preconditioned":
-            raise UsageError(
-                "the preconditioned Hessian needs the optimizer's second moments",
-                "pass --optimizer with a file that holds the state of Adam",
-            )
         if self.matrix == "fisher":
             journal.note(
                 f"the Fisher matrix is that of {self.draws} drawn target(s) for each datum; others (--seed) or more "
@@ -51,8 +47,8 @@ class Chosen(Struct, frozen=True):
                 "its expectation"
             )
         diagonal_N, info = None, None
-        if self.optimizer is not None:
-            diagonal_N, info = _preconditioner(subject, journal, self.optimizer)
+        if self.matrix == "preconditioned":
+            diagonal_N, info = _preconditioner(subject, journal, self._file(subject, journal))
         operator = curvature(
             subject.objective,
             self.matrix,
@@ -63,6 +59,21 @@ class Chosen(Struct, frozen=True):
             **options,
         )
         return operator, info
+
+    def _file(self, subject: Subject, journal: Journal) -> str:
+        """Where the second moments are: the file that was named, else the checkpoint itself."""
+        if self.optimizer is not None:
+            return self.optimizer
+        own = subject.spec.checkpoint
+        training = read_training(Path(own), subject.spec.unsafe_pickle) if own else None
+        if own is None or training is None or training.optimizer is None:
+            where = f"{Path(own).name} holds none" if own else "there is no checkpoint to hold them"
+            raise UsageError(
+                f"the preconditioned Hessian needs the optimizer's second moments, and {where}",
+                "pass --optimizer with a file that holds the state of Adam",
+            )
+        journal.note(f"the optimizer's state is that in the checkpoint, {Path(own).name}")
+        return own
 
 
 def _preconditioner(
@@ -82,9 +93,10 @@ def _preconditioner(
     missing = [n for n in found.missing if n in objective.names]
     if missing:
         journal.note(
-            f"the optimizer has no state for {some(missing)}: no gradient reached them, v̂ = 0"
+            f"the optimizer does not move {some(missing)} (not given to it, or never with a gradient): left out of D⁻¹H"
         )
-    diagonal_N = objective.flatten([found.diagonal[n] for n in objective.names])
+    diagonal = found.of_steps
+    diagonal_N = objective.flatten([diagonal[n] for n in objective.names])
     return diagonal_N, PreconditionerInfo(
         found.algorithm, found.steps, found.learning_rate, found.stability_threshold
     )

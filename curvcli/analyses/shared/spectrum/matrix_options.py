@@ -11,14 +11,15 @@ Matrix = Literal["hessian", "ggn", "fisher", "empirical-fisher", "preconditioned
 MatrixOption = Annotated[
     Matrix,
     "hessian: ∇²L; ggn: generalised Gauss-Newton; fisher: outer products of gradients at targets drawn from "
-    "the model; empirical-fisher: at those of the data; preconditioned: D^(-1/2) ∇²L D^(-1/2), D from --optimizer.",
+    "the model; empirical-fisher: at those of the data; preconditioned: D^(-1/2) ∇²L D^(-1/2), D from "
+    "--optimizer.",
 ]
 DrawsOption = Annotated[
     int, Meta(ge=1, description="Targets drawn for each datum, for the Fisher matrix.")
 ]
 OptimizerOption = Annotated[
     str | None,
-    "File with the state of Adam (AdamW, RMSprop, Adagrad), for the preconditioned Hessian.",
+    "File with the state of Adam (AdamW, RMSprop, Adagrad), for the preconditioned Hessian.  [default: the checkpoint]",
 ]
 StateOption = Annotated[str | None, "Save the run in this file, and go on from it if it exists."]
 ExactOption = Annotated[
