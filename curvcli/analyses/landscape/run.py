@@ -134,8 +134,11 @@ def _products(
     for i, (way, d_N, h_N) in enumerate(zip(ways.ways, deltas, products, strict=True)):
         norm = float(euclidean_norm(d_N))
         residual = ROUNDING * torch.finfo(operator.dtype).eps * norm * float(euclidean_norm(h_N))
-        if journal.stop() is None and (seen := product_error(operator, d_N, h_N)) is not None:
-            residual += _ONE_DRAW * abs(_dot(d_N.to(seen.error_N), seen.error_N))
+        if (
+            journal.stop() is None
+            and (seen := product_error(operator, d_N[None], h_N[None])) is not None
+        ):
+            residual += _ONE_DRAW * abs(_dot(d_N.to(seen.error_RN), seen.error_RN[0]))
         low, high = _range(way, objective.loss, slopes[i], curvatures[i][i])
         axes.append(Axis(way.name, norm, low, high, slopes[i], curvatures[i][i], residual))
     check = Checked(None, False)
