@@ -205,7 +205,8 @@ def _result(
         sampled = [Sampled(*q) for q in operator.quadratic(pairs.vectors_KN)]
     # Entries that no sample looks up are left out of vectors only where there is no weight decay.
     known = found.others + objective.untouched
-    exact = Eigenpair(found.rest, 0.0, True, None if found.rest else 0.0)
+    unsure = found.exact is not None and not found.exact.certain
+    exact = Eigenpair(found.rest, rounding * unsure, True, None if found.rest else 0.0)
     reach = [pairs.lower - rounding, pairs.upper + rounding, *([found.rest] if known else [])]
     result = HessianResult(
         top=_with_known(shown[: pairs.top], exact, known, options.order, options.top),

@@ -17,6 +17,7 @@ from curvcli.linalg.operator import ROUNDING, Float64Array
 from curvcli.linalg.vectors import double, euclidean_norms
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.curvature.gauss_newton import GaussNewton
+from curvcli.operators.curvature.rounding import saturation
 
 # Rows are off by eps ‖B‖, so that a vector Bᵀu / √λ with λ above so many eps λ₁ is off by √eps / 10.
 _NOISE = 100
@@ -36,6 +37,8 @@ class GramSpectrum:
     """Further eigenvalues of the n × n matrix,"""
     rest: float
     """all of this value: the weight decay."""
+    certain: bool
+    """Whether the rest is exact: no probability was so near 0 or 1 that its curvature was rounded to zero."""
     rank: int
     """Eigenvalues whose vectors are known: of those at the rounding of the rows they are noise."""
     _rows_RN: Tensor
@@ -116,7 +119,7 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
     objective = operator.objective
     single = 1 if objective.splittable else max(batch.size for batch in objective.batches)
     blocks: list[Tensor] = []
-    rows = 0
+    rows, saturates, certain = 0, saturation(objective) > 0, True
     for batch in objective.batches:
         for piece in batch.pieces(single):
             outputs = operator.outputs_of(piece)
@@ -124,6 +127,7 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
             if factors_SMR is None:
                 return None
             columns_RM = factors_SMR[0].T
+            certain &= not saturates or bool((factors_SMR[0].abs().amax(1) > 0).all())
             columns_RM = columns_RM[columns_RM.abs().amax(1) > 0]
             rows += len(columns_RM)
             needed = 2 * len(columns_RM) * operator.n * operator.dtype.itemsize
@@ -145,6 +149,7 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
         error=float(ROUNDING * eps * values_R[0]),
         others=operator.n - len(values_R),
         rest=decay,
+        certain=certain,
         rank=rank,
         _rows_RN=rows_RN,
         _left_RR=left_RR.flip(1),
