@@ -35,7 +35,7 @@ from curvcli.linalg.run_log import Kept, Logged, RunLog
 from curvcli.linalg.statistics.student import quantile
 from curvcli.linalg.stochastic.density import Curve, Density, Mass
 from curvcli.linalg.stochastic.krylov import krylov
-from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rules, random_complement
+from curvcli.linalg.stochastic.quadrature import Nodes, Stopped, gauss_rules, random_complement
 from curvcli.operators.curvature.curvature import Curvature
 
 # Eigenvalues up to this share of the norm count as zero, where nothing else is asked for.
@@ -150,10 +150,15 @@ def _sampled(
 
     def probe() -> Kept:
         q_N = random_complement(operator, vectors_KN, generator)
-        return {"nodes": gauss_rules(rest, q_N, steps).nodes.tensor()}
+        return {"nodes": gauss_rules(rest, q_N, steps, journal.stop).nodes.tensor()}
 
     while True:
-        kept = log.step(f"probe {steps}", generator, probe)
+        try:
+            kept = log.step(f"probe {steps}", generator, probe)
+        except Stopped as early:  # the first probe counts as far as it came
+            if not found.rules:
+                found.rules.append(early.rules.nodes)
+            return found, named, early.reason, error
         found.rules.append(Nodes(*kept["nodes"].numpy()))
         done = len(found.rules)
         journal.progress(Stage("probes", done, None, f"{found.spread():.2g} apart"))

@@ -51,7 +51,7 @@ from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.operator import ROUNDING
-from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rule, integrate
+from curvcli.linalg.stochastic.quadrature import Nodes, Stopped, gauss_rule, integrate
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import (
@@ -323,8 +323,10 @@ def _index(
     rules: list[Nodes] = []
     for probe in range(probes):
         journal.progress(Stage("index", probe, probes))
-        rules.append(gauss_rule(operator, min(operator.n, 60), generator))
-        if journal.stop() is not None:
+        try:
+            rules.append(gauss_rule(operator, min(operator.n, 60), generator, journal.stop))
+        except Stopped as early:  # the first probe counts as far as it came
+            rules = rules or [early.rules.nodes]
             break
     estimate = integrate(rules, lambda theta_M: (theta_M < below).astype(float), operator.n)
     return IndexEstimate(below, estimate.value, estimate.standard_error, len(rules))

@@ -10,6 +10,7 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.verdict import Evidence, Gradient, region
 from curvcli.errors import LossError
 from curvcli.linalg.operator import random_unit_vector
+from curvcli.linalg.stochastic.quadrature import Stopped
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian
@@ -75,7 +76,10 @@ class Scales:
             return math.inf
         journal.progress(Stage("Newton step", 0, None))
         epsilon = max(evidence.floor, _EPSILON * evidence.norm)
-        found = newton_promise(self.operator, epsilon, _STEPS)
+        try:
+            found = newton_promise(self.operator, epsilon, _STEPS, journal.stop)
+        except Stopped:
+            return math.inf
         return (found.value + found.error) / self.height
 
 

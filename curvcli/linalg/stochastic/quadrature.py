@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.basis import Basis
+from curvcli.linalg.lanczos.lanczos import Status
 from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, random_unit_vector
 from curvcli.linalg.vectors import euclidean_norm
 
@@ -46,12 +47,32 @@ class Rules:
 
     nodes: Nodes
     half: Nodes
+    start_N: Tensor
+    """q, the unit vector started from,"""
     first_N: Tensor
-    """A q of the first step, with q the unit vector started from."""
+    """and A q."""
     matvecs: int
 
 
-def gauss_rule(op: SymmetricOperator, steps: int, generator: torch.Generator) -> Nodes:
+class Stopped(Exception):
+    """A rule that was asked to end before all of its steps.
+
+    Args:
+        reason: why.
+        rules: of the steps until then.
+    """
+
+    def __init__(self, reason: Status, rules: Rules) -> None:
+        super().__init__(reason)
+        self.reason, self.rules = reason, rules
+
+
+def gauss_rule(
+    op: SymmetricOperator,
+    steps: int,
+    generator: torch.Generator,
+    stop: Callable[[], Status | None] = lambda: None,
+) -> Nodes:
     """The Gauss rule of ``steps`` Lanczos steps from one random vector, fully reorthogonalised.
 
     As many steps as dimensions find every eigenvalue:
@@ -63,24 +84,35 @@ def gauss_rule(op: SymmetricOperator, steps: int, generator: torch.Generator) ->
     >>> rule.theta_M.tolist(), rule.weights_M.sum().item()
     ([1.000000, 3.000000], 1.000000)
     """
-    return gauss_rules(op, random_unit_vector(op, generator), steps).nodes
+    return gauss_rules(op, random_unit_vector(op, generator), steps, stop).nodes
 
 
-def gauss_rules(op: SymmetricOperator, q_N: Tensor, steps: int) -> Rules:
+def gauss_rules(
+    op: SymmetricOperator,
+    q_N: Tensor,
+    steps: int,
+    stop: Callable[[], Status | None] = lambda: None,
+) -> Rules:
     """The Gauss rules of qᵀ f(A) q from ``steps`` Lanczos steps, fully reorthogonalised.
 
     Args:
         op: A.
         q_N: a unit vector.
         steps: products at most; fewer where the Krylov space ends.
+        stop: asked before each product but the first; a reason ends the run.
+
+    Raises:
+        Stopped: there was a reason.
     """
     steps = min(steps, op.n)
     basis = Basis(op.n, steps, op.dtype, op.device)
     basis.append(q_N)
     alphas: list[float] = []
     betas: list[float] = []
-    first_N = q_N
+    first_N, reason = q_N, None
     for j in range(steps):
+        if j and (reason := stop()) is not None:
+            break
         w_N = op.matvec(basis[j])
         if j == 0:
             first_N = w_N.clone()
@@ -91,13 +123,18 @@ def gauss_rules(op: SymmetricOperator, q_N: Tensor, steps: int) -> Rules:
             break
         betas.append(beta)
         basis.append(w_N.div_(beta))
+    betas = betas[: len(alphas) - 1]
     middle = (len(alphas) + 1) // 2
-    return Rules(
+    rules = Rules(
         _rule(alphas, betas),
         _rule(alphas[:middle], betas[: middle - 1]),
+        q_N,
         first_N,
         len(alphas),
     )
+    if reason is not None:
+        raise Stopped(reason, rules)
+    return rules
 
 
 def _rule(alphas: list[float], betas: list[float]) -> Nodes:

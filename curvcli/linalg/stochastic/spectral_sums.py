@@ -23,7 +23,13 @@ from curvcli.linalg.run_log import UNSAVED, Kept, Logged, RunLog
 from curvcli.linalg.statistics.student import quantile
 from curvcli.linalg.stochastic.krylov import Function, Krylov, krylov
 from curvcli.linalg.stochastic.probes import Sums, jackknife
-from curvcli.linalg.stochastic.quadrature import Nodes, gauss_rules, random_complement
+from curvcli.linalg.stochastic.quadrature import (
+    Nodes,
+    Rules,
+    Stopped,
+    gauss_rules,
+    random_complement,
+)
 from curvcli.linalg.vectors import double
 
 BlockSums = Callable[[Tensor], Tensor]
@@ -92,10 +98,22 @@ class Probes:
         """n − m, the squared length of y."""
         return self.op.n - self.exact.kept
 
-    def add(self, steps: int) -> None:
-        """One more probe, of ``steps`` products."""
+    def add(self, steps: int, stop: Callable[[], Status | None] = lambda: None) -> None:
+        """One more probe, of ``steps`` products.
+
+        Raises:
+            Stopped: ``stop`` gave a reason meanwhile; a first probe counts as far as it came.
+        """
         name = f"probe {self.exact.kept} {steps}"
-        kept = self.log.step(name, self.generator, lambda: self._probe(steps))
+        try:
+            kept = self.log.step(name, self.generator, lambda: self._probe(steps, stop))
+        except Stopped as early:
+            if not self.forms:
+                self._take(self._kept(early.rules), steps)
+            raise
+        self._take(kept, steps)
+
+    def _take(self, kept: Kept, steps: int) -> None:
         if steps > 1:
             self.rules.append(ByHalf(*(Nodes(*kept[key].numpy()) for key in ("nodes", "half"))))
         form, square = kept["sums"].tolist()
@@ -103,11 +121,13 @@ class Probes:
         self.squares.append(self.dimension * square)
         self.block_forms.append(self.dimension * kept["blocks"].numpy())
 
-    def _probe(self, steps: int) -> Kept:
+    def _probe(self, steps: int, stop: Callable[[], Status | None]) -> Kept:
         """What a random vector says of A."""
         q_N = random_complement(self.op, self.exact.kept_MN, self.generator)
-        rules = gauss_rules(self.op, q_N, steps)
-        products_N = q_N * rules.first_N
+        return self._kept(gauss_rules(self.op, q_N, steps, stop))
+
+    def _kept(self, rules: Rules) -> Kept:
+        products_N = rules.start_N * rules.first_N
         sums = double(products_N).sum(), double(rules.first_N).square().sum()
         return {
             "nodes": rules.nodes.tensor(),
@@ -214,7 +234,7 @@ def estimate(
         goal: when to end.
         generator: of the random vectors.
         blocks: for `Probes.block_traces`.
-        stop: asked before each probe; a reason ends the run.
+        stop: asked before each product; a reason ends the run.
         progress: told the products done.
         log: that the run goes on from.
 
@@ -247,7 +267,10 @@ def estimate(
             if spent + 1 > goal.max_matvecs:
                 return probes, "max_matvecs"
             made = steps if spent + steps <= goal.max_matvecs else 1
-            probes.add(made)
+            try:
+                probes.add(made, stop)
+            except Stopped as early:
+                return probes, early.reason
             spent += len(probes.rules[-1].nodes.theta_M) if made > 1 else 1
     return probes, "converged"
 

@@ -1,6 +1,6 @@
 """The loss along a line through θ, and how far the gradient can be trusted."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvcli.linalg.lanczos.lanczos import Status
 from curvcli.linalg.stochastic.probes import random_signs
 from curvcli.linalg.stochastic.quadrature import gauss_rules
 from curvcli.linalg.vectors import euclidean_norm
@@ -125,16 +126,24 @@ class Promise(NamedTuple):
     """Of the quadrature: more than the distance from the rule of half the steps."""
 
 
-def newton_promise(operator: Curvature[Any], epsilon: float, steps: int) -> Promise:
+def newton_promise(
+    operator: Curvature[Any],
+    epsilon: float,
+    steps: int,
+    stop: Callable[[], Status | None] = lambda: None,
+) -> Promise:
     """½ gᵀ(H₊ + εI)⁻¹g by a Gauss rule of Lanczos from g, with H₊ the positive part of H.
 
     Half the square of the Newton decrement (Boyd & Vandenberghe, Convex Optimization, section 9.5.1), which does not
     change when parameters are scaled.
+
+    Raises:
+        Stopped: ``stop`` gave a reason before the last step.
     """
     norm = float(euclidean_norm(operator.gradient))
     if norm == 0:
         return Promise(0.0, 0.0)
-    rules = gauss_rules(operator, operator.gradient / norm, steps)
+    rules = gauss_rules(operator, operator.gradient / norm, steps, stop)
     whole, half = (
         0.5 * norm**2 * float(rule.weights_M @ (1 / (np.maximum(rule.theta_M, 0) + epsilon)))
         for rule in (rules.nodes, rules.half)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from curvcli.linalg.operator import Deflated
+from curvcli.linalg.lanczos.lanczos import Status
+from curvcli.linalg.operator import Deflated, random_unit_vector
 from curvcli.linalg.stochastic.quadrature import (
+    Stopped,
     gauss_rule,
     gauss_rules,
     integrate,
@@ -50,3 +52,16 @@ def test_rules_do_not_see_what_was_taken_out() -> None:
     known = torch.eye(100, dtype=torch.float64)[:1]
     q = random_complement(op, known, torch.Generator().manual_seed(0))
     assert gauss_rules(Deflated(op, known), q, 40).nodes.theta_M.max() <= 1 + 1e-9
+
+
+def test_a_rule_that_is_stopped_is_that_of_the_steps_until_then() -> None:
+    """The rule of as many steps as were made, and the reason, in the exception."""
+    op = Matrix(torch.diag(torch.arange(1.0, 31.0, dtype=torch.float64)))
+    reasons: list[Status | None] = [None, None, "timeout"]
+    q_N = random_unit_vector(op, torch.Generator().manual_seed(0))
+    with pytest.raises(Stopped) as early:
+        gauss_rules(op, q_N, 20, lambda: reasons.pop(0))
+    assert (early.value.reason, early.value.rules.matvecs) == ("timeout", 3)
+    whole = gauss_rules(op, q_N, 3)
+    np.testing.assert_array_equal(early.value.rules.nodes.theta_M, whole.nodes.theta_M)
+    np.testing.assert_array_equal(early.value.rules.half.weights_M, whole.half.weights_M)
