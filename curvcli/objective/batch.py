@@ -33,6 +33,13 @@ class Batch:
             last = min(first + samples, self.size)
             yield Batch(take(self.data, slice(first, last)), last - first)
 
+    def between(self, samples: slice) -> "Batch | None":
+        """Consecutive samples; None where there are none. The batch must be splittable."""
+        if samples == slice(0, self.size):
+            return self
+        count = samples.stop - samples.start
+        return Batch(take(self.data, samples), count) if count else None
+
     def take(self, samples: Sequence[int]) -> "Batch":
         """The samples of these numbers, in that order; the batch must be splittable."""
         return Batch(take(self.data, list(samples)), len(samples))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, LossError, NonFiniteError, some
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.machine.containers import joined
 from curvcli.machine.memory import room
 from curvcli.machine.meter import MemoryMeter
@@ -48,6 +49,7 @@ def make_objective(
     plain: bool = False,
     tf32: bool = False,
     memory: int | None = None,
+    ranks: Ranks = ALONE,
     notes: list[str] | None = None,
 ) -> Objective:
     """L(θ), after two evaluations of the loss that must agree.
@@ -63,6 +65,7 @@ def make_objective(
         plain: products use torch's own operations only.
         tf32: allow TF32 products on CUDA. Set here, since a module that was imported may have set otherwise.
         memory: bytes that the process may use in all; None: as many as there are.
+        ranks: processes that share the data out.
         notes: receives what was switched, skipped or assumed.
 
     Raises:
@@ -87,6 +90,11 @@ def make_objective(
         model, batches, terms, lookups, memory, notes
     )
     _check_sums(first, second, model, batches, terms, accept_nonfinite)
+    if not splittable and len(batches) < ranks.size:
+        raise DataError(
+            f"{ranks.size} processes share {len(batches)} batches that may not be cut: some would have nothing to do",
+            f"start {len(batches)} of them, or pass data in more batches (--batch-size)",
+        )
     with torch.enable_grad(), evaluation(model):
         piece = next(batches[0].pieces(1 if splittable else batches[0].size))
         one = terms(model, piece.data)[0]
@@ -118,6 +126,7 @@ def make_objective(
         tf32=tf32,
         memory=memory,
         evaluated_bytes=first.bytes,
+        ranks=ranks,
         notes=notes,
     )
 

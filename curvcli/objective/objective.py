@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.vectors import double
 from curvcli.objective.batch import Batch
 from curvcli.objective.layout import Layout
@@ -46,6 +47,7 @@ class Objective:
         memory: bytes that the process may use in all; None: as many as there are.
         evaluated_bytes: of all tensors that the loss of the largest batch made on its way, not counted again
             after they were freed.
+        ranks: processes that share the data out; every one of them has all of it.
         notes: what was switched, skipped or assumed.
     """
 
@@ -61,6 +63,7 @@ class Objective:
     tf32: bool = False
     memory: int | None = None
     evaluated_bytes: int = 0
+    ranks: Ranks = ALONE
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
@@ -109,6 +112,26 @@ class Objective:
         """Whether a sample's loss depends on the others in its batch (batch statistics)."""
         return uses_batch_statistics(self.model)
 
+    def mine(self, batch: Batch, index: int = 0) -> Batch | None:
+        """This process' part of a batch: a share of the samples, or all of every so manieth batch; None: nothing.
+
+        Args:
+            batch: any.
+            index: its number among those that may not be cut.
+        """
+        if self.ranks.size == 1:
+            return batch
+        if self.splittable and batch.splittable:
+            return batch.between(self.ranks.share(batch.size))
+        return batch if index % self.ranks.size == self.ranks.rank else None
+
+    def pieces(self, samples: int | None = None) -> Iterator[Batch]:
+        """This process' part of all batches, in micro-batches of ``samples``."""
+        for index, batch in enumerate(self.batches):
+            part = self.mine(batch, index)
+            if part is not None:
+                yield from part.pieces(samples or part.size)
+
     def sum_of(self, batch: Batch) -> Tensor:
         """This batch's part of L without weight decay, Σ_i ℓ_i / W, with its graph."""
         with self.evaluation():
@@ -118,19 +141,16 @@ class Objective:
     def value(self, samples: int | None = None) -> float:
         """L(θ) at the present parameters, from micro-batches of ``samples``."""
         with torch.no_grad():
-            total = sum(
-                float(self.sum_of(piece))
-                for batch in self.batches
-                for piece in batch.pieces(samples or batch.size)
-            )
+            part = sum(float(self.sum_of(piece)) for piece in self.pieces(samples))
+        (total,) = self.ranks.totals(part)
         return total + decay(self.weight_decay, self.parameters)
 
     def gradient(self, samples: int | None = None) -> Tensor:
         """∇L(θ), flat, shape (n,), from micro-batches of ``samples``."""
         flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
-        for batch in self.batches:
-            for piece in batch.pieces(samples or batch.size):
-                flat_N += self.gradient_of(piece)
+        for piece in self.pieces(samples):
+            flat_N += self.gradient_of(piece)
+        flat_N = self.ranks.sum(flat_N)
         self.cost.gradients += 1
         if self.weight_decay:
             flat_N += self.weight_decay * self.flat()

@@ -73,7 +73,7 @@ class Curvature(ABC, Generic[G]):
         self.kernels: Kernels
         self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
         self.finite_differences = strategy == "finite-difference"
-        self._graphs: list[G] | None = None
+        self._graphs: list[G | None] | None = None
         self._multiplied = False
         self._memory = memory
         if like is not None:
@@ -145,12 +145,12 @@ class Curvature(ABC, Generic[G]):
     def matvec(self, v_N: Tensor) -> Tensor:
         """H v, shape (n,)."""
         self.objective.cost.matvecs += 1
-        product_N = self.within_memory(partial(self._matvec, v_N))
+        product_N = self._matvec(v_N)
         if not self._multiplied:
             self._multiplied = True  # an entry of the matrix that is NaN shows in any product
             check_finite(
                 product_N, "the second derivative", self.objective.batches,
-                lambda piece: self._products(piece, v_N[None]),
+                lambda piece: self.contribution(piece, v_N[None]),
             )  # fmt: skip
         return product_N
 
@@ -166,11 +166,13 @@ class Curvature(ABC, Generic[G]):
         seen = sum(batch.size for batch in parts) / self.objective.samples
         self.objective.cost.matvecs += math.ceil(len(vectors_KN) * seen)
         for index, batch in enumerate(parts):
-            yield self.within_memory(partial(self._part, batch, vectors_KN, index))
+            yield self._part(batch, vectors_KN, index)
 
     def contribution(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
         """What one batch or piece adds to K products, without weight decay, shape (K, n)."""
-        return self._products(batch, vectors_KN)
+        if self.finite_differences:
+            return self._difference_part(batch, vectors_KN)
+        return self.objective.ranks.sum(self._products(batch, vectors_KN))
 
     def decay_product(self, v_N: Tensor) -> Tensor:
         """What the weight decay adds to a product, a new tensor."""
@@ -196,15 +198,20 @@ class Curvature(ABC, Generic[G]):
         return type(self)(objective, like=self)
 
     def graphs(self) -> Iterator[G]:
-        """The graph of each piece of the data: all are kept, or each is built when it is its turn."""
-        if self.plan.keep_graph and self._graphs is None:
-            self._graphs = [self._graph(batch) for batch in self.objective.batches]
-        if self._graphs is not None:
-            yield from self._graphs
+        """The graph of each piece of this process' data: all are kept, or each is built when it is its turn."""
+        if self.plan.keep_graph:
+            yield from (graph for graph in self._kept() if graph is not None)
             return
-        for batch in self.objective.batches:
-            for piece in batch.pieces(self.plan.micro_batch or batch.size):
-                yield self._graph(piece)
+        for piece in self.objective.pieces(self.plan.micro_batch):
+            yield self._graph(piece)
+
+    def _kept(self) -> list[G | None]:
+        """The graph of this process' part of each batch, built once."""
+        if self._graphs is None:
+            objective = self.objective
+            parts = [objective.mine(batch, i) for i, batch in enumerate(objective.batches)]
+            self._graphs = [None if part is None else self._graph(part) for part in parts]
+        return self._graphs
 
     def within_memory(self, compute: Callable[[], R]) -> R:
         """The value of ``compute``, tried again with smaller pieces where memory runs out."""
@@ -218,12 +225,12 @@ class Curvature(ABC, Generic[G]):
         """(loss terms, contribution to ∇L without weight decay) of each part of the data."""
         objective = self.objective
         objective.cost.gradients += 1
-        for batch in parts_of(objective):
+        for index, batch in enumerate(parts_of(objective)):
             flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
-            for piece in batch.pieces(self.plan.micro_batch or batch.size):
+            for piece in self._pieces(batch, index):
                 with self.kernels.active():
                     flat_N += objective.gradient_of(piece)
-            yield self._terms_of(batch), flat_N
+            yield self._terms_of(batch, index), objective.ranks.sum(flat_N)
 
     def release(self) -> None:
         """Drop the kept graph; the next product builds it again."""
@@ -231,40 +238,45 @@ class Curvature(ABC, Generic[G]):
 
     def _matvec(self, v_N: Tensor) -> Tensor:
         objective = self.objective
-        views = self.views(v_N)
         if self.finite_differences:
-            out_N = self._sum([self._difference_part(b, v_N[None])[0] for b in objective.batches])
-        elif self.plan.keep_graph:
-            if self._graphs is None:
-                self._graphs = [self._graph(batch) for batch in objective.batches]
-            out_N = self._sum([self._multiply(g, views, retain=True) for g in self._graphs])
-        else:
             out_N = torch.zeros_like(v_N)
             for batch in objective.batches:
-                for piece in batch.pieces(self.plan.micro_batch or batch.size):
-                    out_N += self._multiply(self._graph(piece), views, retain=False)
+                out_N += self._difference_part(batch, v_N[None])[0]
+        else:
+            # Nothing is exchanged in what is tried again: the other processes would wait for ever.
+            out_N = objective.ranks.sum(self.within_memory(partial(self._own_product, v_N)))
         if objective.weight_decay:
             out_N.add_(self.decay_product(v_N))
         return out_N
 
-    def _sum(self, products: list[Tensor]) -> Tensor:
-        out_N = products[0]
-        for product_N in products[1:]:
-            out_N.add_(product_N)
-        return out_N
+    def _own_product(self, v_N: Tensor) -> Tensor:
+        """What this process' data contribute."""
+        views, out_N = self.views(v_N), None
+        for graph in self.graphs():
+            product_N = self._multiply(graph, views, retain=self.plan.keep_graph)
+            out_N = product_N if out_N is None else out_N.add_(product_N)
+        return torch.zeros_like(v_N) if out_N is None else out_N
 
-    def _part(self, batch: Batch, vectors_KN: Tensor, index: int | None = None) -> Part:
+    def _part(self, batch: Batch, vectors_KN: Tensor, index: int) -> Part:
         """Products with one part; ``index`` is its number in `parts`."""
-        return Part(self._terms_of(batch), self._products(batch, vectors_KN, index))
+        terms = self._terms_of(batch, index)
+        if self.finite_differences:
+            return Part(terms, self._difference_part(batch, vectors_KN))
+        own_KN = self.within_memory(partial(self._products, batch, vectors_KN, index))
+        return Part(terms, self.objective.ranks.sum(own_KN))
 
     def _products(self, batch: Batch, vectors_KN: Tensor, index: int | None = None) -> Tensor:
+        """What this process' part of a batch contributes to K products."""
         objective = self.objective
-        if self.finite_differences:
-            return self._difference_part(batch, vectors_KN)
         if self._graphs is not None and index is not None and len(objective.batches) > 1:
-            return self._multiply_each(self._graphs[index], vectors_KN)
+            kept = self._graphs[index]
+            return (
+                torch.zeros_like(vectors_KN)
+                if kept is None
+                else self._multiply_each(kept, vectors_KN)
+            )
         out_KN = torch.zeros_like(vectors_KN)
-        for piece in batch.pieces(self.plan.micro_batch or batch.size):
+        for piece in self._pieces(batch, index or 0):
             graph = self._graph(piece)
             few = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
             small = few and len(vectors_KN) > 1
@@ -272,13 +284,20 @@ class Curvature(ABC, Generic[G]):
             out_KN += many(graph, vectors_KN)
         return out_KN
 
-    def _terms_of(self, batch: Batch) -> float:
+    def _pieces(self, batch: Batch, index: int) -> Iterator[Batch]:
+        """This process' part of a batch, as many samples at a time as are planned."""
+        part = self.objective.mine(batch, index)
+        if part is not None:
+            yield from part.pieces(self.plan.micro_batch or part.size)
+
+    def _terms_of(self, batch: Batch, index: int) -> float:
         objective = self.objective
         with torch.no_grad(), objective.evaluation(), self.kernels.active():
-            return sum(
+            own = sum(
                 objective.terms(objective.model, piece.data)[1]
-                for piece in batch.pieces(self.plan.micro_batch or batch.size)
+                for piece in self._pieces(batch, index)
             )
+        return objective.ranks.totals(own)[0]
 
     def _asymmetry(self, piece: Batch) -> float:
         """`probing.asymmetry` of the matrix of a piece."""
@@ -343,7 +362,9 @@ class Curvature(ABC, Generic[G]):
     def _give_way(self) -> None:
         """After running out of memory: smaller pieces, if there are any."""
         self._graphs = None
-        largest = max(batch.size for batch in self.objective.batches)
+        largest = self.objective.ranks.largest_share(
+            max(batch.size for batch in self.objective.batches)
+        )
         self.plan = self.plan.smaller(largest, self.objective.splittable)
         self.objective.notes.append(
             f"ran out of memory: going on with {self.plan.micro_batch} samples at a time"

@@ -186,7 +186,9 @@ class DiagonalBlocks:
         count = objective.cost.matvecs
         found: list[Tensor | None]
         if self.pruned:
-            found = list(self.operator.within_memory(lambda: self._pruned(vectors)))
+            found = self._summed(
+                self.operator.within_memory(lambda: self._pruned(vectors)), vectors
+            )
         else:
             found = [
                 None if v_N is None else self.cut(self.operator.matvec(self.embed(i, v_N)))[i]
@@ -195,14 +197,26 @@ class DiagonalBlocks:
         objective.cost.matvecs = count + 1
         return found
 
+    def _summed(
+        self, own: list[Tensor | None], vectors: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """The products over the data of all processes, with the weight decay."""
+        objective = self.operator.objective
+        known = [i for i, v_N in enumerate(own) if v_N is not None]
+        whole = objective.ranks.sum(torch.cat([own[i] for i in known]))  # type: ignore[misc]
+        out: list[Tensor | None] = [None] * len(own)
+        parts = whole.split([self.blocks[i].n for i in known])
+        for i, part_N in zip(known, parts, strict=True):
+            out[i] = part_N.add(vectors[i], alpha=objective.weight_decay)  # type: ignore[arg-type]
+        return out
+
     def _pruned(self, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
         objective = self.operator.objective
         views = [
             [] if v_N is None else objective.views(v_N, block.positions)
             for block, v_N in zip(self.blocks, vectors, strict=True)
         ]
-        decay = objective.weight_decay
-        out = [None if v_N is None else decay * v_N for v_N in vectors]
+        out = [None if v_N is None else torch.zeros_like(v_N) for v_N in vectors]
         for graph in self.operator.graphs():
             gradients = dict(zip(graph.positions, graph.gradients, strict=True))
             with self.operator.kernels.active():

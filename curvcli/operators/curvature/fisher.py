@@ -148,22 +148,21 @@ class Fisher(_Scores):
         """vᵀFv for each vector, exactly, and the standard error that drawing targets gives it."""
         means = torch.zeros(len(vectors_KN), dtype=torch.float64)
         variances = torch.zeros_like(means)
-        draws = 1
-        for batch in self.objective.batches:
-            for piece in batch.pieces(self.plan.micro_batch or batch.size):
-                graph = self._graph(piece)
-                outputs = graph.outputs.detach()
-                datum = self.datum(outputs, piece)
-                draws = piece.data[1].shape[1]
-                for k, v_N in enumerate(vectors_KN):
-                    if not graph.pulled:
-                        continue
-                    found = self._likelihood.moments(outputs, self.pushed(graph, v_N), datum)
-                    mean, variance = (
-                        part if datum.counts is None else part * datum.counts for part in found
-                    )
-                    means[k] += float(double(mean).sum())
-                    variances[k] += float(double(variance).sum())
+        draws = self.objective.batches[0].data[1].shape[1]
+        for piece in self.objective.pieces(self.plan.micro_batch):
+            graph = self._graph(piece)
+            outputs = graph.outputs.detach()
+            datum = self.datum(outputs, piece)
+            for k, v_N in enumerate(vectors_KN):
+                if not graph.pulled:
+                    continue
+                found = self._likelihood.moments(outputs, self.pushed(graph, v_N), datum)
+                mean, variance = (
+                    part if datum.counts is None else part * datum.counts for part in found
+                )
+                means[k] += float(double(mean).sum())
+                variances[k] += float(double(variance).sum())
+        means, variances = self.objective.ranks.sum(torch.stack([means, variances]))
         weight = self.objective.weight
         decay = self.objective.weight_decay * double(vectors_KN).square().sum(1).cpu()
         return [

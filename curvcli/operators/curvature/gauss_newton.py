@@ -130,16 +130,16 @@ class GaussNewton(Curvature[OutputGraph]):
         h = length / norm
         total = 0.0
         with torch.no_grad():
-            for batch in objective.batches:
-                for piece in batch.pieces(self.plan.micro_batch or batch.size):
-                    sides = []
-                    for sign in (1.0, -1.0):
-                        with objective.moved(sign * h * v_N):
-                            sides.append(self.outputs_of(piece).detach())
-                    moved = (sides[0] - sides[1]) / (2 * h)
-                    product = self.output_curvature(self.outputs_of(piece), piece).product
-                    if product is not None:
-                        total += float((moved * product(moved)).sum())
+            for piece in objective.pieces(self.plan.micro_batch):
+                sides = []
+                for sign in (1.0, -1.0):
+                    with objective.moved(sign * h * v_N):
+                        sides.append(self.outputs_of(piece).detach())
+                moved = (sides[0] - sides[1]) / (2 * h)
+                product = self.output_curvature(self.outputs_of(piece), piece).product
+                if product is not None:
+                    total += float((moved * product(moved)).sum())
+        (total,) = objective.ranks.totals(total)
         return abs(total - form) / max(abs(total), abs(form))
 
     def _loss(self) -> SplitLoss:

@@ -34,10 +34,14 @@ def make_plan(
         MemoryLimitError: not even one sample and the smallest basis fit.
     """
     best = min(objective.n, preferred)
+    ranks = objective.ranks
+    # One plan for all processes: that of the one with the least memory.
+    available = -ranks.largest(-available)
+    share = ranks.largest_share if objective.splittable else int
     planned = partial(
         plan,
         available,
-        batch_sizes=[batch.size for batch in objective.batches],
+        batch_sizes=[share(batch.size) for batch in objective.batches],
         vector=objective.dimension * objective.dtype.itemsize,
         wanted=wanted,
         n=objective.n,
@@ -54,13 +58,13 @@ def make_plan(
 
     largest = max(objective.batches, key=lambda b: b.size)
     generous = Need(0.0, _GENEROUS * objective.evaluated_bytes / largest.size)
-    if objective.evaluated_bytes and surely(generous, objective.samples):
+    if objective.evaluated_bytes and surely(generous, share(objective.samples)):
         return planned(kept=generous, peak=generous)
     small = largest if not objective.splittable else next(iter(largest.pieces(PROBE)))
     first = measure(small)
     # As if every byte grew with the samples.
     kept, peak = (Need(0.0, size / small.size) for size in first)
-    if surely(peak, largest.size):
+    if surely(peak, share(largest.size)):
         return planned(kept=kept, peak=peak)
     larger = small if not objective.splittable else next(iter(largest.pieces(2 * PROBE)))
     if larger.size > small.size:
