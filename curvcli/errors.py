@@ -105,6 +105,12 @@ class MemoryLimitError(NoAnswerError):
     code = "memory"
 
 
+class LostProcessError(NoAnswerError):
+    """One of several processes that work together has ended or does not answer."""
+
+    code = "lost-process"
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     """The ``count`` names in ``choices`` that look most like ``name``."""
     return difflib.get_close_matches(name, list(choices), n=count, cutoff=0.5)

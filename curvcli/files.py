@@ -1,9 +1,12 @@
 """Files written as a whole, under a name of their own until they are, and files that are read: regular ones only."""
 
+import atexit
 import contextlib
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,6 +54,27 @@ def check_regular(path: Path, error: type[CurvError], what: str = "file") -> Non
         )
 
 
+_writing = True
+
+
+def write_nothing() -> None:
+    """From now on this process only helps another one, which writes the same files."""
+    global _writing  # noqa: PLW0603  (a property of the process)
+    _writing = False
+
+
+def own_copy(path: Path) -> Path:
+    """The file that a process which only helps may change: a copy that nobody else sees; else the file itself."""
+    if _writing:
+        return path
+    folder = tempfile.TemporaryDirectory(prefix="curvcli-")
+    atexit.register(folder.cleanup)
+    copy = Path(folder.name) / path.name
+    if path.is_file():
+        shutil.copyfile(path, copy)
+    return copy
+
+
 class Replacement:
     """A file in the making, which takes the place of another one once it is whole.
 
@@ -65,6 +89,7 @@ class Replacement:
     """
 
     def __init__(self, path: Path) -> None:
+        path = path if _writing else Path(os.devnull)
         before = _status(path)
         self._temporary: Path | None = None
         if before is not None and not stat.S_ISREG(before.st_mode):

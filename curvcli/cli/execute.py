@@ -1,5 +1,6 @@
 """One command, from flags to exit code."""
 
+import os
 import traceback
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from curvcli.analyses.shared.targets import Named, resolve_targets
 from curvcli.analyses.shared.trouble import explained
 from curvcli.cli.lines import Lines, append_summary
 from curvcli.cli.options import split
+from curvcli.cli.processes import Team, start
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
 from curvcli.cli.streams import say, say_error
@@ -37,7 +39,10 @@ from curvcli.report.data import Envelope, ErrorInfo
 def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     """Ask the question and write its answer; always ends in ``typer.Exit``."""
     settings, options, output = split_or_exit(question, given)
-    interruption = Interruption()
+    if given.get("ranks") and "RANK" not in os.environ:
+        raise typer.Exit(start(given["ranks"]))
+    team = Team()
+    interruption = Interruption(silent=team.helps)
     interruption.install()
     if not output["verbose"]:
         warnings.simplefilter("ignore")
@@ -45,36 +50,53 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     journal = Journal(interrupted=interruption)
     answer: Answer[Any] | None = None
     error: ErrorInfo | None = None
-    lines = Lines(output["output"]) if output["format"] == "ndjson" else None
+    wanted = output["format"] == "ndjson" and not team.helps
+    lines = Lines(output["output"]) if wanted else None
     try:
         check_output(question, output["output"], output["format"])
-        with ProgressLine(not output["quiet"]) as progress:
+        if question.needs == "objective":
+            team.join()
+        with ProgressLine(not output["quiet"] and not team.helps) as progress:
             journal = Journal(
-                progress=progress, interrupted=interruption, item=lines or (lambda _: None)
-            )
+                progress=progress, interrupted=interruption, item=lines or (lambda _: None),
+                agree=team.agree,
+            )  # fmt: skip
             subject = inspected(question, given, settings, options)
+            team.share(subject)
             first = next((m for m in subject.members if m.problem is None), subject)
             chosen = first.tables[question.name]
             answer = question.ask(subject, chosen, journal, f"curvcli {question.name}")
-    except KeyboardInterrupt:
-        error = ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
-        say("interrupted\n")
-    except (Exception, SystemExit) as problem:  # SystemExit: the user's code ends the program
-        known = explained(problem)
-        error = error_info(known) if known else internal(problem)
-        if known is not None:
-            report_error(known, output["verbose"])
-        else:
-            say(f"internal error: {printable(error.message)}\n  {error.hint}\n")
-            say(traceback.format_exc() if output["verbose"] else "")
+            team.leave()
+    except (Exception, SystemExit, KeyboardInterrupt) as problem:  # SystemExit: by the user's code
+        error = failed(problem, team, output["verbose"])
     if lines is not None:
         try:
             lines.close(complete=error is None)
         except OutputError as problem:
             error = error_info(problem)
             report_error(problem, output["verbose"])
+    if team.helps:
+        team.end(error.exit_code if error else EXIT_OK)
     whole = envelope(question.name, subject, journal, answer, error)
-    raise typer.Exit(finish(question, whole, output, answer))
+    team.end(finish(question, whole, output, answer))
+
+
+def failed(problem: BaseException, team: Team, verbose: bool) -> ErrorInfo:
+    """Why there is no answer, which the first process says."""
+    if isinstance(problem, KeyboardInterrupt):
+        say("" if team.helps else "interrupted\n")
+        return ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
+    known = explained(problem)
+    error = error_info(known) if known else internal(problem)
+    team.fail(error)
+    if team.helps:
+        return error
+    if known is not None:
+        report_error(known, verbose)
+    else:
+        say(f"internal error: {printable(error.message)}\n  {error.hint}\n")
+        say(traceback.format_exc() if verbose else "")
+    return error
 
 
 def inspected(

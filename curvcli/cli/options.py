@@ -18,6 +18,9 @@ _FOR_NOTHING = {"device"}
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 
 _PROJECT = "Trust [tool.curvcli] of pyproject.toml here, also where it names code; or leave it out."
+_RANKS = (
+    "Share the data among so many processes on this machine; of several machines, use torchrun."
+)
 
 FORMATS = ("table", "json", "markdown", "html")
 PICTURES = ("png", "svg", "pdf")
@@ -76,6 +79,8 @@ def signature(question: Question) -> inspect.Signature:
         )
     if question.needs != "nothing":
         parameters.append(_option("project", bool, _PROJECT, "Target options", None))
+    if question.needs == "objective":
+        parameters.append(_option("ranks", int, _RANKS, "Target options", None))
     for name, (kind, default, text) in OUTPUT_OPTIONS.items():
         kind = Literal[formats(question)] if name == "format" else kind  # noqa: PLW2901
         parameters.append(_option(name, kind, text, "Output options", None, default=default))

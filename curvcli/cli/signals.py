@@ -7,10 +7,14 @@ from curvcli.cli.streams import say
 
 
 class Interruption:
-    """Whether the user asked to stop."""
+    """Whether the user asked to stop.
 
-    def __init__(self) -> None:
-        self.asked = False
+    Args:
+        silent: nothing is said of it.
+    """
+
+    def __init__(self, silent: bool = False) -> None:
+        self.asked, self._silent = False, silent
 
     def __call__(self) -> bool:
         return self.asked
@@ -24,4 +28,5 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        say("\nending with what is known so far (again to stop at once)\n")
+        if not self._silent:
+            say("\nending with what is known so far (again to stop at once)\n")

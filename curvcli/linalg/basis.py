@@ -1,5 +1,7 @@
 """The orthonormal basis of a Krylov space: the one place where many long vectors are kept.
 
+Where several processes work together (`linalg.ranks`), each keeps its share of the entries of all basis vectors.
+
 Shapes: ``N`` length of a vector, ``M`` vectors in the basis, ``K`` vectors asked for.
 """
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.operator import Float64Array
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.vectors import euclidean_norm
 
 # Daniel, Gragg, Kaufman & Stewart (Math. Comp. 30, 1976): one pass of Gram-Schmidt is enough when
@@ -40,16 +43,32 @@ class Basis:
     Row ``size - 1`` is the newest vector. All long-vector arithmetic of the Krylov methods is here.
     """
 
-    def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.n = n
+    def __init__(
+        self,
+        n: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.n, self.ranks = n, ranks
         self.capacity = min(capacity, n)
         self.size = 0
-        self._rows_MN = torch.empty(self.capacity, n, dtype=dtype, device=device)
+        self._mine = ranks.share(n)
+        length = self._mine.stop - self._mine.start
+        self._rows_MN = torch.empty(self.capacity, length, dtype=dtype, device=device)
+        self._newest: tuple[int, Tensor] | None = None
 
     @property
     def rows(self) -> Tensor:
-        """The vectors as a view of shape ``(size, n)``."""
+        """The vectors as a view of shape ``(size, n)``; of several processes, this one's entries of them."""
         return self._rows_MN[: self.size]
+
+    def whole(self) -> Tensor:
+        """All entries of all vectors, shape ``(size, n)``."""
+        if self.ranks.size == 1:
+            return self.rows
+        return torch.stack([self.ranks.gathered(row_N, self.n) for row_N in self.rows])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -57,17 +76,22 @@ class Basis:
         return self._rows_MN.dtype
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.rows[index]
+        if self.ranks.size == 1:
+            return self.rows[index]
+        # The newest vector is multiplied with, and looked at, more than once.
+        if self._newest is None or self._newest[0] != index:
+            self._newest = index, self.ranks.gathered(self.rows[index], self.n)
+        return self._newest[1]
 
     def drop(self) -> None:
         """Free the memory; the basis is empty then."""
-        self.size = 0
-        self._rows_MN = self._rows_MN.new_empty(0, self.n)
+        self.size, self._newest = 0, None
+        self._rows_MN = self._rows_MN.new_empty(0, self._rows_MN.shape[1])
 
     def append(self, v_N: Tensor, norm: float = 1.0) -> None:
         """Copy ``v_N`` (orthogonal to all others), divided by its length ``norm``, into the next row."""
-        torch.div(v_N, norm, out=self._rows_MN[self.size])
-        self.size += 1
+        torch.div(v_N[self._mine], norm, out=self._rows_MN[self.size])
+        self.size, self._newest = self.size + 1, None
 
     def project_out(
         self,
@@ -76,6 +100,7 @@ class Basis:
         lost: float = 0.0,
         beside: Tensor | None = None,
         twice: bool = False,
+        whole: bool = True,
     ) -> Removed:
         """Remove from ``w_N``, in place, its components in the span of the basis.
 
@@ -89,8 +114,28 @@ class Basis:
             lost: largest component of one basis vector in another.
             beside: a number on the device that is read along.
             twice: make two passes for a read, where the first is known to cancel.
+            whole: False: of several processes, only this one's entries need be right, as for `append`.
         """
-        norm = euclidean_norm(w_N) if norm is None else norm
+        found = self._project_out(w_N[self._mine], norm, lost, beside, twice)
+        if whole and self.ranks.size > 1:
+            w_N.copy_(self.ranks.gathered(w_N[self._mine], self.n))
+        return found
+
+    def _norm(self, own_N: Tensor) -> Tensor:
+        """The length of a vector, from this process' entries."""
+        norm = euclidean_norm(own_N)
+        return norm if self.ranks.size == 1 else self.ranks.sum(norm.square()).sqrt()
+
+    def _project_out(
+        self,
+        w_N: Tensor,
+        norm: Tensor | float | None,
+        lost: float,
+        beside: Tensor | None,
+        twice: bool,
+    ) -> Removed:
+        """`project_out` of this process' entries."""
+        norm = self._norm(w_N) if norm is None else norm
         before = norm if isinstance(norm, Tensor) else w_N.new_full((), norm)
         beside = w_N.new_zeros(()) if beside is None else beside
         q_MN = self.rows
@@ -98,14 +143,14 @@ class Basis:
         removed_M = np.zeros(self.size)
         value, after = 0.0, before
         for _ in range(_PASSES if self.size else 0):
-            h_M = q_MN @ w_N
+            h_M = self.ranks.sum(q_MN @ w_N)
             w_N.addmv_(q_MN.T, h_M, alpha=-1)
             if twice:
-                before = euclidean_norm(w_N)
-                again_M = q_MN @ w_N
+                before = self._norm(w_N)
+                again_M = self.ranks.sum(q_MN @ w_N)
                 w_N.addmv_(q_MN.T, again_M, alpha=-1)
                 h_M = h_M + again_M
-            after = euclidean_norm(w_N)
+            after = self._norm(w_N)
             read = torch.cat([torch.stack([beside, before, after]), h_M]).cpu().double().numpy()
             value, (was, left), coefficients_M = float(read[0]), read[1:3].tolist(), read[3:]
             removed_M += coefficients_M
@@ -129,7 +174,7 @@ class Basis:
             What was removed in all; `Removed.beside` is the component along the newest.
         """
         alpha, norm = self.local_terms(w_N, beta)
-        found = self.project_out(w_N, norm, lost, beside=alpha)
+        found = self.project_out(w_N, norm, lost, beside=alpha, whole=False)
         found.coefficients_M[-1] += found.beside
         if beta:
             found.coefficients_M[-2] += beta
@@ -137,15 +182,19 @@ class Basis:
 
     def local_terms(self, w_N: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         """Remove the components along the newest vector and, ``beta``, the one before; (the first, the rest's norm)."""
-        alpha = torch.dot(self.rows[-1], w_N)
+        own_N = w_N[self._mine]
+        alpha = self.ranks.sum(torch.dot(self.rows[-1], own_N))
         latest = torch.stack([w_N.new_full((), beta), alpha]) if beta else alpha[None]
-        w_N.addmv_(self.rows[-len(latest) :].T, latest, alpha=-1)
-        return alpha, euclidean_norm(w_N)
+        own_N.addmv_(self.rows[-len(latest) :].T, latest, alpha=-1)
+        return alpha, self._norm(own_N)
 
     def combine(self, s_MK: Float64Array) -> Tensor:
         """The linear combinations ``S^T Q`` of the first ``M`` rows, shape ``(K, n)``."""
         s = torch.as_tensor(s_MK.T.copy(), dtype=self._rows_MN.dtype, device=self._rows_MN.device)
-        return s @ self._rows_MN[: s_MK.shape[0]]
+        own_KN = s @ self._rows_MN[: s_MK.shape[0]]
+        if self.ranks.size == 1:
+            return own_KN
+        return torch.stack([self.ranks.gathered(own_N, self.n) for own_N in own_KN])
 
     def restart(self, s_MK: Float64Array, keep_last: bool) -> None:
         """Replace the first ``M`` rows by their combinations ``S^T Q``, without a second basis.
@@ -155,9 +204,9 @@ class Basis:
         m, k = s_MK.shape
         s = torch.as_tensor(s_MK.T.copy(), dtype=self._rows_MN.dtype, device=self._rows_MN.device)
         chunk = _CHUNK if s.device.type == "cpu" else _CHUNK_LAUNCHED
-        for start in range(0, self.n, chunk):
+        for start in range(0, self._rows_MN.shape[1], chunk):
             columns = slice(start, start + chunk)
             self._rows_MN[:k, columns] = s @ self._rows_MN[:m, columns]
         if keep_last:
             self._rows_MN[k] = self._rows_MN[m]
-        self.size = k + int(keep_last)
+        self.size, self._newest = k + int(keep_last), None

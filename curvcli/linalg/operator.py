@@ -7,6 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from curvcli.linalg.ranks import ALONE, Ranks
+
 Float64Array = npt.NDArray[np.float64]
 
 # A Ritz value below this share of the norm is judged against the norm, not against itself.
@@ -75,6 +77,12 @@ def random_unit_vector(op: Space, generator: torch.Generator) -> Tensor:
     z_N = torch.randn(op.n, generator=generator, dtype=torch.float64)
     z_N /= torch.linalg.vector_norm(z_N)
     return z_N.to(device=op.device, dtype=op.dtype)
+
+
+def ranks_of(op: Space) -> Ranks:
+    """The processes that work on its products together; only the operators of a network know any."""
+    found: Ranks = getattr(op, "ranks", ALONE)
+    return found
 
 
 def product(a_LM: Float64Array, b_MK: Float64Array) -> Float64Array:

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
-from curvcli.files import Replacement, check_regular
+from curvcli.files import Replacement, check_regular, own_copy
 from curvcli.linalg.operator import SymmetricOperator
 
 _MAGIC = b"curvcli-run/1\n"
@@ -74,6 +74,7 @@ class RunLog:
         exists = path.exists()
         if exists:
             check_regular(path, CurvError, "state")
+            path = self._path = own_copy(path)
         try:
             self._file: IO[bytes] = path.open("r+b" if exists else "w+b")
             try:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from curvcli.errors import DataError, LossError, ModelError, UsageError
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.data.batches import (
     arrange,
@@ -37,6 +38,7 @@ from curvcli.loading.models.model import (
     takes_grey,
 )
 from curvcli.loading.models.own_loss import OWN, Learnt, learn, next_tokens
+from curvcli.loading.processes import local_rank
 from curvcli.loading.spec import TargetSpec
 from curvcli.loading.weights import Weights
 from curvcli.machine.containers import move, samples_of
@@ -56,6 +58,7 @@ class Target:
         spec: the settings.
         notes: receives a sentence for everything that was switched or skipped.
         stop: gives a reason to end the reading of data, or None.
+        ranks: processes that share the data out.
     """
 
     def __init__(
@@ -63,9 +66,10 @@ class Target:
         spec: TargetSpec,
         notes: list[str] | None = None,
         stop: Callable[[], object] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.spec = spec
-        self.stop = stop
+        self.stop, self.ranks = stop, ranks
         self.notes: list[str] = notes if notes is not None else []
         self.weights = Weights(spec, self.notes)
         self._building = False
@@ -75,7 +79,7 @@ class Target:
 
     def again(self) -> "Target":
         """The same settings, nothing loaded."""
-        return Target(self.spec, [], self.stop)
+        return Target(self.spec, [], self.stop, self.ranks)
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -140,7 +144,7 @@ class Target:
         """Where everything is computed."""
         if self.spec.memory is not None:
             give_back_freed_memory()
-        device = resolve_device(self.spec.device)
+        device = resolve_device(self.spec.device, local_rank() if self.ranks.size > 1 else None)
         self.notes.extend(device_notes(device, self.spec.tf32))
         return device
 
@@ -327,6 +331,7 @@ class Target:
             plain=self.spec.plain,
             tf32=self.spec.tf32,
             memory=self.spec.memory_bytes,
+            ranks=self.ranks,
             notes=self.notes,
         )
         return self.made

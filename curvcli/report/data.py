@@ -87,6 +87,14 @@ class TargetInfo(Struct, frozen=True):
     ] = None
 
 
+class ProcessesInfo(Struct, frozen=True):
+    """What the first of several processes exchanged with the others."""
+
+    count: int
+    messages: int
+    sent: Annotated[int, Meta(description="bytes")]
+
+
 class CostInfo(Struct, frozen=True):
     """What the answer took."""
 
@@ -96,6 +104,9 @@ class CostInfo(Struct, frozen=True):
     peak_memory: Annotated[
         int | None, Meta(description="bytes: allocated on the device, or resident")
     ]
+    processes: Annotated[
+        ProcessesInfo | None, Meta(description="null where one process did it alone")
+    ] = None
 
 
 class ErrorInfo(Struct, frozen=True):

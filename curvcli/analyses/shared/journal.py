@@ -52,6 +52,7 @@ class Journal:
         interrupted: asked often; True ends the run with what is known so far.
         item: called with each part of the answer as soon as that part is known.
         deadline: seconds after which the run ends, whatever its options say.
+        agree: the largest of a number over the processes of the run, which end together.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Journal:
         interrupted: Callable[[], bool] = lambda: False,
         item: Callable[[Any], None] = lambda _: None,
         deadline: float | None = None,
+        agree: Callable[[int], int] = lambda own: own,
     ) -> None:
         self.progress = progress
         self.interrupted = interrupted
         self.item = item
+        self._agree = agree
         self.notes: list[str] = []
         self.findings: list[Finding] = []
         self.complete = True
@@ -86,20 +89,20 @@ class Journal:
             self._latest = asked if self._latest is None else min(asked, self._latest)
 
     def stop(self) -> Reason | None:
-        """Why to end the run now, if there is a reason."""
-        if self.interrupted():
-            return "interrupted"
+        """Why to end the run now, if there is a reason; what one of several processes wants, all do."""
+        own = 0
         if self._latest is not None and time.monotonic() > self._latest:
-            return "timeout"
-        return None
+            own = 1
+        if self.interrupted():
+            own = 2
+        return (None, "timeout", "interrupted")[self._agree(own)]
 
     def stop_reading(self) -> Reason | None:
         """Why to read no more data: half of the time belongs to what is computed from it."""
-        if self._latest is not None and time.monotonic() - self._began > 0.5 * (
-            self._latest - self._began
-        ):
-            return "timeout"
-        return self.stop()
+        late = self._latest is not None and (
+            time.monotonic() - self._began > 0.5 * (self._latest - self._began)
+        )
+        return "timeout" if self._agree(int(late)) else self.stop()
 
     def note(self, text: str) -> None:
         """Say what was switched, skipped or assumed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from curvcli.loading.described import described
 from curvcli.loading.spec import TargetSpec
-from curvcli.report.data import CostInfo, TargetInfo
+from curvcli.report.data import CostInfo, ProcessesInfo, TargetInfo
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from curvcli.analyses.shared.sanity import SanityInfo
     from curvcli.errors import CurvError
+    from curvcli.linalg.ranks import Ranks
     from curvcli.loading.target import Target
     from curvcli.objective.objective import Cost, Objective
 
@@ -58,6 +59,7 @@ class Subject:
         self._sanity: SanityInfo | None = None
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
+        self._ranks: Ranks | None = None
 
     @property
     def made(self) -> bool:
@@ -72,9 +74,19 @@ class Subject:
         for member in self.members:
             member.end_reading_when(stop)
 
+    def share_among(self, ranks: "Ranks") -> None:
+        """Share the data of its sums out among several processes."""
+        self._ranks = ranks
+        for member in self.members:
+            member.share_among(ranks)
+
     def again(self) -> "Subject":
         """The same target, of which nothing has been loaded."""
-        return Subject(self.spec, name=self.name, target=self.target.again() if self.live else None)
+        other = Subject(
+            self.spec, name=self.name, target=self.target.again() if self.live else None
+        )
+        other._ranks = self._ranks
+        return other
 
     def in_double(self) -> bool:
         """Whether what was loaded by now computes in float64."""
@@ -104,9 +116,10 @@ class Subject:
     def target(self) -> "Target":
         """Checkpoint, model, data and loss."""
         if self._target is None:
+            from curvcli.linalg.ranks import ALONE
             from curvcli.loading.target import Target
 
-            self._target = Target(self.spec, self.notes, self._stop)
+            self._target = Target(self.spec, self.notes, self._stop, self._ranks or ALONE)
         return self._target
 
     @property
@@ -224,4 +237,12 @@ class Subject:
             sum(cost.gradients for cost, _ in work) + sum(m.gradients for m in members),
             round(seconds, 3),
             max((m.peak_memory for m in members if m.peak_memory is not None), default=peak),
+            self._exchanged(),
         )
+
+    def _exchanged(self) -> ProcessesInfo | None:
+        """With the other processes of the run, if there are any."""
+        if self._ranks is None:
+            return None
+        traffic = self._ranks.traffic
+        return ProcessesInfo(self._ranks.size, traffic.messages, traffic.bytes)

@@ -19,7 +19,7 @@ from curvcli.errors import NonFiniteError
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.orthogonality import Orthogonality
 from curvcli.linalg.lanczos.warm import mixed
-from curvcli.linalg.operator import Float64Array, Space, product, random_unit_vector
+from curvcli.linalg.operator import Float64Array, Space, product, random_unit_vector, ranks_of
 
 # Entries of a basis that are read in less time than it takes to find out whether they have to be.
 WORTH_SKIPPING = 1 << 20
@@ -105,7 +105,7 @@ def start(op: Space, capacity: int, seed: int, guess_N: Tensor | None = None) ->
         guess_N: a vector rich in what is looked for, mixed into the start vector.
     """
     generator = torch.Generator().manual_seed(seed)
-    basis = Basis(op.n, capacity, op.dtype, op.device)
+    basis = Basis(op.n, capacity, op.dtype, op.device, ranks_of(op))
     first = mixed(random_unit_vector(op, generator), guess_N)
     basis.append(first.vector_N)
     t_MM = np.zeros((basis.capacity, basis.capacity))
@@ -168,7 +168,7 @@ def _orthogonalise(op: Space, state: LanczosState, w_N: Tensor) -> tuple[Float64
             orthogonality.kept(norm)
             column_M = np.zeros(j + 1)
         else:
-            column_M, norm, _ = basis.project_out(w_N, norm, orthogonality.lost)
+            column_M, norm, _ = basis.project_out(w_N, norm, orthogonality.lost, whole=False)
             orthogonality.removed(column_M)
     if orthogonality.partial and state.first_cycle:
         # In T they would count for the vectors before as well, whose products do not contain them.

@@ -12,6 +12,7 @@ from typing import Generic, Literal, Self, TypeVar
 import torch
 from torch import Tensor
 
+from curvcli.linalg.ranks import Ranks
 from curvcli.machine.memory import retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan
@@ -136,6 +137,11 @@ class Curvature(ABC, Generic[G]):
         if self.finite_differences:
             return "finite-difference"
         return "keep" if self.plan.keep_graph else "rebuild"
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the data of its products."""
+        return self.objective.ranks
 
     @property
     def micro_batch(self) -> int | None:

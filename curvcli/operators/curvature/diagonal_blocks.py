@@ -202,13 +202,12 @@ class DiagonalBlocks:
     ) -> list[Tensor | None]:
         """The products over the data of all processes, with the weight decay."""
         objective = self.operator.objective
-        known = [i for i, v_N in enumerate(own) if v_N is not None]
-        whole = objective.ranks.sum(torch.cat([own[i] for i in known]))  # type: ignore[misc]
-        out: list[Tensor | None] = [None] * len(own)
-        parts = whole.split([self.blocks[i].n for i in known])
-        for i, part_N in zip(known, parts, strict=True):
-            out[i] = part_N.add(vectors[i], alpha=objective.weight_decay)  # type: ignore[arg-type]
-        return out
+        known = [v_N for v_N in own if v_N is not None]
+        parts = iter(objective.ranks.sum(torch.cat(known)).split([len(v_N) for v_N in known]))
+        return [
+            None if v_N is None else next(parts).add(v_N, alpha=objective.weight_decay)
+            for v_N in vectors
+        ]
 
     def _pruned(self, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
         objective = self.operator.objective
