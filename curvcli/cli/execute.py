@@ -90,6 +90,7 @@ def failed(problem: BaseException, team: Team, verbose: bool) -> ErrorInfo:
     error = error_info(known) if known else internal(problem)
     team.fail(error)
     if team.helps:
+        say(traceback.format_exc() if verbose else "")
         return error
     if known is not None:
         report_error(known, verbose)

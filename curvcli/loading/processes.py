@@ -70,10 +70,17 @@ class Processes:
         return self._rank == 0
 
     def leave(self) -> None:
-        """Wait for the others, and end the group."""
+        """Wait for the others, and end the group; the first process, which they meet at, goes last."""
         self.ranks.largest(0)
         self._ended.set()
         self._thread.join()
+        if self.first:
+            left = [f"left/{r}" for r in range(1, self._size)]
+            until = time.monotonic() + _GRACE
+            while time.monotonic() < until and not self._store.check(left):
+                time.sleep(0.01)
+        else:
+            self._store.set(f"left/{self._rank}", "1")
         dist.destroy_process_group()
 
     def tell(self, problem: ErrorInfo) -> None:
@@ -122,7 +129,8 @@ class Processes:
         while not work.is_completed():
             time.sleep(pause)
             pause = min(1.2 * pause, _LONGEST)
-            self._look()
+            if not work.is_completed():
+                self._look()
         try:
             work.wait()
         except RuntimeError:  # a connection was closed: by whom, its silence tells

@@ -1,0 +1,105 @@
+"""Commands under several processes: one answer, from the first; what is lost is named; signals end all."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SAMPLES
+from tests.distributed.test_ranks import started
+
+_LONG = ["density", str(SAMPLES / "bytes_gpt.toml"), "--probes", "60", "--steps", "200"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "curvcli", *arguments], capture_output=True, text=True, timeout=200, check=False,
+        env={k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")},
+    )  # fmt: skip
+
+
+def values(answer: dict[str, Any]) -> list[float]:
+    return [pair["value"] for pair in answer["result"]["top"]]
+
+
+@pytest.mark.timeout(300)
+def test_one_answer_as_of_one_process(tmp_path: Path) -> None:
+    """By --ranks: the same eigenvalues, files and state written once, the exchange in `cost`."""
+    target = str(SAMPLES / "digits_mlp.toml")
+    common = ["hessian", target, "--top", "3", "--format", "json"]
+    one = json.loads(run(*common).stdout)
+    state, vectors = tmp_path / "state", tmp_path / "v.safetensors"
+    several = run(*common, "--ranks", "2", "--state", str(state), "--save-vectors", str(vectors))
+    assert (several.returncode, several.stderr) == (0, "")
+    answer = json.loads(several.stdout)
+    assert values(answer) == pytest.approx(values(one), rel=1e-5)
+    assert answer["cost"]["processes"]["count"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state", "v.safetensors"]
+    again = json.loads(run(*common, "--ranks", "2", "--state", str(state)).stdout)
+    assert values(again) == pytest.approx(values(one), rel=1e-5)
+    assert again["cost"]["matvecs"] < answer["cost"]["matvecs"]
+
+
+@pytest.mark.timeout(200)
+def test_an_error_of_all_is_said_once() -> None:
+    done = run("hessian", str(SAMPLES / "digits_mlp.toml"), "--params", "nothing*", "--ranks", "2")
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert "nothing" in done.stderr
+
+
+@pytest.mark.timeout(200)
+def test_fewer_batches_than_processes() -> None:
+    """Batches that may not be cut are shared out whole: no process may be left without one."""
+    done = run("hessian", str(SAMPLES / "digits_cnn.toml"), "--train-mode", "--ranks", "2")
+    assert done.returncode == 2
+    assert "2 processes share 1 batches that may not be cut" in done.stderr
+
+
+@contextlib.contextmanager
+def working() -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes in the middle of a long run."""
+    processes = started(
+        2, ["-m", "curvcli", *_LONG, "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )  # fmt: skip
+    try:
+        time.sleep(15)
+        assert [p.poll() for p in processes] == [None, None]
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_is_named(number: signal.Signals) -> None:
+    """Killed or stopped: the other one names it and ends with 3."""
+    with working() as (first, second):
+        second.send_signal(number)
+        out, err = first.communicate(timeout=60)
+    assert first.returncode == 3
+    assert "process 1 of 2 was lost" in err
+    error = json.loads(out)["error"]
+    assert (error["code"], error["exit_code"]) == ("lost-process", 3)
+
+
+@pytest.mark.timeout(200)
+def test_a_signal_to_one_ends_all_with_what_is_known() -> None:
+    with working() as (first, second):
+        second.send_signal(signal.SIGTERM)
+        out, _ = first.communicate(timeout=100)
+        second.communicate(timeout=30)
+        assert (first.returncode, second.returncode) == (3, 0)
+    answer = json.loads(out)
+    assert answer["complete"] is False
+    assert answer["result"] is not None
