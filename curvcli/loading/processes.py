@@ -49,6 +49,10 @@ class Processes:
                 os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size,
                 is_master=rank == 0 and not started, timeout=timedelta(seconds=120), multi_tenant=True,
             )  # fmt: skip
+            # All are there by now; from here on, whoever goes is missed.
+            self._store.set(self._key(rank), "0")
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(
                 backend, store=self._store, rank=rank, world_size=size, timeout=_PATIENCE
@@ -58,11 +62,8 @@ class Processes:
                 f"the {size} processes did not find each other: {' '.join(str(error).split())[:160]}",
                 "start them by torchrun, or by --ranks on one machine",
             ) from None
-        self._store.set(self._key(rank), "0")
         self.ranks = Group(self._wait)
-        dist.barrier()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self.ranks.largest(0)
 
     @property
     def first(self) -> bool:
@@ -111,7 +112,8 @@ class Processes:
                 if self._told is None and self._store.check(["ended"]):
                     self._told = json.loads(self._store.get("ended"))
                 for r, (last, when) in seen.items():
-                    beat = self._store.get(self._key(r)).decode()
+                    key = self._key(r)
+                    beat = self._store.get(key).decode() if self._store.check([key]) else last
                     if beat != last:
                         seen[r] = beat, now
                     elif now - when > _SILENT:

@@ -16,7 +16,9 @@ import pytest
 from tests.conftest import SAMPLES
 from tests.distributed.test_ranks import started
 
-_LONG = ["density", str(SAMPLES / "bytes_gpt.toml"), "--probes", "60", "--steps", "200"]
+_LONG = ["density", str(SAMPLES / "bytes_gpt.toml"), "--probes", "200", "--steps", "50"]
+# Bytes of two products of that network.
+_SOME = 600_000
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,13 +67,15 @@ def test_fewer_batches_than_processes() -> None:
 
 
 @contextlib.contextmanager
-def working() -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes in the middle of a long run."""
-    processes = started(
-        2, ["-m", "curvcli", *_LONG, "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )  # fmt: skip
+def working(folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes in the middle of a long run: some of its products are in the first one's state."""
+    state = folder / "state"
+    command = ["-m", "curvcli", *_LONG, "--format", "json", "--state", str(state)]
+    processes = started(2, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        time.sleep(15)
+        until = time.monotonic() + 120
+        while not (state.exists() and state.stat().st_size > _SOME) and time.monotonic() < until:
+            time.sleep(0.1)
         assert [p.poll() for p in processes] == [None, None]
         yield processes
     finally:
@@ -82,9 +86,9 @@ def working() -> Iterator[list[subprocess.Popen[str]]]:
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_process_is_named(number: signal.Signals) -> None:
+def test_a_lost_process_is_named(number: signal.Signals, tmp_path: Path) -> None:
     """Killed or stopped: the other one names it and ends with 3."""
-    with working() as (first, second):
+    with working(tmp_path) as (first, second):
         second.send_signal(number)
         out, err = first.communicate(timeout=60)
     assert first.returncode == 3
@@ -94,8 +98,8 @@ def test_a_lost_process_is_named(number: signal.Signals) -> None:
 
 
 @pytest.mark.timeout(200)
-def test_a_signal_to_one_ends_all_with_what_is_known() -> None:
-    with working() as (first, second):
+def test_a_signal_to_one_ends_all_with_what_is_known(tmp_path: Path) -> None:
+    with working(tmp_path) as (first, second):
         second.send_signal(signal.SIGTERM)
         out, _ = first.communicate(timeout=100)
         second.communicate(timeout=30)
