@@ -110,26 +110,47 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     more = None
     if verdict == "inconclusive":
         more = products_to_settle(evidence, found.matvecs)
-        if evidence.gradient == "unresolved":
-            journal.find(UNRESOLVED, "gradient",
-                         "the gradient is within its rounding, and the loss is not: what is stationary cannot be told",
-                         value=noise.norm, threshold=scales.resolution.gradient)  # fmt: skip
-        _what_would_settle(journal, state, options.max_matvecs)
+        _what_would_settle(journal, state, options.max_matvecs, evidence, scales)
     if verdict in _MINIMA:
         _look_at_the_output(subject, journal)
     if journal.stop() is not None:
         journal.cut_short()
-    estimate = (
-        _index(subject, journal, operator, evidence, options.index_probes)
-        if options.index
-        else None
-    )
+    index = None
+    if options.index:
+        index = _index(subject, journal, operator, evidence, options.index_probes)
+    seen = _Seen(found, extremes, evidence, noise, scales)
+    result = _result(objective, seen, options, verdict, escape, more, index)
+    _findings(journal, result)
+    return journal.answer(result)
+
+
+class _Seen(NamedTuple):
+    """What a run measured."""
+
+    found: LanczosResult
+    extremes: "Extremes"
+    evidence: Evidence
+    noise: GradientNoise
+    scales: Scales
+
+
+def _result(
+    objective: Objective,
+    seen: _Seen,
+    options: SaddleOptions,
+    verdict: Verdict,
+    escape: Escape | None,
+    more: int | None,
+    index: IndexEstimate | None,
+) -> SaddleResult:
+    """The answer's figures."""
+    found, extremes, evidence, noise, scales = seen
     largest = max(extremes.low.residual, extremes.high.residual)
     norms = (
         max(0.0, evidence.norm - largest),
         max(abs(evidence.lower), abs(evidence.upper)),
     )
-    result = SaddleResult(
+    return SaddleResult(
         verdict=verdict,
         probability=options.probability,
         stationarity=evidence.stationarity if math.isfinite(evidence.stationarity) else None,
@@ -146,16 +167,20 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
         newton_promise=evidence.promise,
         hvp_check=extremes.check.difference,
         stationarity_interval=stationarity_interval(noise.norm, norms, scales.height),
-        parameters=operator.objective.dimension,
+        parameters=objective.dimension,
         more_products=more,
-        index=estimate,
+        index=index,
     )
-    _findings(journal, result)
-    return journal.answer(result)
 
 
-def _what_would_settle(journal: Journal, state: LanczosState, max_matvecs: int) -> None:
+def _what_would_settle(
+    journal: Journal, state: LanczosState, max_matvecs: int, evidence: Evidence, scales: Scales
+) -> None:
     """Why an inconclusive run ended where it did."""
+    if evidence.gradient == "unresolved":
+        journal.find(UNRESOLVED, "gradient",
+                     "the gradient is within its rounding, and the loss is not: what is stationary cannot be told",
+                     value=scales.norm, threshold=scales.resolution.gradient)  # fmt: skip
     if not state.first_cycle:
         journal.note("the basis is full, so that the reach cannot improve: raise --memory")
     if state.matvecs >= max_matvecs:

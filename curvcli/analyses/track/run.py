@@ -10,7 +10,7 @@ from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum import saved
 from curvcli.analyses.shared.spectrum.certified import Checked, by_recurrence, check_products
-from curvcli.analyses.shared.spectrum.eigenpairs import Reach
+from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.spectrum.saved import packed, run_log, unpacked
 from curvcli.analyses.shared.subject import Subject
@@ -165,14 +165,8 @@ def _point(
         probability=1 - options.probability, recheck=0, state=state, stop=journal.stop,
     )  # fmt: skip
     pairs, rounding = by_recurrence(journal, operator, found)
-    values = [TrackedValue(p.value, p.residual, p.converged) for p in pairs]
     zeros = untouched_zeros(objective, at_most=1)
-    if zeros:
-        zero = TrackedValue(0.0, 0.0, True)
-        values = [
-            max(values[0], zero, key=lambda v: v.value),
-            min(values[-1], zero, key=lambda v: v.value),
-        ]
+    values = _with_zeros(pairs, zeros)
     if found.status != "converged":
         journal.cut_short()
         journal.find(
@@ -223,6 +217,18 @@ def _point(
         ),
     )
     return point, _guess(found.vectors_KN)
+
+
+def _with_zeros(pairs: list[Eigenpair], zeros: list[float]) -> list[TrackedValue]:
+    """The largest and the smallest, those of entries that no sample touches among them."""
+    values = [TrackedValue(p.value, p.residual, p.converged) for p in pairs]
+    if not zeros:
+        return values
+    zero = TrackedValue(0.0, 0.0, True)
+    return [
+        max(values[0], zero, key=lambda v: v.value),
+        min(values[-1], zero, key=lambda v: v.value),
+    ]
 
 
 def _checked(journal: Journal, member: Subject, operator: Hessian, found: LanczosResult) -> Checked:
