@@ -15,6 +15,7 @@ from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.targets import Named, resolve_targets
 from curvcli.analyses.shared.trouble import explained
+from curvcli.cli.browser import show, shown_in_browser
 from curvcli.cli.lines import Lines, append_summary
 from curvcli.cli.options import split
 from curvcli.cli.progress import ProgressLine
@@ -37,6 +38,8 @@ from curvcli.report.data import Envelope, ErrorInfo
 def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     """Ask the question and write its answer; always ends in ``typer.Exit``."""
     settings, options, output = split_or_exit(question, given)
+    if output["open"]:
+        output = shown_in_browser(question, output)
     interruption = Interruption()
     interruption.install()
     if not output["verbose"]:
@@ -47,7 +50,7 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     error: ErrorInfo | None = None
     lines = Lines(output["output"]) if output["format"] == "ndjson" else None
     try:
-        check_output(question, output["output"], output["format"])
+        check_output(question, output["output"], output["format"], static=output["static"])
         with ProgressLine(not output["quiet"]) as progress:
             journal = Journal(
                 progress=progress, interrupted=interruption, item=lines or (lambda _: None)
@@ -138,7 +141,9 @@ def finish(
     kind = output["format"] or SUFFIXES.get(Path(output["output"] or "").suffix.lower(), "table")
     if (whole.error is None and kind != "ndjson") or kind == "json":
         try:
-            emit(question, whole, kind, output["output"])
+            emit(question, whole, kind, output["output"], static=output["static"])
+            if output["open"]:
+                show(output["output"])
             append_summary(question, whole)
         except OutputError as problem:
             report_error(problem, output["verbose"])
