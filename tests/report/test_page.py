@@ -235,6 +235,24 @@ def test_headings_sort_and_buttons_change_axes(browser: Browser, tmp_path: Path)
     assert browser.run(f"document.querySelectorAll('.tools button')[1].click(); {kind}") == "log"
 
 
+@needs_browser
+def test_a_map_is_shown_as_a_surface_and_back(browser: Browser, tmp_path: Path) -> None:
+    places = [-1.0, 0.0, 1.0]
+    values = [[x * x + y * y for x in places] for y in places]
+    plane = HeatMap("m", "a", "b", "loss", places, places, values, [Spot("the weights", 0.0, 0.0)])
+    page = Page(title="t", sections=[Section("s", None, [plane])], provenance=Facts([]))
+    file = tmp_path / "page.html"
+    file.write_text(render(page), "utf-8")
+    browser.open(file, 1000)
+    kinds = "document.querySelector('.js-plotly-plot')._fullData.map(d => d.type).join()"
+    click = "document.querySelector('.tools button').click()"
+    assert browser.run(kinds) == "contour,scatter"
+    assert browser.run(f"{click}; {kinds}") == "surface"
+    assert browser.run(f"{click}; {kinds}") == "contour,scatter"
+    # No script that the policy forbids; that there is no graphics card is none of the page's errors.
+    assert not [m for m in browser.messages if "Content Security Policy" in m or "exception" in m]
+
+
 def test_static_pages_are_small() -> None:
     """A tenth of a megabyte for ten pictures: a mail takes it."""
     text = render(page_of("conv.weight"), static=True)

@@ -177,7 +177,7 @@ def _map(block: HeatMap) -> dict[str, Any]:
         axes["xaxis"] |= {"tickvals": list(block.x), "ticktext": _short(block.x_names)}
         axes["yaxis"] |= {"tickvals": list(block.y), "ticktext": _short(block.y_names)}
         axes["yaxis"]["autorange"] = "reversed"
-        layout = {**axes, "height": 110 + 20 * len(block.y)}
+        layout = {**axes, "height": max(260, 110 + 20 * len(block.y))}
         return {"data": [cells], "layout": layout, "logs": []}
     data: list[dict[str, Any]] = [
         {**shared, "type": "contour", "colorscale": "Viridis", "colorbar": bar, "ncontours": 16}
