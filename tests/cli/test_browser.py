@@ -10,10 +10,26 @@ from tests.oracles.program import ROOT, invoke
 LINEAR = str(ROOT / "sample_models" / "linear_regression.toml")
 
 
+class Shown(list[str]):
+    """Addresses that a browser was asked for; ``there`` says whether there is one."""
+
+    there = True
+
+    def open(self, address: str) -> bool:
+        self.append(address)
+        return self.there
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    made = Shown()
+    monkeypatch.setattr(webbrowser, "open", made.open)
+    return made
+
+
 @pytest.mark.parametrize("there", [True, False])
-def test_the_page_is_shown(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda address: shown.append(address) or there)
+def test_the_page_is_shown(there: bool, tmp_path: Path, shown: Shown) -> None:
+    shown.there = there
     named = tmp_path / "a b.html"
     done = invoke("info", LINEAR, "--open", "--static", "-o", str(named))
     assert done.exit_code == 0, done.stderr
@@ -23,10 +39,8 @@ def test_the_page_is_shown(there: bool, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_a_name_the_page_has_a_file_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: Shown
 ) -> None:
-    shown: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda address: not shown.append(address))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     done = invoke("info", LINEAR, "--open", "--static")
