@@ -1,5 +1,6 @@
 """`curvcli report`: every analysis that a target allows, on a model that is loaded once."""
 
+import shlex
 import time
 import warnings
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from curvcli.analyses.registry import NAMES, get
+from curvcli.analyses.report.again import again
 from curvcli.analyses.report.command import ReportOptions
 from curvcli.analyses.report.result import LeftOut, Part, ReportResult
 from curvcli.analyses.shared.answer import Answer, internal
@@ -161,9 +163,9 @@ class _Run:
 
 
 def _command(name: str, subject: Subject) -> str | None:
-    """What asks the question again; of a checkpoint with another's settings both are named."""
-    if subject.members:
-        first, rest = subject.members[0], [str(m.name) for m in subject.members[1:]]
-        line = _command(name, first)
-        return None if line is None else " ".join([line, *rest])
-    return None if subject.live else subject.command_line(name)
+    """What asks the question again; of several targets the first one's settings hold for all."""
+    if not subject.members:
+        return again(name, subject)
+    first, *rest = subject.members
+    line = again(name, first)
+    return None if line is None else " ".join([line, *(shlex.quote(m.name) for m in rest)])
