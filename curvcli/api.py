@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from curvcli.analyses.jacobian.result import JacobianResult
     from curvcli.analyses.landscape.result import LandscapeResult
     from curvcli.analyses.lr.result import LrResult
+    from curvcli.analyses.report.result import ReportResult
     from curvcli.analyses.saddle.result import SaddleResult
     from curvcli.analyses.sharpness.result import SharpnessResult
     from curvcli.analyses.step.result import StepResult
@@ -101,6 +102,10 @@ def analyse(
 def analyse(
     name: Literal["check"], subject: Subject, journal: Journal | None = None, /, **options: Any
 ) -> "Answer[CheckResult]": ...
+@overload
+def analyse(
+    name: Literal["report"], subject: Subject, journal: Journal | None = None, /, **options: Any
+) -> "Answer[ReportResult]": ...
 @overload
 def analyse(
     name: str, subject: Subject, journal: Journal | None = None, /, **options: Any

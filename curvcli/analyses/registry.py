@@ -19,6 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Signals": ("gradients", "jacobian", "backprop"),
     "Over time": ("track", "compare"),
+    "To show": ("report",),
     "In CI": ("check",),
 }
 """As `--help` shows them."""

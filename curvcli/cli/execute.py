@@ -16,6 +16,7 @@ from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.targets import Named, resolve_targets
 from curvcli.analyses.shared.trouble import explained
+from curvcli.cli.browser import show, shown_in_browser
 from curvcli.cli.lines import Lines, append_summary
 from curvcli.cli.options import split
 from curvcli.cli.processes import Team, start
@@ -42,6 +43,8 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     if given.get("ranks") and "RANK" not in os.environ:
         raise typer.Exit(start(given["ranks"]))
     team = Team()
+    if output["open"] and not team.helps:
+        output = shown_in_browser(question, output)
     interruption = Interruption(silent=team.helps)
     interruption.install()
     if not output["verbose"]:
@@ -53,7 +56,7 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     wanted = output["format"] == "ndjson" and not team.helps
     lines = Lines(output["output"]) if wanted else None
     try:
-        check_output(question, output["output"], output["format"])
+        check_output(question, output["output"], output["format"], static=output["static"])
         if question.needs == "objective":
             team.join()
         with ProgressLine(not output["quiet"] and not team.helps) as progress:
@@ -161,7 +164,9 @@ def finish(
     kind = output["format"] or SUFFIXES.get(Path(output["output"] or "").suffix.lower(), "table")
     if (whole.error is None and kind != "ndjson") or kind == "json":
         try:
-            emit(question, whole, kind, output["output"])
+            emit(question, whole, kind, output["output"], static=output["static"])
+            if output["open"]:
+                show(output["output"])
             append_summary(question, whole)
         except OutputError as problem:
             report_error(problem, output["verbose"])

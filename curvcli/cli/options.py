@@ -39,6 +39,12 @@ OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "Write the answer to this file: .json, .md, .html; the main table: .csv, .parquet; charts: .png, .svg, .pdf; "
         "the grid of a landscape: .npz.",
     ),
+    "static": (bool, False, "An HTML page without scripts, for mail: drawings that do not zoom."),
+    "open": (
+        bool,
+        False,
+        "Show the answer as a page in the browser, in a file of its own without -o.",
+    ),
     "strict": (bool, False, "Exit with 1 when there is a warning or an error among the findings."),
     "quiet": (bool, False, "No progress and no notes on stderr."),
     "verbose": (bool, False, "Show tracebacks and warnings."),

@@ -135,6 +135,17 @@ USAGE: dict[str, Usage] = {
         ),
         ("per_class", "other_data", "weights"),
     ),
+    "report": Usage(
+        (
+            (
+                "curvcli report model.toml -o report.html",
+                "everything about a checkpoint, on a page",
+            ),
+            ("curvcli report model.toml --compare other.pt -o report.html", "two side by side"),
+            ("curvcli report model.toml checkpoints/ -o report.html", "a training run"),
+        ),
+        ("analysis", "compare", "budget", "static", "open"),
+    ),
     "check": Usage(
         (
             ("curvcli check model.toml", "the rules of model.toml, or the usual ones"),

@@ -28,14 +28,30 @@ _TEXTS = ("", ".txt", ".log", ".out")
 # What a kind is written by, and the extra that has it.
 _LIBRARIES = {
     **dict.fromkeys(PICTURES, ("matplotlib", "plot")),
+    "html": ("plotly", "report"),
     "parquet": ("pyarrow", "tabular"),
 }
 # Width of text that goes to a pipe or a file, where COLUMNS does not say otherwise.
 _PIPE_WIDTH = 100
 
 
-def emit(question: Question, envelope: "Envelope[Any]", kind: str, path: str | None) -> None:
-    """Render and write to stdout or to ``path`` (under a temporary name, then renamed)."""
+def emit(
+    question: Question,
+    envelope: "Envelope[Any]",
+    kind: str,
+    path: str | None,
+    *,
+    static: bool = False,
+) -> None:
+    """Render and write to stdout or to ``path`` (under a temporary name, then renamed).
+
+    Args:
+        question: that was asked.
+        envelope: the answer.
+        kind: the format.
+        path: of the file; None: stdout.
+        static: a page has no scripts.
+    """
     if kind == "table" and path is None and sys.stdout is not None and sys.stdout.isatty():
         with writing():
             to_terminal(question, envelope)
@@ -56,7 +72,7 @@ def emit(question: Question, envelope: "Envelope[Any]", kind: str, path: str | N
 
         _write(path or "", as_npz(question.arrays(envelope.result)))
         return
-    text = render(question, envelope, kind)
+    text = render(question, envelope, kind, static=static)
     if path is None:
         put(text)
         return
@@ -72,7 +88,9 @@ def _write(path: str, content: bytes) -> None:
         ) from None
 
 
-def render(question: Question, envelope: "Envelope[Any]", kind: str) -> str:
+def render(
+    question: Question, envelope: "Envelope[Any]", kind: str, *, static: bool = False
+) -> str:
     """The answer as text."""
     if kind == "json":
         from curvcli.report import json
@@ -88,10 +106,10 @@ def render(question: Question, envelope: "Envelope[Any]", kind: str) -> str:
 
         return markdown.render(title, blocks, envelope.findings, envelope.verdict)
     if kind == "html":
+        from curvcli.cli.page import page_of
         from curvcli.report.page import html
 
-        footer = f"curvcli {envelope.version} · {envelope.cost.matvecs} products · {envelope.cost.seconds:.1f} s"
-        return html.render(title, blocks, envelope.findings, footer, envelope.verdict)
+        return html.render(page_of(question, envelope, title, blocks), static=static)
     from rich.console import Console
 
     from curvcli.report.text import terminal
@@ -124,26 +142,33 @@ def _width() -> int:
     return int(columns) if columns.isdigit() and int(columns) > 0 else _PIPE_WIDTH
 
 
-def check_output(question: Question, path: str | None, kind: str | None) -> None:
+def check_output(
+    question: Question, path: str | None, kind: str | None, *, static: bool = False
+) -> None:
     """Before anything is computed: can the answer be written there, in the form that the suffix says?
 
     Args:
         question: whose answer it is.
         path: of the file; None: stdout.
         kind: the format that was asked for; None: the suffix says it.
+        static: a page has no scripts, and needs no library for them.
 
     Raises:
         OutputError: no.
     """
+    suffix = Path(path or "").suffix.lower()
+    if path is not None and kind is None:
+        _check_suffix(path)
+    kind_ = kind or SUFFIXES.get(suffix, "")
+    if not (static and kind_ == "html"):
+        _check_library(kind_, f"-o {path!r}" if kind is None else f"--format {kind}")
     if path is None:
         return
-    if kind is None:
-        _check_suffix(path)
-        if SUFFIXES.get(Path(path).suffix.lower()) in ARRAYS and question.arrays is None:
-            raise OutputError(
-                f"-o {path!r}: the answer of {question.name} has no grid",
-                "name a file that ends in .json",
-            )
+    if kind is None and kind_ in ARRAYS and question.arrays is None:
+        raise OutputError(
+            f"-o {path!r}: the answer of {question.name} has no grid",
+            "name a file that ends in .json",
+        )
     place = Path(path)
     folder = Path(os.path.realpath(path)).parent
     if place.exists() and not place.is_file() and not place.is_dir():
@@ -165,9 +190,11 @@ def _check_suffix(path: str) -> None:
             f"-o {path!r}: no answer is written as {suffix}.{did_you_mean(suffix, known)}",
             f"{', '.join(known)} are known; --format says it for any other name",
         )
-    library, extra = _LIBRARIES.get(SUFFIXES.get(suffix, ""), ("", ""))
+
+
+def _check_library(kind: str, asked: str) -> None:
+    library, extra = _LIBRARIES.get(kind, ("", ""))
     if library and importlib.util.find_spec(library) is None:
-        raise OutputError(
-            f"-o {path!r}: {suffix} files are written by {library}, which is not installed",
-            f"pip install 'curvcli[{extra}]'",
-        )
+        what = f"{kind} files are written by {library}, which is not installed"
+        without = ", or pass --static for a page without scripts" if kind == "html" else ""
+        raise OutputError(f"{asked}: {what}", f"pip install 'curvcli[{extra}]'{without}")

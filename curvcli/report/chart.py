@@ -61,8 +61,9 @@ def draw(chart: Chart, columns: int = _COLUMNS, height: int = _HEIGHT) -> Drawin
     bits = [[0] * width for _ in range(height)]
     owner = [[-1] * width for _ in range(height)]
     for index in reversed(range(len(chart.series))):
+        dotted = index and chart.series[index].mark == "line"
         for step, (column, line) in enumerate(_pixels(chart, index, frame, 2 * width, 4 * height)):
-            if index and step % 4 > 1:
+            if dotted and step % 4 > 1:
                 continue
             bits[line // 4][column // 2] |= _DOTS[column % 2][line % 4]
             owner[line // 4][column // 2] = index
@@ -145,25 +146,9 @@ def svg(chart: Chart, width: int = 640, height: int = 310) -> str:
         f'<path d="M{left} {top}V{bottom}H{width - 10}" fill="none" stroke="currentColor" opacity=".4"/>',
     ]
     for index, series in enumerate(chart.series):
-        points = " ".join(
-            f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - top):.1f}"
-            for x, y in _unit(chart, series, frame)
-        )
-        colour = CURVES[index % len(CURVES)]
-        band = [(x, low) for x, low, _ in _band(chart, series, frame)]
-        band += [(x, high) for x, _, high in reversed(_band(chart, series, frame))]
-        if band:
-            corners = " ".join(
-                f"{left + x * (width - 10 - left):.1f},{bottom - y * (bottom - top):.1f}"
-                for x, y in band
-            )
-            parts.append(f'<polygon points="{corners}" fill="{colour}" opacity=".15"/>')
-        dash = ' stroke-dasharray="6 4"' if index else ""
+        parts += _svg_series(chart, index, frame, (left, bottom, width - 10 - left, bottom - top))
         parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
-        )
-        parts.append(
-            f'<text x="{left + 10 + 150 * index}" y="{height - 4}" fill="{colour}" font-size="13">'
+            f'<text x="{left + 10 + 150 * index}" y="{height - 4}" fill="{CURVES[index % len(CURVES)]}" font-size="13">'
             f"{escape(printable(series.name))}</text>"
         )
     for place, label in ticks(frame.y0, frame.y1, 5, chart.log_y):
@@ -178,6 +163,54 @@ def svg(chart: Chart, width: int = 640, height: int = 310) -> str:
     parts.append(_label((left + width) // 2, bottom + 34, "middle", name))
     parts.append(_label(4, 12, "start", axis_name(chart.y_label, chart.log_y)))
     return "".join(parts) + "</svg>"
+
+
+def _svg_series(
+    chart: Chart, index: int, frame: _Frame, box: tuple[int, int, int, int]
+) -> list[str]:
+    """A curve with its band, or marks with their error bars, in a box (left, bottom, width, height)."""
+    left, bottom, width, height = box
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + x * width, bottom - y * height
+
+    series, colour = chart.series[index], CURVES[index % len(CURVES)]
+    points = [place(x, y) for x, y in _unit(chart, series, frame)]
+    band = [(place(x, low), place(x, high)) for x, low, high in _band(chart, series, frame)]
+    if series.mark == "line":
+        corners = _corners([low for low, _ in band] + [high for _, high in reversed(band)])
+        dash = ' stroke-dasharray="6 4"' if index else ""
+        return [
+            *([f'<polygon points="{corners}" fill="{colour}" opacity=".15"/>'] if band else []),
+            f'<polyline points="{_corners(points)}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>',
+        ]
+    base = place(0, _base(chart, frame))[1]
+    wide = 0.8 * width / max(1, len(points))
+    return [
+        *(_marked(series.mark, x, y, base, wide, colour) for x, y in points),
+        *(
+            f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{colour}" stroke-width="1.5"/>'
+            for (x, low), (_, high) in band
+        ),
+    ]
+
+
+def _corners(points: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _marked(mark: str, x: float, y: float, base: float, wide: float, colour: str) -> str:
+    """A point, a stem or a bar."""
+    if mark == "bars":
+        top, height = min(y, base), abs(y - base)
+        return (
+            f'<rect x="{x - wide / 2:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{height:.1f}" '
+            f'fill="{colour}" opacity=".8"/>'
+        )
+    dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
+    if mark == "points":
+        return dot
+    return f'<path d="M{x:.1f} {base:.1f}V{y:.1f}" stroke="{colour}" stroke-width="1.5"/>{dot}'
 
 
 def _label(x: float, y: float, anchor: str, text: str) -> str:
@@ -202,7 +235,19 @@ def _points(chart: Chart, series: Series) -> list[tuple[float, float]]:
 def _frame(chart: Chart) -> _Frame:
     points = [p for series in chart.series for p in _points(chart, series)] or [(0.0, 0.0)]
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    return _Frame(min(xs), max(xs), min(ys), max(ys))
+    marks = {series.mark for series in chart.series}
+    if marks & {"stems", "bars"} and not chart.log_y:
+        ys.append(0.0)  # where they begin
+    edge = 0.0
+    if marks != {"line"}:  # whole marks at both ends
+        edge = 0.5 * (max(xs) - min(xs)) / max(1, len(set(xs)) - 1) if "bars" in marks else 0.0
+        edge = edge or 0.03 * (max(xs) - min(xs))
+    return _Frame(min(xs) - edge, max(xs) + edge, min(ys), max(ys))
+
+
+def _base(chart: Chart, frame: _Frame) -> float:
+    """Where stems and bars begin, in [0, 1]: at zero, on a logarithmic axis at its lower end."""
+    return 0.0 if chart.log_y else min(1.0, max(0.0, _share(0.0, frame.y0, frame.y1)))
 
 
 def _unit(chart: Chart, series: Series, frame: _Frame) -> list[tuple[float, float]]:
@@ -250,16 +295,22 @@ def _edges(
 def _pixels(
     chart: Chart, index: int, frame: _Frame, width: int, height: int
 ) -> Iterator[tuple[int, int]]:
-    """(column, row from the top) of the dots along the curve's line segments."""
+    """(column, row from the top) of the dots along the curve's line segments, or of its marks."""
     dots = [
         (x * (width - 1), (1 - y) * (height - 1))
         for x, y in _unit(chart, chart.series[index], frame)
     ]
+    mark = chart.series[index].mark
+    if mark != "line":
+        wide = max(0, width // (2 * len(dots) or 1) - 1) if mark == "bars" else 0
+        base = (1 - _base(chart, frame)) * (height - 1)
+        for x, y in dots:
+            low, high = sorted((round(y), round(y if mark == "points" else base)))
+            for column in range(round(x) - wide, round(x) + wide + 1):
+                if 0 <= column < width:
+                    yield from ((column, line) for line in range(low, high + 1))
+        return
     for (x0, y0), (x1, y1) in zip(dots, [*dots[1:], *dots[-1:]], strict=True):
         steps = max(1, math.ceil(max(abs(x1 - x0), abs(y1 - y0))))
         for k in range(steps):
             yield round(x0 + (x1 - x0) * k / steps), round(y0 + (y1 - y0) * k / steps)
-
-
-def _undo(value: float, log: bool) -> float:
-    return 10**value if log else value

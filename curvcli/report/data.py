@@ -236,14 +236,21 @@ class Sentence(Struct, frozen=True):
     tone: Literal["good", "plain", "bad"] = "plain"
 
 
+Mark = Literal["line", "points", "stems", "bars"]
+
+
 class Series(Struct, frozen=True):
-    """One curve of a chart."""
+    """One curve of a chart, or points, stems or bars at its places."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Annotated[Sequence[float] | None, Meta(description="lower edge of a band")] = None
+    low: Annotated[
+        Sequence[float] | None,
+        Meta(description="lower edge of a line's band; lower end of another mark's error bar"),
+    ] = None
     high: Sequence[float] | None = None
+    mark: Mark = "line"
 
 
 class Chart(Struct, frozen=True):
@@ -255,6 +262,27 @@ class Chart(Struct, frozen=True):
     y_label: str = ""
     log_x: bool = False
     log_y: bool = False
+
+
+class BarGroup(Struct, frozen=True):
+    """One bar for each name."""
+
+    name: str
+    values: Annotated[Sequence[float], Meta(description="NaN where it is not known")]
+    errors: Sequence[float] | None = None
+
+
+class Bars(Struct, frozen=True):
+    """Figures by name, from the top down."""
+
+    title: str
+    value_label: str
+    names: Sequence[str]
+    groups: Sequence[BarGroup]
+    log: bool = False
+    tabled: Annotated[
+        bool, Meta(description="a table beside it tells the same in text, which leaves it out")
+    ] = False
 
 
 class Spot(Struct, frozen=True):
@@ -282,9 +310,54 @@ class HeatMap(Struct, frozen=True):
         Sequence[Sequence[float]],
         Meta(description="another surface, whose level lines are drawn dashed in pictures"),
     ] = ()
+    x_names: Annotated[
+        Sequence[str], Meta(description="of the places, where they are names and no numbers")
+    ] = ()
+    y_names: Sequence[str] = ()
+    texts: Annotated[
+        Sequence[Sequence[str]], Meta(description="what is told of each cell, beside its value")
+    ] = ()
+    tabled: Annotated[
+        bool, Meta(description="a table beside it tells the same in text, which leaves it out")
+    ] = False
 
 
-Block = Table | Facts | Sentence | Chart | HeatMap
+class Card(Struct, frozen=True):
+    """What one question says, at a glance."""
+
+    label: str
+    headline: Headline
+    section: Annotated[str, Meta(description="title of the section that it stands for")]
+
+
+class Cards(Struct, frozen=True):
+    """What several questions say, at a glance."""
+
+    cards: Sequence[Card]
+
+
+class Section(Struct, frozen=True):
+    """The answer to one question among several."""
+
+    title: str
+    headline: Headline | None
+    blocks: "Sequence[Block]"
+    findings: Sequence[Finding] = ()
+    notes: Sequence[str] = ()
+    command: Annotated[str | None, Meta(description="that asks the question again")] = None
+    meaning: Annotated[str, Meta(description="how to read the figures")] = ""
+
+
+Picture = Chart | Bars | HeatMap
+Block = Table | Facts | Sentence | Chart | Bars | HeatMap | Cards | Section
+
+
+def flat(blocks: "Sequence[Block]") -> "list[Block]":
+    """The blocks, those of sections one after the other."""
+    found: list[Block] = []
+    for block in blocks:
+        found += flat(block.blocks) if isinstance(block, Section) else [block]
+    return found
 
 
 def json_schema(result: type) -> dict[str, Any]:

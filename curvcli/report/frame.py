@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from curvcli.errors import UsageError
-from curvcli.report.data import Bar, Block, Cell, Measured, Table
+from curvcli.report.data import Bar, Block, Cell, Measured, Table, flat
 
 
 def frame_of(blocks: Sequence[Block]) -> Any:
@@ -13,7 +13,7 @@ def frame_of(blocks: Sequence[Block]) -> Any:
     Raises:
         UsageError: pandas is not installed, or there is no table.
     """
-    table = next((block for block in blocks if isinstance(block, Table)), None)
+    table = next((block for block in flat(blocks) if isinstance(block, Table)), None)
     if table is None:
         raise UsageError("this answer has no table", "use to_dict()")
     try:

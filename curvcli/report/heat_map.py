@@ -139,6 +139,9 @@ def as_text(block: HeatMap, columns: int = 72) -> str:
 def svg(block: HeatMap, width: int = 640, height: int = 420) -> str:
     """The map as inline SVG: a rectangle for each point, spots with their names."""
     left, right, top, bottom = 70, width - 120, 24, height - 50
+    if block.y_names:  # a line of text for each
+        left, bottom = 210, top + 18 * len(block.y_names)
+        height = bottom + 50
     edges = _fine(block)
     parts = [
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
@@ -158,7 +161,7 @@ def svg(block: HeatMap, width: int = 640, height: int = 420) -> str:
             x0, x1, y0, y1 = across(xs[i]), across(xs[i + 1]), down(ys[j + 1]), down(ys[j])
             parts.append(
                 f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0 + 0.3:.1f}" height="{y1 - y0 + 0.3:.1f}" '
-                f'fill="{colour}"/>'
+                f'fill="{colour}">{_title(block, i, j)}</rect>'
             )
     if block.path:
         points = " ".join(f"{across(s.x):.1f},{down(s.y):.1f}" for s in block.spots)
@@ -174,24 +177,46 @@ def svg(block: HeatMap, width: int = 640, height: int = 420) -> str:
                 f'<text x="{x + 7:.1f}" y="{y - 6:.1f}" font-size="12" fill="#fff" stroke="#000" '
                 f'stroke-width="2.5" paint-order="stroke">{escape(printable(spot.name))}</text>'
             )
-    return "".join([*parts, *_svg_axes(block, across, down, right, bottom, top)]) + "</svg>"
+    return "".join([*parts, *_svg_axes(block, across, down, left, right, bottom, top)]) + "</svg>"
+
+
+def _title(block: HeatMap, i: int, j: int) -> str:
+    """What is told of a cell."""
+    if not block.texts:
+        return ""
+    name = " · ".join([*block.y_names[j : j + 1], *block.x_names[i : i + 1], block.texts[j][i]])
+    return f"<title>{escape(printable(name))}</title>"
+
+
+def _named(
+    names: Sequence[str], places: Sequence[float], count: int, longest: int
+) -> list[tuple[float, str]]:
+    """Ticks of an axis; its names where it has any, shortened."""
+    if not names:
+        return ticks(places[0], places[-1], count)
+    told = [printable(name) for name in names]
+    return [
+        (place, name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 :]}")
+        for place, name in zip(places, told, strict=True)
+    ]
 
 
 def _svg_axes(
     block: HeatMap,
     across: Callable[[float], float],
     down: Callable[[float], float],
+    left: int,
     right: int,
     bottom: int,
     top: int,
 ) -> list[str]:
     """Ticks of both axes, and the bar of colours with its values."""
     parts = []
-    for place, label in ticks(block.x[0], block.x[-1], 7):
+    for place, label in _named(block.x_names, block.x, 7, 18):
         parts.append(_label(across(place), bottom + 16, "middle", label))
-    for place, label in ticks(block.y[0], block.y[-1], 6):
-        parts.append(_label(64, down(place) + 4, "end", label))
-    parts.append(_label((70 + right) / 2, bottom + 36, "middle", block.x_label))
+    for place, label in _named(block.y_names, block.y, 6, 28):
+        parts.append(_label(left - 6, down(place) + 4, "end", label))
+    parts.append(_label((left + right) / 2, bottom + 36, "middle", block.x_label))
     parts.append(_label(4, 12, "start", block.y_label))
     edges = _fine(block)
     tall = (bottom - top) / (len(edges) + 1)
@@ -234,6 +259,8 @@ def colour_of(share: float) -> str:
 
 def _borders(places: Sequence[float]) -> list[float]:
     """Half-way between neighbours, and as far outside at the ends."""
+    if len(places) == 1:
+        return [places[0] - 0.5, places[0] + 0.5]
     middle = [(a + b) / 2 for a, b in itertools.pairwise(places)]
     return [2 * places[0] - middle[0], *middle, 2 * places[-1] - middle[-1]]
 

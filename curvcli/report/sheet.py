@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from io import BytesIO, StringIO
 
 from curvcli.errors import OutputError, printable
-from curvcli.report.data import Bar, Block, Cell, Measured, State, Table
+from curvcli.report.data import Bar, Block, Cell, Measured, State, Table, flat
 
 Value = str | int | float | bool | None
 
@@ -23,7 +23,7 @@ def render(blocks: Sequence[Block], kind: str) -> bytes:
     Raises:
         OutputError: there is no table, or pyarrow is not installed.
     """
-    table = next((block for block in blocks if isinstance(block, Table)), None)
+    table = next((block for block in flat(blocks) if isinstance(block, Table)), None)
     if table is None:
         raise OutputError(
             "this answer has no table to write", "name a file that ends in .json, .md or .html"

@@ -103,7 +103,7 @@ def test_other_formats(kind: str, tmp_path: Path) -> None:
 
 def test_html_escapes_what_files_say(tmp_path: Path) -> None:
     save_file({"<script>alert(1)</script>": torch.ones(1)}, tmp_path / "m.safetensors")
-    page = invoke("info", str(tmp_path / "m.safetensors"), "--format", "html").stdout
+    page = invoke("info", str(tmp_path / "m.safetensors"), "--format", "html", "--static").stdout
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 

@@ -98,6 +98,10 @@ def _more() -> dict[str, tuple[str, ...]]:
         "jacobian-kernel": ("jacobian", mlp, *_FEW, "--wrt", "parameters"),
         "compare-mlp": ("compare", *copies, *_FEW, "--subspace", "2"),
         "track-mlp": ("track", *copies, *_FEW, "--lr", "0.1"),
+        "report-linear": (
+            "report", linear, "--dtype", "float64", "--budget", "1h", "--analysis", "hessian", "--analysis",
+            "gradients",
+        ),
         "check-mlp": ("check", mlp, "--no-cache"),
         "check-rules": (
             "check", mlp, "--no-cache", "--rule", "hessian.top[0].value < 1e9",

@@ -26,7 +26,8 @@ SHOWN = (
     "backprop-digits_cnn", "check-rules", "compare-mlp", "density-mlp", "gradients-digits_lstm",
     "hessian-digits_mlp", "hessian-layers", "info-mlp", "init-mlp", "jacobian-layers", "jacobian-lstm",
     "landscape-eigen", "landscape-mlp",
-    "lr-linear", "saddle-saddle", "sharpness-mlp", "step-mlp", "taylor-mlp", "trace-mlp", "track-mlp", "doctor",
+    "lr-linear", "report-linear", "saddle-saddle", "sharpness-mlp", "step-mlp", "taylor-mlp", "trace-mlp",
+    "track-mlp", "doctor",
 )  # fmt: skip
 _DOCTOR: dict[str, Any] = {
     "command": "doctor",

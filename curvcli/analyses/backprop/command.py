@@ -25,4 +25,10 @@ class BackpropOptions(Struct, frozen=True, kw_only=True):
     ] = 1e-4
 
 
-QUESTION = Question("backprop", BackpropOptions, BackpropResult, view, headline)
+_MEANING = (
+    "Two independent checks of every parameter's gradient: against an identity by hand and against finite "
+    "differences. An error far above rounding means that a backward pass is wrong, and that training "
+    "follows something else than the loss."
+)
+
+QUESTION = Question("backprop", BackpropOptions, BackpropResult, view, headline, meaning=_MEANING)

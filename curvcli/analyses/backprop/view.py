@@ -1,7 +1,7 @@
 """How `curvcli backprop` is shown."""
 
 from curvcli.analyses.backprop.result import BackpropResult
-from curvcli.report.data import Block, Cell, Column, Facts, State, Table, yes
+from curvcli.report.data import BarGroup, Bars, Block, Cell, Column, Facts, State, Table, yes
 
 
 def view(result: BackpropResult) -> list[Block]:
@@ -33,4 +33,12 @@ def view(result: BackpropResult) -> list[Block]:
         "δᵀx error: autograd against the identity by hand. difference error: against finite differences.",
     )
     facts = Facts([("samples", result.samples), ("parameters", result.parameters)])
-    return [facts, table]
+    nothing = float("nan")
+    hand = [identities[name].error if name in identities else nothing for name in slopes]
+    groups = [BarGroup("finite differences", [slope.error for slope in slopes.values()])]
+    if identities:
+        groups.insert(0, BarGroup("δᵀx by hand", hand))
+    errors = Bars(
+        "Errors of the gradient", "relative error", list(slopes), groups, log=True, tabled=True
+    )
+    return [facts, table, errors]

@@ -42,4 +42,11 @@ class CompareOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("compare", CompareOptions, CompareResult, view, headline, targets="pair")
+_MEANING = (
+    "A difference counts where it is beyond the error of the figures. A barrier on the way between both "
+    "checkpoints means that they are in different valleys, so that averaging them will not do."
+)
+
+QUESTION = Question(
+    "compare", CompareOptions, CompareResult, view, headline, targets="pair", meaning=_MEANING
+)

@@ -52,4 +52,9 @@ class DensityOptions(Struct, frozen=True, kw_only=True):
     exact_rows: ExactOption = 256
 
 
-QUESTION = Question("density", DensityOptions, DensityResult, view, headline)
+_MEANING = (
+    "How the eigenvalues are spread: a bulk around zero, in which the loss hardly bends, and outliers, "
+    "which few directions make. Mass below zero is curvature in which the loss falls."
+)
+
+QUESTION = Question("density", DensityOptions, DensityResult, view, headline, meaning=_MEANING)

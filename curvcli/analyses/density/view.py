@@ -34,6 +34,7 @@ def view(result: DensityResult) -> list[Block]:
                     if max(log.negative) > least * decade
                     else []
                 ),
+                *_outliers(result, decade),
             ],
             y_label="mass per decade",
             log_x=True,
@@ -75,6 +76,13 @@ def view(result: DensityResult) -> list[Block]:
             )
         )
     return blocks
+
+
+def _outliers(result: DensityResult, decade: float) -> list[Series]:
+    """The mass 1/n of each, at its own place, as high as the curve is where a cell holds one eigenvalue."""
+    places = [abs(o.value) for o in result.outliers if o.value]
+    one = decade / result.parameters
+    return [Series("outliers", places, [one] * len(places), mark="points")] if places else []
 
 
 def _about(share: Share) -> str:

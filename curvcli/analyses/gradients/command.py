@@ -49,4 +49,13 @@ class GradientsOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("gradients", GradientsOptions, GradientsResult, view, headline)
+_MEANING = (
+    "Signals should neither grow nor fade by much from layer to layer. A gain per layer far below 1 means "
+    "vanishing gradients, far above 1 exploding ones. Dead units never fire on this data; saturated ones "
+    "hardly react to their input. In the map a colour that changes along a column shows where a quantity "
+    "grows or fades."
+)
+
+QUESTION = Question(
+    "gradients", GradientsOptions, GradientsResult, view, headline, meaning=_MEANING
+)

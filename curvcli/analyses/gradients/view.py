@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
+from statistics import median
 
 from curvcli.analyses.gradients.result import GradientsResult, LayerSignal, Spread, TimeTrend
-from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, State, Table
+from curvcli.report.data import Bar, Block, Cell, Column, Facts, HeatMap, Measured, State, Table
 from curvcli.report.numbers import number
 
 # Without --worst, a network with more rows than twice this is folded to so many.
@@ -18,7 +19,7 @@ _MARKS = {"trunk": "", "branch": "└", "sum": "+", "unreached": ""}
 
 def view(result: GradientsResult) -> list[Block]:
     """The layers, what happens along depth, time and attention, the noise."""
-    blocks: list[Block] = [_summary(result), _layers(result)]
+    blocks: list[Block] = [_summary(result), _layers(result), *_map(result)]
     if result.time:
         blocks += _time(result.time)
     if result.attention:
@@ -99,6 +100,40 @@ def _layers(result: GradientsResult) -> Table:
     if hidden:
         caption += f"; the {len(shown)} that stand out most of {len(result.layers)} layers"
     return Table("Layers in execution order", columns, rows, caption, bars)
+
+
+def _map(result: GradientsResult) -> list[Block]:
+    """Layer by quantity: each quantity in decades from its median over the layers."""
+    shown, _ = _fold(result)
+    quantities: list[tuple[str, Callable[[LayerSignal], float | None]]] = [
+        ("activation", lambda s: s.activation_rms),
+        ("∂ℓ/∂act", lambda s: s.activation_gradient_rms),
+        ("∂ℓ/∂weight", lambda s: s.weight_gradient_rms),
+        ("grad/weight", lambda s: s.gradient_to_weight),
+    ]
+    used = [(n, f) for n, f in quantities if any(f(s) for s in shown)]
+    if not used or len(shown) < 2:
+        return []
+    middles = [median(v for s in shown if (v := f(s))) for _, f in used]
+
+    def decades(value: float | None, middle: float) -> float:
+        return math.log10(value / middle) if value else float("nan")
+
+    return [
+        HeatMap(
+            "Layers and what passes through them",
+            "",
+            "",
+            "decades from the median",
+            [float(i) for i in range(len(used))],
+            [float(j) for j in range(len(shown))],
+            [[decades(f(s), m) for (_, f), m in zip(used, middles, strict=True)] for s in shown],
+            x_names=[name for name, _ in used],
+            y_names=[s.name for s in shown],
+            texts=[[f"{s.name}, {name}: {number(f(s), 3)}" for name, f in used] for s in shown],
+            tabled=True,
+        )
+    ]
 
 
 def _fold(result: GradientsResult) -> tuple[list[LayerSignal], int]:

@@ -85,4 +85,11 @@ class HessianOptions(Struct, frozen=True, kw_only=True):
     ] = 0
 
 
-QUESTION = Question("hessian", HessianOptions, HessianResult, view, headline)
+_MEANING = (
+    "An eigenvalue of the Hessian is the curvature of the loss along its eigenvector. The largest one "
+    "bounds the learning rate: gradient descent with a rate above 2/λ grows along that direction. Along "
+    "one that is negative the surface bends downwards. A few large ones far above the rest are usual for "
+    "classifiers, about one for each class."
+)
+
+QUESTION = Question("hessian", HessianOptions, HessianResult, view, headline, meaning=_MEANING)

@@ -4,7 +4,7 @@ from curvcli.analyses.hessian.layers_view import layer_blocks
 from curvcli.analyses.hessian.result import HessianResult
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.shared.spectrum.matrix_options import TITLES
-from curvcli.report.data import Block, Cell, Column, Facts, Measured, Table, yes
+from curvcli.report.data import Block, Cell, Chart, Column, Facts, Measured, Series, Table, yes
 from curvcli.report.numbers import number
 
 
@@ -48,7 +48,22 @@ def view(result: HessianResult) -> list[Block]:
         rows,
         caption,
     )
-    return [facts, table, *layer_blocks(result.per_layer)]
+    return [facts, table, *_stems(result), *layer_blocks(result.per_layer)]
+
+
+def _stems(result: HessianResult) -> list[Block]:
+    """The eigenvalues by rank, each with the room that its residual leaves; the bottom ones from below."""
+    if len(result.top) + len(result.bottom) < 2:
+        return []
+    series = []
+    for name, pairs in (("from the top", result.top), ("from the bottom", result.bottom)):
+        if pairs:
+            values, errors = [p.value for p in pairs], [p.residual for p in pairs]
+            low = [v - e for v, e in zip(values, errors, strict=True)]
+            high = [v + e for v, e in zip(values, errors, strict=True)]
+            ranks = [float(i + 1) for i in range(len(pairs))]
+            series.append(Series(name, ranks, values, low, high, mark="stems"))
+    return [Chart("Eigenvalues by rank", "rank", series, y_label="λ")]
 
 
 def _converged(result: HessianResult) -> str:

@@ -59,6 +59,18 @@ class JacobianOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
+_MEANING = (
+    "Singular values of the Jacobian say how much outputs move when inputs move: the largest for the most "
+    "sensitive direction. Values near 1 in every layer (χ = 1) let signals through without stretching "
+    "them."
+)
+
 QUESTION = Question(
-    "jacobian", JacobianOptions, JacobianResult, view, headline, named=("model", "data")
+    "jacobian",
+    JacobianOptions,
+    JacobianResult,
+    view,
+    headline,
+    named=("model", "data"),
+    meaning=_MEANING,
 )

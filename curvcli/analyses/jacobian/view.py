@@ -1,7 +1,20 @@
 """How the answer of `curvcli jacobian` is shown."""
 
+import math
+
 from curvcli.analyses.jacobian.result import JacobianResult, Quantiles, TangentKernel, TimeJacobian
-from curvcli.report.data import Block, Cell, Column, Facts, Measured, Sentence, Table, yes
+from curvcli.report.data import (
+    Block,
+    Cell,
+    Chart,
+    Column,
+    Facts,
+    Measured,
+    Sentence,
+    Series,
+    Table,
+    yes,
+)
 from curvcli.report.numbers import number
 
 # What is shown of a distribution, and which leaves first where there is no room.
@@ -20,7 +33,7 @@ def view(result: JacobianResult) -> list[Block]:
     """Size and norms, the samples that stand out, then layers, time and kernel where asked for."""
     blocks: list[Block] = [_facts(result)]
     if result.samples:
-        blocks += [_distribution(result), _worst(result)]
+        blocks += [_distribution(result), *_histogram(result), _worst(result)]
     blocks += [
         Table(
             f"Jacobian of sample {m.index}",
@@ -85,6 +98,21 @@ def _distribution(result: JacobianResult) -> Table:
     )
 
 
+def _histogram(result: JacobianResult) -> list[Block]:
+    """How the samples' spectral norms are spread; the bins by Sturges' rule (1926)."""
+    norms = sorted(s.spectral for s in result.samples if s.spectral is not None)
+    if len(norms) < 4 or norms[0] == norms[-1]:
+        return []
+    count = 1 + math.ceil(math.log2(len(norms)))
+    width = (norms[-1] - norms[0]) / count
+    filled = [0] * count
+    for norm in norms:
+        filled[min(count - 1, int((norm - norms[0]) / width))] += 1
+    places = [norms[0] + (i + 0.5) * width for i in range(count)]
+    bars = Series("samples", places, [float(n) for n in filled], mark="bars")
+    return [Chart("Spectral norms over the samples", "‖J‖₂", [bars], y_label="samples")]
+
+
 # Singular values of a sample that fit a line of 80 characters.
 _SHOWN = 3
 
@@ -141,6 +169,21 @@ def _layers(result: JacobianResult) -> list[Block]:
         ],
         "χ = ‖J‖_F²/n: mean squared stretch of a random direction. product: ‖J_l ⋯ J_1‖₂ as measured.",
     )
+    depths = [float(layer.depth) for layer in result.layers]
+    nothing = float("nan")
+    chi = Chart(
+        "χ by depth",
+        "depth",
+        [
+            Series(name, depths, [nothing if v is None else v for v in values])
+            for name, values in (
+                ("χ of the layer", [layer.chi for layer in result.layers]),
+                ("χ up to the layer", [layer.running_chi for layer in result.layers]),
+            )
+        ],
+        y_label="χ",
+        log_y=True,
+    )
     path = result.path
     assert path is not None
     if path.isometry:
@@ -151,6 +194,7 @@ def _layers(result: JacobianResult) -> list[Block]:
         flag = Sentence("No dynamical isometry: singular values lie more than 10 % from 1.")
     return [
         table,
+        *([chi] if len(depths) > 1 else []),
         Sentence(
             f"Over {path.samples} samples ‖J‖₂ = {number(path.spectral)}; the bound by the layers' norms is "
             f"{number(path.bound)}, {number(path.looseness, 3)} times as large."
@@ -171,6 +215,24 @@ def _time(layer: TimeJacobian) -> list[Block]:
     if layer.memory_horizon is not None:
         rows.append(("memory horizon", f"{number(layer.memory_horizon, 3)} steps"))
     blocks: list[Block] = [table, Facts(rows)]
+    if len(layer.lags) > 1:
+        lags = [float(lag) for lag in layer.lags]
+        nothing = float("nan")
+        blocks.append(
+            Chart(
+                f"Memory of {layer.name}",
+                "lag",
+                [
+                    Series(
+                        "‖∂s_T/∂s_t‖_F",
+                        lags,
+                        [nothing if v is None else v for v in layer.frobenius],
+                    ),
+                ],
+                y_label="‖∂s_T/∂s_t‖_F",
+                log_y=True,
+            )
+        )
     if layer.lyapunov is not None and layer.lyapunov_error is not None:
         if layer.lyapunov > 2 * layer.lyapunov_error and layer.lyapunov > 0:
             text, tone = "Disturbances of the state grow: chaotic, or diverging.", "bad"

@@ -69,4 +69,12 @@ class LandscapeOptions(Struct, frozen=True, kw_only=True):
     state: StateOption = None
 
 
-QUESTION = Question("landscape", LandscapeOptions, LandscapeResult, view, headline, arrays=arrays)
+_MEANING = (
+    "The loss along directions through the weights. A line is one cut through millions of dimensions: "
+    "along a random one nearly every network looks like a bowl. The quadratic model shows how far "
+    "curvature at the centre explains the shape."
+)
+
+QUESTION = Question(
+    "landscape", LandscapeOptions, LandscapeResult, view, headline, arrays=arrays, meaning=_MEANING
+)

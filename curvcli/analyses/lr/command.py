@@ -49,4 +49,10 @@ class LrOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("lr", LrOptions, LrResult, view, headline)
+_MEANING = (
+    "The bound is the largest rate that is stable on the quadratic model of the loss here. The short runs "
+    "say what holds in truth: rates from about half of the best gain up to the highest that works are "
+    "worth trying."
+)
+
+QUESTION = Question("lr", LrOptions, LrResult, view, headline, meaning=_MEANING)

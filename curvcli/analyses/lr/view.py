@@ -1,7 +1,17 @@
 """How a learning rate is shown."""
 
 from curvcli.analyses.lr.result import LrResult, Verdict
-from curvcli.report.data import Block, Column, Facts, Measured, Sentence, State, Table
+from curvcli.report.data import (
+    Block,
+    Chart,
+    Column,
+    Facts,
+    Measured,
+    Sentence,
+    Series,
+    State,
+    Table,
+)
 from curvcli.report.numbers import number
 
 _WHY: dict[Verdict, str] = {
@@ -48,7 +58,30 @@ def view(result: LrResult) -> list[Block]:
         "On copies of the weights; loss over all batches at the end; dead: share of units that never fire. "
         + _order(result),
     )
-    return [facts, table, *(Sentence(text) for text in _more(result))]
+    return [facts, table, *_losses(result), *(Sentence(text) for text in _more(result))]
+
+
+def _losses(result: LrResult) -> list[Block]:
+    """The loss at the end of each run by its rate, what works apart from what does not."""
+    series = []
+    for name, works in (("works", True), ("does not", False)):
+        chosen = sorted(
+            (t.rate, t.loss)
+            for t in result.trials
+            if (t.verdict == "works") is works and t.loss is not None
+        )
+        if chosen:
+            rates, losses = [rate for rate, _ in chosen], [loss for _, loss in chosen]
+            series.append(Series(name, rates, losses, mark="points"))
+    losses = [loss for s in series for loss in s.y]
+    if len(losses) < 2:
+        return []
+    rate = result.bound.rate
+    if rate is not None and rate > 0:
+        # As far as the points, so that the axis stays theirs.
+        series.append(Series("bound", [rate, rate], [min(losses), max(losses)]))
+    log = min(losses) > 0
+    return [Chart("Loss at the end of each run", "rate", series, "loss", log_x=True, log_y=log)]
 
 
 def _named(rate: float, own: float | None) -> str:

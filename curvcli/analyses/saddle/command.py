@@ -36,4 +36,10 @@ class SaddleOptions(Struct, frozen=True, kw_only=True):
     index_probes: Annotated[int, Meta(ge=2, description="Random vectors of that estimate.")] = 8
 
 
-QUESTION = Question("saddle", SaddleOptions, SaddleResult, view, headline)
+_MEANING = (
+    "At a minimum every small move raises the loss; at a saddle point some move lowers it. Most training "
+    "ends at neither: while the gradient is more than curvature explains, the weights are still on their "
+    "way down."
+)
+
+QUESTION = Question("saddle", SaddleOptions, SaddleResult, view, headline, meaning=_MEANING)

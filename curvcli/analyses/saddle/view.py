@@ -2,7 +2,7 @@
 
 from curvcli.analyses.saddle.result import Escape, SaddleResult
 from curvcli.analyses.shared.rules import product_check
-from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Table
+from curvcli.report.data import Bar, Block, Cell, Chart, Column, Facts, Measured, Series, Table
 from curvcli.report.numbers import number
 
 
@@ -58,13 +58,25 @@ def _escape_blocks(escape: Escape) -> list[Block]:
         (Column("parameter", numeric=False), Column("share", rank=0), Column("", numeric=False)),
         [(s.name, s.share, Bar(s.share)) for s in escape.shares],
     )
+    points = sorted(escape.walk, key=lambda p: p.radius)
     walk = Table(
         "Walk along it",
         (Column("radius"), Column("change of the loss", rank=0), Column("predicted")),
-        [(p.radius, p.change, p.predicted) for p in sorted(escape.walk, key=lambda p: p.radius)],
+        [(p.radius, p.change, p.predicted) for p in points],
         "The loss falls along it." if escape.falls else "The loss does not fall along it.",
     )
-    return [shares, walk]
+    radii = [p.radius for p in points]
+    changes = [float("nan") if p.change is None else p.change for p in points]
+    curve = Chart(
+        "The loss along the direction of lowest curvature",
+        "radius",
+        [
+            Series("true", radii, changes),
+            Series("quadratic model", radii, [p.predicted for p in points]),
+        ],
+        y_label="change of the loss",
+    )
+    return [shares, walk, *([curve] if len(points) > 1 else [])]
 
 
 def _stationarity(value: float | None) -> Cell:

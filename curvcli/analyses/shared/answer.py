@@ -88,6 +88,24 @@ class Answer(Generic[R_co]):
 
         return frame_of(self.question.view(self.result) if self.question else [])
 
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the pictures by matplotlib.
+
+        Args:
+            axes: of matplotlib, for the first picture; None: a new figure with all of them.
+
+        Returns:
+            The axes that were given, or a list of new ones; each can be drawn on.
+
+        Raises:
+            OutputError: the answer has nothing to draw, or matplotlib is not installed.
+        """
+        from curvcli.report.figure import draw as draw_on
+        from curvcli.report.figure import drawn, pictures
+
+        found = pictures(self.question.view(self.result) if self.question else [])
+        return drawn(found)[1] if axes is None else draw_on(axes, found[0])
+
     def _repr_html_(self) -> str:
         """The verdict, the pictures and the tables, for notebooks."""
         from curvcli.report.page.html import fragment

@@ -66,6 +66,8 @@ class Question:
     arrays: Callable[[Any], dict[str, Any]] | None = None
     named: tuple[str, ...] = ("model", "data", "loss")
     """Which parts of an objective have to be named."""
+    meaning: str = ""
+    """How to read its figures, for somebody who sees them for the first time."""
 
     @property
     def summary(self) -> str:

@@ -49,4 +49,11 @@ class SharpnessOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("sharpness", SharpnessOptions, SharpnessResult, view, headline)
+_MEANING = (
+    "How much the loss rises around the weights. Measures that rescaled layers change say little across "
+    "networks; those that they leave alone may be compared. Small is flat."
+)
+
+QUESTION = Question(
+    "sharpness", SharpnessOptions, SharpnessResult, view, headline, meaning=_MEANING
+)

@@ -39,4 +39,9 @@ class StepOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("step", StepOptions, StepResult, view, headline)
+_MEANING = (
+    "What one step of each method promises, and what it brings. A prediction far from the truth means "
+    "that the quadratic model does not hold over the step."
+)
+
+QUESTION = Question("step", StepOptions, StepResult, view, headline, meaning=_MEANING)

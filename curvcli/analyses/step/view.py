@@ -2,7 +2,7 @@
 
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.step.result import StepResult
-from curvcli.report.data import Block, Column, Facts, Table, yes
+from curvcli.report.data import BarGroup, Bars, Block, Column, Facts, Table, yes
 
 
 def view(result: StepResult) -> list[Block]:
@@ -41,4 +41,17 @@ def view(result: StepResult) -> list[Block]:
         ],
         "predicted and true: change of the loss. to saddle: climbs along negative curvature.",
     )
-    return [facts, table]
+    nothing = float("nan")
+    changes = Bars(
+        "Change of the loss by one step",
+        "change of the loss",
+        [m.name for m in result.methods],
+        [
+            BarGroup(name, [nothing if v is None else v for v in values])
+            for name, values in (
+                ("predicted", [m.predicted_change for m in result.methods]),
+                ("true", [m.true_change for m in result.methods]),
+            )
+        ],
+    )
+    return [facts, table, changes]

@@ -37,4 +37,10 @@ class TaylorOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-QUESTION = Question("taylor", TaylorOptions, TaylorResult, view, headline)
+_MEANING = (
+    "The second-order model is what Newton's method, quadratic bounds on the learning rate and influence "
+    "functions rest on. Within the radius it is right to a tenth; beyond, conclusions from curvature do "
+    "not hold."
+)
+
+QUESTION = Question("taylor", TaylorOptions, TaylorResult, view, headline, meaning=_MEANING)

@@ -70,4 +70,9 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
     exact_rows: ExactOption = 256
 
 
-QUESTION = Question("trace", TraceOptions, TraceResult, view, headline)
+_MEANING = (
+    "The trace is the sum of all eigenvalues: the curvature in all. The effective dimension counts the "
+    "directions that matter at a damping. The share of a tensor says where the curvature is."
+)
+
+QUESTION = Question("trace", TraceOptions, TraceResult, view, headline, meaning=_MEANING)

@@ -3,7 +3,7 @@
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.shared.spectrum.matrix_options import TITLES
 from curvcli.analyses.trace.result import Estimate, TraceResult
-from curvcli.report.data import Block, Column, Facts, Measured, Table
+from curvcli.report.data import BarGroup, Bars, Block, Column, Facts, Measured, Table
 from curvcli.report.numbers import number
 
 # Rows of the table of tensors; the JSON holds all.
@@ -78,4 +78,9 @@ def view(result: TraceResult) -> list[Block]:
             else None,
         )
     )
+    tensors = [t for t in result.tensors if t.name in names]
+    if tensors:
+        errors = [t.trace.standard_error or 0.0 for t in tensors]
+        group = BarGroup("trace", [t.trace.value for t in tensors], errors)
+        blocks.append(Bars("Trace by tensor", "trace", [t.name for t in tensors], [group]))
     return blocks

@@ -55,4 +55,11 @@ class TrackOptions(Struct, frozen=True, kw_only=True):
     state: StateOption = None
 
 
-QUESTION = Question("track", TrackOptions, TrackResult, view, headline, targets="series")
+_MEANING = (
+    "Sharpness usually rises until it is near 2/lr, the edge of stability, and stays there. A jump of it "
+    "goes before many losses that diverge."
+)
+
+QUESTION = Question(
+    "track", TrackOptions, TrackResult, view, headline, targets="series", meaning=_MEANING
+)

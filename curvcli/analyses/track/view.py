@@ -33,10 +33,25 @@ def view(result: TrackResult) -> list[Block]:
     known = [p for p in result.points if p.lambda_max is not None]
     if len(known) > 1:
         steps = [float(p.step if p.step is not None else i) for i, p in enumerate(known)]
-        curves = [Series("λ max", steps, [p.lambda_max.value for p in known if p.lambda_max])]
+        curves = [_banded("λ max", steps, [p.lambda_max for p in known])]
         if result.edge:
             curves.append(Series("2/lr", [steps[0], steps[-1]], [result.edge, result.edge]))
+        elif any(p.limit for p in known):
+            limits = [p.limit or float("nan") for p in known]
+            curves.append(Series("limit of the optimizer", steps, limits))
         blocks.append(Chart("Sharpness over training", "step", curves, y_label="λ max"))
+        lowest = [p.lambda_min for p in known]
+        if any(end is not None for end in lowest):
+            title = "Smallest eigenvalue over training"
+            blocks.append(Chart(title, "step", [_banded("λ min", steps, lowest)], y_label="λ min"))
+        traces = [p.trace for p in known]
+        if any(trace is not None for trace in traces):
+            sums = [
+                TrackedValue(t.value, t.standard_error or 0.0, True) if t else None for t in traces
+            ]
+            blocks.append(
+                Chart("Trace over training", "step", [_banded("trace", steps, sums)], "trace")
+            )
         losses = [float("nan") if p.loss is None else p.loss for p in known]
         positive = all(loss > 0 for loss in losses)
         blocks.append(
@@ -49,6 +64,16 @@ def view(result: TrackResult) -> list[Block]:
             )
         )
     return blocks
+
+
+def _banded(name: str, steps: list[float], ends: list[TrackedValue | None]) -> Series:
+    """A figure over training with the band of its error."""
+    nothing = float("nan")
+    values = [nothing if end is None else end.value for end in ends]
+    errors = [nothing if end is None else end.residual for end in ends]
+    low = [v - e for v, e in zip(values, errors, strict=True)]
+    high = [v + e for v, e in zip(values, errors, strict=True)]
+    return Series(name, steps, values, low, high)
 
 
 def _row(point: TrackPoint, with_edge: bool) -> tuple[Cell, ...]:

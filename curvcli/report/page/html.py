@@ -1,121 +1,152 @@
-"""Blocks as one self-contained HTML page: no scripts, nothing fetched."""
+"""Answers as one self-contained HTML page, from the templates beside this file; nothing is fetched."""
 
+import base64
+import hashlib
+import math
+import re
 from collections.abc import Sequence
-from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from curvcli.errors import printable
-from curvcli.report import heat_map
-from curvcli.report.chart import svg
-from curvcli.report.colours import ATTENTION, BAD, GOOD
+from msgspec import Struct
+
+from curvcli.errors import OutputError, printable
+from curvcli.report import bars, chart, heat_map
+from curvcli.report.colours import ATTENTION, BAD, CURVES, GOOD
 from curvcli.report.data import (
     MARKS,
-    Bar,
+    Bars,
     Block,
     Cell,
     Chart,
     Facts,
     Finding,
     Headline,
-    HeatMap,
-    Sentence,
-    State,
-    Table,
+    Measured,
+    Picture,
+    Section,
 )
 from curvcli.report.numbers import text
+from curvcli.report.page import plotly
 
-_STYLE = (
-    f":root {{ color-scheme: light dark; --line: #8884; --good: {GOOD}; --bad: {ATTENTION}; --error: {BAD}; }}"
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_HERE = Path(__file__).parent
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """What is on a page."""
+
+    title: str
+    headline: Headline | None = None
+    lead: Sequence[Block] = ()
+    """Above the sections."""
+    sections: Sequence[Section] = ()
+    tail: Sequence[Block] = ()
+    """Below them."""
+    provenance: Facts
+
+
+def render(page: Page, *, static: bool = False) -> str:
+    """The whole page.
+
+    Args:
+        page: what is on it.
+        static: without scripts: drawings instead of figures that can be zoomed.
+
+    Raises:
+        OutputError: a library is not installed.
     """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin-top: 1.8rem; }
-table { border-collapse: collapse; margin: .5rem 0; }
-th, td { padding: .2rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td { overflow-wrap: anywhere; } .good { color: var(--good); } .bad, .warning { color: var(--bad); }
-.headline { font-weight: 600; } .attention { color: var(--bad); } .headline.bad, .state.bad { color: var(--error); }
-.bar { height: .8em; background: #4a90d9; }
-.error { color: var(--error); } .dim { opacity: .7; } footer { margin-top: 2rem; }
-"""
-)
+    figures: list[dict[str, Any]] = []
 
+    def number(block: Picture) -> int:
+        figures.append(plotly.figure(block))
+        return len(figures) - 1
 
-def render(
-    title: str,
-    blocks: Sequence[Block],
-    findings: Sequence[Finding],
-    footer: str,
-    headline: Headline | None = None,
-) -> str:
-    """A whole page."""
-    body = [f"<h1>{_text(title)}</h1>", fragment(blocks, findings, headline)]
-    body.append(f'<footer class="dim">{_text(footer)}</footer>')
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    scripts = [] if static else [plotly.library(), (_HERE / "page.js").read_text("utf-8")]
+    known = {} if static else {"number": number}
+    template = _environment().get_template("page.html")
+    # Figures are numbered while the page is written, and stand behind it: `figures` fills as it goes.
+    written = template.render(
+        page=page, style=_style(), scripts=[_Script(s) for s in scripts], figures=figures,
+        policy=_policy(scripts), **known,
+    )  # fmt: skip
+    return written + "\n"
 
 
 def fragment(
     blocks: Sequence[Block], findings: Sequence[Finding], headline: Headline | None = None
 ) -> str:
-    """The content of a page without its frame."""
-    body = []
-    if headline is not None:
-        told = f"{MARKS[headline.level]} {_text(headline.sentence)}"
-        body.append(f'<p class="headline {headline.level}">{told}</p>')
-    body += [_block(block) for block in blocks]
-    if findings:
-        body.append("<h2>Findings</h2><ul>")
-        body += [
-            f'<li><b class="{f.severity}">{f.severity}</b> {_text(f.message)} <code>{_text(f.rule)}</code></li>'
-            for f in findings
-        ]
-        body.append("</ul>")
-    return "\n".join(body)
+    """An answer without a page around it and without scripts, for notebooks."""
+    template = _environment().get_template("fragment.html")
+    return template.render(blocks=blocks, findings=findings, headline=headline, scripts=[])
 
 
-def _block(block: Block) -> str:
-    if isinstance(block, Sentence):
-        return f'<p class="{block.tone}">{_text(block.text)}</p>'
-    if isinstance(block, Facts):
-        rows = "".join(
-            f'<tr><td class="dim">{_text(label)}</td><td>{_text(text(value))}</td></tr>'
-            for label, value in block.rows
-        )
-        heading = f"<h2>{_text(block.title)}</h2>" if block.title else ""
-        return f"{heading}<table>{rows}</table>"
+class _Script(str):
+    """Our own source, which stands in the page as it is."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return str(self)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Only these scripts run, and nothing is fetched, whatever a name in a file says."""
+    hashes = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
+    ]
+    allowed = " ".join(f"'sha256-{h}'" for h in hashes) or "'none'"
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {allowed}"
+    )
+
+
+def _style() -> _Script:
+    colours = f":root {{ --good: {GOOD}; --attention: {ATTENTION}; --bad: {BAD}; --curve: {CURVES[0]}; }}\n"
+    return _Script(colours + (_HERE / "style.css").read_text("utf-8"))
+
+
+def _environment() -> "Environment":
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise OutputError(
+            "pages are written by jinja2, which is not installed",
+            "pip install 'curvcli[report]', or name a file that ends in .md",
+        ) from None
+    made = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {
+        "text": text, "kind": lambda value: type(value).__name__, "mark": MARKS.__getitem__,
+        "anchor": anchor, "svg": svg, "sort_key": _sort_key,
+    }  # fmt: skip
+    made.tests["picture"] = lambda block: isinstance(block, Picture)
+    return made
+
+
+def anchor(title: str) -> str:
+    """The name of a section in an address.
+
+    >>> anchor("hessian: a <b>.pt")
+    'hessian-a-b-pt'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", printable(title).lower()).strip("-") or "section"
+
+
+def svg(block: Picture) -> _Script:
+    """The picture as inline SVG, whose texts are escaped where they are written."""
     if isinstance(block, Chart):
-        return f"<h2>{_text(block.title)}</h2>{svg(block)}"
-    if isinstance(block, HeatMap):
-        return f"<h2>{_text(block.title)}</h2>{heat_map.svg(block)}"
-    return _table(block)
+        return _Script(chart.svg(block))
+    return _Script(bars.svg(block) if isinstance(block, Bars) else heat_map.svg(block))
 
 
-def _table(block: Table) -> str:
-    classes = [' class="n"' if c.numeric else "" for c in block.columns]
-    head = "".join(
-        f"<th{k}>{_text(c.name)}</th>" for c, k in zip(block.columns, classes, strict=True)
-    )
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td{k}>{_cell(cell)}</td>" for cell, k in zip(row, classes, strict=True))
-        + "</tr>"
-        for row in block.rows
-    )
-    caption = f'<p class="dim">{_text(legend)}</p>' if (legend := block.legend()) else ""
-    return f"<h2>{_text(block.title)}</h2><table><tr>{head}</tr>{rows}</table>{caption}"
-
-
-def _cell(cell: Cell) -> str:
-    if isinstance(cell, Bar):
-        return f'<div class="bar" style="width:{10 * cell.share:.2f}rem"></div>'
-    if isinstance(cell, State):
-        return f'<span class="state {cell.level}">{_text(cell.text)}</span>'
-    return _text(text(cell))
-
-
-def _text(raw: str) -> str:
-    return escape(printable(raw))
+def _sort_key(cell: Cell) -> _Script:
+    """The number that a cell stands for, in full."""
+    value = cell.value if isinstance(cell, Measured) else cell
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return _Script("")
+    return _Script(f' data-value="{value!r}"')

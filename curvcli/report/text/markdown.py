@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 
 from curvcli.errors import printable
-from curvcli.report import heat_map
+from curvcli.report import bars, heat_map
 from curvcli.report.chart import as_text
 from curvcli.report.data import (
     MARKS,
+    Bars,
     Block,
+    Cards,
     Chart,
     Facts,
     Finding,
     Headline,
-    HeatMap,
+    Section,
     Sentence,
     Table,
 )
@@ -26,26 +28,50 @@ def render(
     headline: Headline | None = None,
 ) -> str:
     """A section with the headline, the blocks and the findings."""
-    parts = [f"## {_escape(title)}"]
+    parts = [f"## {_escape(title)}", *_told(blocks, findings, headline)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _told(
+    blocks: Sequence[Block], findings: Sequence[Finding], headline: Headline | None
+) -> list[str]:
+    """The paragraphs of an answer, without its title."""
+    parts = []
     if headline is not None:
         parts.append(f"**{MARKS[headline.level]} {_escape(headline.sentence)}**")
-    for block in blocks:
-        if isinstance(block, Sentence):
-            parts.append(_escape(block.text))
-        elif isinstance(block, Chart):
-            parts.append(f"### {_escape(block.title)}\n\n```text\n{as_text(block)}\n```")
-        elif isinstance(block, HeatMap):
-            drawn = heat_map.as_text(block)
-            parts.append(f"### {_escape(block.title)}\n\n```text\n{drawn}\n```")
-        elif isinstance(block, Facts):
-            parts.append(_grid(block.title, ("", ""), ("left", "left"), block.rows))
-        else:
-            parts.append(_from_table(block))
+    parts += [part for block in blocks for part in _block(block)]
     if findings:
         parts.append(
             "\n".join(f"- **{f.severity}** {_escape(f.message)} `{f.rule}`" for f in findings)
         )
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def _block(block: Block) -> list[str]:
+    if isinstance(block, Section):
+        asked = [f"`{block.command}`"] if block.command else []
+        head = [f"## {_escape(block.title)}"]
+        return [*head, *_told(block.blocks, block.findings, block.headline), *asked]
+    if isinstance(block, Cards):
+        return [
+            "\n".join(
+                f"- **{MARKS[c.headline.level]} {_escape(c.label)}**: {_escape(c.headline.sentence)}"
+                for c in block.cards
+            )
+        ]
+    if isinstance(block, Sentence):
+        return [_escape(block.text)]
+    if isinstance(block, Facts):
+        return [_grid(block.title, ("", ""), ("left", "left"), block.rows)]
+    if isinstance(block, Table):
+        return [_from_table(block)]
+    if isinstance(block, Chart):
+        drawn = as_text(block)
+    elif block.tabled:
+        return []
+    else:
+        drawn = bars.as_text(block) if isinstance(block, Bars) else heat_map.as_text(block)
+    return [f"### {_escape(block.title)}\n\n```text\n{drawn}\n```"]
 
 
 def _from_table(block: Table) -> str:

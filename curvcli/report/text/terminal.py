@@ -8,18 +8,21 @@ from rich.console import Console
 from rich.text import Text
 
 from curvcli.errors import printable
-from curvcli.report import heat_map
-from curvcli.report.chart import draw
+from curvcli.report import bars, heat_map
+from curvcli.report.chart import axis_name, draw
 from curvcli.report.colours import ATTENTION, CURVES, GOOD, LEVELS, MAP, NOTE
 from curvcli.report.data import (
     MARKS,
     Bar,
+    Bars,
     Block,
+    Cards,
     Chart,
     Facts,
     Finding,
     Headline,
     HeatMap,
+    Section,
     Sentence,
     State,
     Table,
@@ -45,19 +48,11 @@ def render(
         style = LEVELS[headline.level]
         _say(console, [(f"{MARKS[headline.level]} ", f"bold {style}"), (headline.sentence, "bold")])
         console.print()
-    for index, block in enumerate(blocks):
+    shown = [b for b in blocks if not (isinstance(b, Bars | HeatMap) and b.tabled)]
+    for index, block in enumerate(shown):
         if index and not isinstance(block, Sentence):
             console.print()
-        if isinstance(block, Sentence):
-            _say(console, [(block.text, _TONES[block.tone])])
-        elif isinstance(block, Facts):
-            _facts(console, block)
-        elif isinstance(block, Chart):
-            _chart(console, block)
-        elif isinstance(block, HeatMap):
-            _map(console, block)
-        else:
-            _table(console, block)
+        _block(console, block)
     if findings:
         console.print()
     for finding in findings:
@@ -70,6 +65,55 @@ def render(
                 (f"  [{finding.rule}]", "dim"),
             ],
         )
+
+
+def _block(console: Console, block: Block) -> None:
+    if isinstance(block, Sentence):
+        _say(console, [(block.text, _TONES[block.tone])])
+    elif isinstance(block, Facts):
+        _facts(console, block)
+    elif isinstance(block, Chart):
+        _chart(console, block)
+    elif isinstance(block, HeatMap):
+        _map(console, block)
+    elif isinstance(block, Bars):
+        _bars(console, block)
+    elif isinstance(block, Cards):
+        _cards(console, block)
+    elif isinstance(block, Section):
+        _section(console, block)
+    else:
+        _table(console, block)
+
+
+def _cards(console: Console, block: Cards) -> None:
+    for card in block.cards:
+        mark = (f"{MARKS[card.headline.level]} ", f"bold {LEVELS[card.headline.level]}")
+        _say(console, [mark, (f"{card.label}: ", "bold"), (card.headline.sentence, "")])
+
+
+def _section(console: Console, block: Section) -> None:
+    """Under a rule with its title."""
+    title = printable(block.title)
+    line = "─" * max(0, console.width - cell_len(title) - 4)
+    _print(console, Text(f"── {title} {line}", style="bold"))
+    render(console, block.blocks, block.findings, block.headline)
+
+
+def _bars(console: Console, block: Bars) -> None:
+    """A line for each bar, one colour a group."""
+    _say(console, [(block.title, "bold")])
+    _print(console, Text(axis_name(block.value_label, block.log), style="dim"))
+    for name, group, drawn in bars.rows(block, console.width):
+        line = Text(f"{name}  ")
+        line.append(drawn, style=CURVES[group % len(CURVES)])
+        _print(console, line)
+    if len(block.groups) > 1:
+        legend = Text()
+        for k, group_ in enumerate(block.groups):
+            legend.append(f"{'' if not k else '   '}■ ", style=CURVES[k % len(CURVES)])
+            legend.append(printable(group_.name))
+        _print(console, legend)
 
 
 def _say(console: Console, parts: Sequence[tuple[str, str]]) -> None:

@@ -1,0 +1,1 @@
+"""Every answer that a target allows, on one page."""

@@ -1,0 +1,45 @@
+"""The command line that asks one question of a target again."""
+
+import shlex
+from typing import Any
+
+import msgspec
+
+from curvcli.analyses.registry import NAMES
+from curvcli.analyses.shared.settings import resolve_target
+from curvcli.analyses.shared.subject import Subject
+from curvcli.loading.spec import TargetSpec
+
+_SINGULAR = {"model-args": "model-arg", "loss-args": "loss-arg"}
+
+
+def again(name: str, subject: Subject) -> str | None:
+    """The command with every setting that is not the usual one; None for objects in Python."""
+    if subject.live:
+        return None
+    spec, base, target = subject.spec, TargetSpec(), subject.spec.checkpoint
+    if subject.file is not None:
+        of_file, _ = resolve_target(subject.file, {}, NAMES)
+        if of_file.checkpoint == spec.checkpoint:
+            base, target = of_file, subject.file
+    words = [target] if target is not None else []
+    for field in msgspec.structs.fields(TargetSpec):
+        value = getattr(spec, field.name)
+        if field.name != "checkpoint" and value != getattr(base, field.name):
+            words += _flags(field.encode_name, value)
+    return f"curvcli {name} {shlex.join(words)}"
+
+
+def _flags(key: str, value: Any) -> list[str]:
+    flag = f"--{_SINGULAR.get(key, key)}"
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{key}"]
+    if isinstance(value, dict):
+        pairs = [
+            f"{k}={v if isinstance(v, str) else msgspec.json.encode(v).decode()}"
+            for k, v in value.items()
+        ]
+        return [word for pair in pairs for word in (flag, pair)]
+    if isinstance(value, list | tuple):
+        return [word for one in value for word in (flag, str(one))]
+    return [] if value is None else [flag, str(value)]

@@ -1,0 +1,172 @@
+"""A report has the same answers as its analyses one by one, from a model that is loaded once."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from curvcli.analyses.report.run import _names
+from curvcli.analyses.shared.journal import Journal, Stage
+from curvcli.api import analyse, load
+from curvcli.errors import CurvError, UsageError
+from curvcli.loading.target import Target
+from curvcli.report.data import Cards, Section, flat
+from tests.oracles.program import ROOT, answer, invoke
+
+LINEAR = str(ROOT / "sample_models" / "linear_regression.toml")
+MLP = str(ROOT / "sample_models" / "digits_mlp.toml")
+QUICK = ("hessian", "gradients", "backprop")
+
+
+def plain(value: Any) -> Any:
+    return msgspec.to_builtins(value)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The trained weights, and three steps away from them."""
+    folder = tmp_path_factory.mktemp("run")
+    weights = load_file(ROOT / "sample_models" / "linear_regression.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    noise = {k: torch.randn(v.shape, generator=generator) for k, v in weights.items()}
+    paths = []
+    for step in range(3):
+        path = folder / f"step_{step}.safetensors"
+        save_file({k: v + 0.1 * step * noise[k] for k, v in weights.items()}, path)
+        paths.append(str(path))
+    return paths
+
+
+def test_answers_are_those_of_the_analyses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = Target.make_objective
+    monkeypatch.setattr(Target, "make_objective", lambda self, nonfinite: made.append(1) or make(self, nonfinite))  # type: ignore[func-returns-value]  # fmt: skip
+    report = analyse("report", load(LINEAR), analysis=list(QUICK)).result
+    assert len(made) == 1
+    assert [part.analysis for part in report.parts] == list(QUICK)
+    for part in report.parts:
+        alone = analyse(part.analysis, load(LINEAR))
+        assert plain(part.result) == plain(alone.result)
+        assert part.verdict == alone.headline
+        assert part.findings == alone.findings
+    assert report.overall is None
+    assert not report.left_out
+
+
+def test_every_analysis_of_one_target_is_in_the_report() -> None:
+    names = _names([])
+    assert {"hessian", "landscape", "sharpness", "jacobian", "lr"} <= {*names}
+    assert not {"report", "check", "compare", "track", "init", "doctor"} & {*names}
+    with pytest.raises(UsageError, match="hesian"):
+        _names(["hesian"])
+
+
+def test_a_section_and_a_card_for_each() -> None:
+    found = analyse("report", load(LINEAR), analysis=["hessian", "saddle"])
+    assert found.question is not None
+    # Also of an answer that was read from JSON.
+    read = msgspec.convert(plain(found.result), found.question.result)
+    for result in (found.result, read):
+        blocks = found.question.view(result)
+        sections = [b for b in blocks if isinstance(b, Section)]
+        assert [s.title for s in sections] == ["hessian", "saddle"]
+        assert all(s.meaning and s.blocks and s.headline for s in sections)
+        (cards,) = (b for b in blocks if isinstance(b, Cards))
+        assert [c.label for c in cards.cards] == ["Curvature", "Critical point"]
+        assert len(flat(blocks)) > len(blocks)
+
+
+def test_what_does_not_fit_the_budget_is_named() -> None:
+    code, told = answer("report", LINEAR, "--budget", "0s")
+    assert code == 3
+    assert told["error"]["code"] == "no-answer"
+
+
+def test_an_interrupted_report_holds_what_is_known() -> None:
+    begun: list[str] = []
+
+    def progress(stage: Stage) -> None:
+        begun.append(stage.what)
+
+    journal = Journal(progress=progress, interrupted=lambda: any("gradients" in b for b in begun))
+    found = analyse("report", load(LINEAR), journal, analysis=list(QUICK))
+    assert not found.complete
+    assert [p.analysis for p in found.result.parts] == ["hessian"]
+    assert [one.analysis for one in found.result.left_out] == ["gradients", "backprop"]
+    assert found.headline is not None
+    assert "Only a part" in found.headline.sentence
+
+
+def test_an_analysis_that_fails_leaves_the_others() -> None:
+    # Without a loss only what needs none can be asked.
+    target = load(
+        str(ROOT / "sample_models" / "digits_mlp.safetensors"), data=str(ROOT / "sample_models" / "digits.npz"),
+        model=f"{ROOT}/sample_models/models.py:DigitsMLP", max_batches=1, batch_size=8,
+    )  # fmt: skip
+    found = analyse("report", target, analysis=["jacobian", "hessian"]).result
+    assert [p.analysis for p in found.parts] == ["jacobian"]
+    assert [(one.analysis, "loss" in one.reason) for one in found.left_out] == [("hessian", True)]
+    with pytest.raises(CurvError):
+        analyse("report", load("missing.pt", model="x:y", data="z.npz"), analysis=["hessian"])
+
+
+def test_two_checkpoints_stand_side_by_side(checkpoints: list[str]) -> None:
+    subject = load(LINEAR, checkpoint=checkpoints[0])
+    found = analyse("report", subject, analysis=["hessian"], compare=checkpoints[2])
+    assert found.question is not None
+    result = found.result
+    assert result.overall is not None
+    assert result.overall.analysis == "compare"
+    # A quadratic: the loss on the line between two points has no barrier.
+    assert result.overall.result.line.height == pytest.approx(0.0, abs=1e-6)
+    assert [p.target for p in result.parts] == checkpoints[::2]
+    assert [t.checkpoint for t in result.targets] == checkpoints[::2]
+    section = found.question.view(result)[-3]
+    assert isinstance(section, Section)
+    assert [type(b) for b in section.blocks] == [Section, Section]
+
+
+def test_several_checkpoints_are_a_training_run(checkpoints: list[str]) -> None:
+    folder = str(Path(checkpoints[0]).parent)
+    code, told = answer("report", LINEAR, folder, "--analysis", "hessian")
+    assert code == 0
+    result = told["result"]
+    assert result["overall"]["analysis"] == "track"
+    assert [p["step"] for p in result["overall"]["result"]["points"]] == [0, 1, 2]
+    assert [p["target"] for p in result["parts"]] == [checkpoints[-1]]
+    refused = invoke("report", LINEAR, folder, "--compare", checkpoints[0])
+    assert refused.exit_code == 2
+    assert "--compare" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (LINEAR, "--batch-size", "64", "--max-batches", "2", "--dtype", "float64"),
+        (LINEAR, "--params", "*weight", "--params", "*bias", "--train-mode", "--seed", "3"),
+        (
+            str(ROOT / "sample_models" / "digits_mlp.safetensors"), "--model",
+            f"{ROOT}/sample_models/models.py:DigitsMLP", "--data", f"{ROOT}/sample_models/digits.npz",
+            "--loss", "cross_entropy", "--max-batches", "1", "--batch-size", "8",
+        ),
+    ],
+)  # fmt: skip
+def test_the_command_of_a_section_gives_its_answer_again(given: tuple[str, ...]) -> None:
+    _, told = answer("report", *given, "--analysis", "gradients")
+    (part,) = told["result"]["parts"]
+    program, *words = shlex.split(part["command"])
+    assert program == "curvcli"
+    _, alone = answer(*words)
+    assert alone["result"] == part["result"]
+
+
+@pytest.mark.parametrize("suffix", ["html", "md", "png", "csv", "json"])
+def test_a_report_is_written_in_every_format(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"report.{suffix}"
+    done = invoke("report", LINEAR, "--analysis", "hessian", "--static", "-o", str(file))
+    assert done.exit_code == 0, done.stderr
+    assert file.stat().st_size > 500
