@@ -1,5 +1,6 @@
 """One command, from flags to exit code."""
 
+import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -20,6 +21,7 @@ from curvcli.cli.options import split
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
 from curvcli.cli.streams import say, say_error
+from curvcli.cli.tracker import Tracker
 from curvcli.cli.write import SUFFIXES, check_output, emit
 from curvcli.errors import (
     EXIT_INTERNAL,
@@ -48,14 +50,19 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     lines = Lines(output["output"]) if output["format"] == "ndjson" else None
     try:
         check_output(question, output["output"], output["format"])
-        with ProgressLine(not output["quiet"]) as progress:
+        tracker = Tracker(output["log"])
+        with ProgressLine(not output["quiet"] and not output["watch"]) as progress:
             journal = Journal(
                 progress=progress, interrupted=interruption, item=lines or (lambda _: None)
             )
-            subject = inspected(question, given, settings, options)
-            first = next((m for m in subject.members if m.problem is None), subject)
-            chosen = first.tables[question.name]
-            answer = question.ask(subject, chosen, journal, f"curvcli {question.name}")
+            if output["watch"]:
+                subject, journal, answer = watched(
+                    question, given, settings, options, output, interruption, lines
+                )
+            else:
+                subject = inspected(question, given, settings, options)
+                answer = ask(question, subject, journal)
+        tracker.tell(question.name, answer.result)
     except KeyboardInterrupt:
         error = ErrorInfo("interrupted", "interrupted", None, EXIT_NO_ANSWER)
         say("interrupted\n")
@@ -75,6 +82,34 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
             report_error(problem, output["verbose"])
     whole = envelope(question.name, subject, journal, answer, error)
     raise typer.Exit(finish(question, whole, output, answer))
+
+
+def ask(question: Question, subject: Subject, journal: Journal) -> Answer[Any]:
+    """The answer, with the options of the first target that can be used."""
+    first = next((m for m in subject.members if m.problem is None), subject)
+    chosen = first.tables[question.name]
+    return question.ask(subject, chosen, journal, f"curvcli {question.name}")
+
+
+def watched(
+    question: Question,
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    output: dict[str, Any],
+    interruption: Interruption,
+    lines: Lines | None,
+) -> tuple[Subject, Journal, Answer[Any]]:
+    """The answer of a series that goes on; what was computed is kept from one look to the next."""
+    from curvcli.cli.watch import follow
+
+    def now(journal: Journal, state: str) -> tuple[Subject, Answer[Any]]:
+        subject = inspected(question, given, settings, {"state": state, **options})
+        return subject, ask(question, subject, journal)
+
+    terminal = sys.stdout is not None and sys.stdout.isatty() and not output["quiet"]
+    targets = given.get("target") or []
+    return follow(now, question, targets, interruption, lines, terminal)
 
 
 def inspected(

@@ -10,7 +10,8 @@ import torch
 from tests.oracles.program import ROOT
 from tests.training.loops import X, Y, network
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training-loop.md").read_text("utf-8"), re.DOTALL)  # fmt: skip
+GUIDE = (ROOT / "docs" / "training-loop.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 
 @pytest.mark.filterwarnings("default")

@@ -82,6 +82,7 @@ def _rank(rank: int, store: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.full
 def test_of_several_processes_one_measures_and_all_stop(tmp_path: Path) -> None:
     """Two processes: the first one's verdict is that of both."""
     spawn(_rank, (str(tmp_path / "store"),), nprocs=2)
