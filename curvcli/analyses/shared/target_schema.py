@@ -44,7 +44,7 @@ def target_schema() -> dict[str, Any]:
 def _table(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a question, whose names may have ``-`` or ``_``."""
     question = get(name)
-    found = {}
+    found: dict[str, Any] = {}
     for option in question.fields():
         told = {**options[f"{name}.{option.name}"], "description": option.help}
         found |= dict.fromkeys((option.name.replace("_", "-"), option.name), told)

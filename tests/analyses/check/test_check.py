@@ -461,7 +461,9 @@ def test_the_rules_in_the_readme_are_valid(project: Path) -> None:
 def test_the_jobs_in_the_readme_run(project: Path) -> None:
     """Every `curvcli check` that the README's jobs run, in a process, on a project that keeps its rules."""
     write_target(project, ["info.nonfinite == 0", "gradients.loss < 1"])
-    (github,) = [job for job in JOBS if "jobs" in job]
+    action, github = [job for job in JOBS if "jobs" in job]
+    (given,) = [s["with"] for s in action["jobs"]["curvature"]["steps"] if "with" in s]
+    assert set(given) <= set(yaml.safe_load((ROOT / "action.yml").read_text())["inputs"])
     steps = [s["run"] for s in github["jobs"]["curvature"]["steps"] if "run" in s]
     (gitlab,) = [job for job in JOBS if "curvature" in job]
     commands = [c for c in [*steps, *gitlab["curvature"]["script"]] if c.startswith("curvcli")]
