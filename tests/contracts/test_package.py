@@ -20,7 +20,7 @@ from tests.oracles.program import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))
-RELEASE: dict[str, Any] = yaml.safe_load(
+RELEASE: dict[Any, Any] = yaml.safe_load(
     (ROOT / ".github/workflows/release.yml").read_text("utf-8")
 )
 
