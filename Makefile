@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-full test-cuda test-torch lint format samples clean readme picture fuzz bench wheel
+.PHONY: help demo test test-full test-cuda test-torch lint format samples clean readme picture fuzz bench wheel man docs
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -70,10 +70,21 @@ wheel: $(VENV)/.package  ## build sdist and wheel, and run the demo from the whe
 		&& $(CURDIR)/.venv-wheel/bin/curvcli hessian digits_mlp.toml && rm -rf "$$folder"
 
 clean:  ## remove the virtual environments, packages and caches
-	rm -rf $(VENV) .venv-wheel .venv-torch-* dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel .venv-torch-* dist man site .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-readme: $(VENV)/.test  ## write the generated parts of README and docs again
-	$(BIN)/cog -r README.md docs/architecture.md
+readme: $(VENV)/.test  ## write the generated parts of the docs again
+	$(BIN)/cog -r docs/reference/commands.md docs/speed.md docs/architecture.md
+	$(BIN)/curvcli schema target > docs/target.schema.json
+
+$(VENV)/.docs: $(VENV)/.base
+	$(PIP) --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## build the site into site/; a warning or a link to nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+man: $(VENV)/.base  ## write man pages into man/
+	$(BIN)/python docs/manual.py man
 
 bench:  ## install the peers into .venv-bench and measure curvcli beside them (an hour)
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from curvcli.objective.batch import Batch as Batch
     from curvcli.objective.checks import make_objective as make_objective
     from curvcli.objective.objective import Objective as Objective
+    from curvcli.training.lightning_callback import LightningCallback as LightningCallback
+    from curvcli.training.monitor import Monitor as Monitor
+    from curvcli.training.trainer_callback import TrainerCallback as TrainerCallback
 
 # Imported when they are first asked for: torch takes seconds, and --help needs none of it.
 _HOMES = {
@@ -58,6 +61,9 @@ _HOMES = {
     "as_linear_operator": "curvcli.functions",
     "read_answer": "curvcli.functions",
     "inspect": "curvcli.functions",
+    "Monitor": "curvcli.training.monitor",
+    "LightningCallback": "curvcli.training.lightning_callback",
+    "TrainerCallback": "curvcli.training.trainer_callback",
 }
 _QUESTIONS = (
     "hessian", "density", "trace", "saddle", "taylor", "step", "backprop", "gradients", "jacobian", "lr",

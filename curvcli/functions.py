@@ -73,17 +73,25 @@ def inspect(
     """
     from curvcli.loading.live import LiveTarget
 
+    notes: list[str] = []
+    target = LiveTarget(model, data, loss, objective, spec_of(settings), notes)
+    return Subject(target.spec, target=target, name=type(model).__name__)
+
+
+def spec_of(settings: dict[str, Any]) -> TargetSpec:
+    """Settings with underscores, checked; what objects stand for is none of them.
+
+    Raises:
+        UsageError: a setting is unknown or wrong.
+    """
     for name in settings:
         if name in _OBJECTS or name not in TargetSpec.__struct_fields__:
             known = ", ".join(f for f in TargetSpec.__struct_fields__ if f not in _OBJECTS)
             raise UsageError(f"there is no setting {name!r}", f"known: {known}")
     try:
-        spec = msgspec.convert({k.replace("_", "-"): v for k, v in settings.items()}, TargetSpec)
+        return msgspec.convert({k.replace("_", "-"): v for k, v in settings.items()}, TargetSpec)
     except msgspec.ValidationError as error:
         raise UsageError(f"a setting is wrong: {error}", "see 'curvcli hessian --help'") from None
-    notes: list[str] = []
-    target = LiveTarget(model, data, loss, objective, spec, notes)
-    return Subject(target.spec, target=target, name=type(model).__name__)
 
 
 def _ask(name: str, model: "nn.Module", loss: Any, data: Any, given: dict[str, Any]) -> Answer[Any]:

@@ -48,7 +48,7 @@ def completer(name: str) -> Completer | None:
         "wrt": _layers(leaves=False),
         "of": _layers(leaves=False),
         "device": _among(("auto", "cpu", "cuda", "mps")),
-        "command": _among(NAMES),
+        "command": _among((*NAMES, "target")),
     }.get(name)
 
 

@@ -1,6 +1,7 @@
 """One command, from flags to exit code."""
 
 import os
+import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ from curvcli.cli.processes import Team, start
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
 from curvcli.cli.streams import say, say_error
+from curvcli.cli.tracker import Tracker
 from curvcli.cli.write import SUFFIXES, check_output, emit
 from curvcli.errors import (
     EXIT_INTERNAL,
@@ -57,19 +59,25 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     lines = Lines(output["output"]) if wanted else None
     try:
         check_output(question, output["output"], output["format"], static=output["static"])
+        tracker = Tracker(None if team.helps else output["log"])
         if question.needs == "objective":
             team.join()
-        with ProgressLine(not output["quiet"] and not team.helps) as progress:
+        quiet = output["quiet"] or output["watch"] or team.helps
+        with ProgressLine(not quiet) as progress:
             journal = Journal(
                 progress=progress, interrupted=interruption, item=lines or (lambda _: None),
                 agree=team.agree,
             )  # fmt: skip
-            subject = inspected(question, given, settings, options)
-            team.share(subject)
-            first = next((m for m in subject.members if m.problem is None), subject)
-            chosen = first.tables[question.name]
-            answer = question.ask(subject, chosen, journal, f"curvcli {question.name}")
-            team.leave()
+            if output["watch"]:
+                subject, journal, answer = watched(
+                    question, given, settings, options, output, interruption, lines
+                )
+            else:
+                subject = inspected(question, given, settings, options)
+                team.share(subject)
+                answer = ask(question, subject, journal)
+                team.leave()
+        tracker.tell(question.name, answer.result)
     except (Exception, SystemExit, KeyboardInterrupt) as problem:  # SystemExit: by the user's code
         error = failed(problem, team, output["verbose"])
     if lines is not None:
@@ -93,7 +101,6 @@ def failed(problem: BaseException, team: Team, verbose: bool) -> ErrorInfo:
     error = error_info(known) if known else internal(problem)
     team.fail(error)
     if team.helps:
-        say(traceback.format_exc() if verbose else "")
         return error
     if known is not None:
         report_error(known, verbose)
@@ -101,6 +108,34 @@ def failed(problem: BaseException, team: Team, verbose: bool) -> ErrorInfo:
         say(f"internal error: {printable(error.message)}\n  {error.hint}\n")
         say(traceback.format_exc() if verbose else "")
     return error
+
+
+def ask(question: Question, subject: Subject, journal: Journal) -> Answer[Any]:
+    """The answer, with the options of the first target that can be used."""
+    first = next((m for m in subject.members if m.problem is None), subject)
+    chosen = first.tables[question.name]
+    return question.ask(subject, chosen, journal, f"curvcli {question.name}")
+
+
+def watched(
+    question: Question,
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    output: dict[str, Any],
+    interruption: Interruption,
+    lines: Lines | None,
+) -> tuple[Subject, Journal, Answer[Any]]:
+    """The answer of a series that goes on; what was computed is kept from one look to the next."""
+    from curvcli.cli.watch import follow
+
+    def now(journal: Journal, state: str) -> tuple[Subject, Answer[Any]]:
+        subject = inspected(question, given, settings, {"state": state, **options})
+        return subject, ask(question, subject, journal)
+
+    terminal = sys.stdout is not None and sys.stdout.isatty() and not output["quiet"]
+    targets = given.get("target") or []
+    return follow(now, question, targets, interruption, lines, terminal)
 
 
 def inspected(

@@ -60,21 +60,24 @@ def _root(
 
 def schema(
     command: Annotated[
-        str, typer.Argument(help="Name of a command.", autocompletion=completer("command"))
+        str,
+        typer.Argument(help="Name of a command, or 'target'.", autocompletion=completer("command")),
     ],
 ) -> None:
-    """Print the JSON Schema of an analysis' answer."""
+    """Print the JSON Schema of an analysis' answer, or of target files."""
     import json
 
+    from curvcli.analyses.shared.target_schema import target_schema
     from curvcli.report.data import json_schema
 
-    if command not in NAMES:
+    if command not in (*NAMES, "target"):
         say_error(
             f"there is no command {command!r}.{did_you_mean(command, NAMES)}",
-            f"commands: {', '.join(NAMES)}",
+            f"commands: {', '.join(NAMES)}; target: the schema of target files",
         )
         raise typer.Exit(EXIT_BAD_INPUT)
-    typer.echo(json.dumps(json_schema(get(command).result), indent=2))
+    found = target_schema() if command == "target" else json_schema(get(command).result)
+    typer.echo(json.dumps(found, indent=2))
 
 
 def main() -> None:

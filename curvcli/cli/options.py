@@ -10,6 +10,7 @@ import typer
 from curvcli.analyses.shared.question import Option, Question
 from curvcli.cli.completion import completer
 from curvcli.loading.spec import option_fields, parse_assignments
+from curvcli.training.afterwards import LOGGED
 
 # Settings that `key=value` flags fill, and the flag's name in the singular.
 _ASSIGNED = {"model_args": "--model-arg", "loss_args": "--loss-arg"}
@@ -49,6 +50,13 @@ OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "quiet": (bool, False, "No progress and no notes on stderr."),
     "verbose": (bool, False, "Show tracebacks and warnings."),
 }
+
+LOG = (
+    "Also write the figures to a tracker: tensorboard:DIR, wandb:PROJECT, mlflow:EXPERIMENT, trackio:PROJECT, "
+    "csv:FILE, jsonl:FILE."
+)
+
+WATCH = "Follow the directory: look at new checkpoints as they come, until Ctrl-C."
 
 
 def plain_type(kind: Any) -> Any:
@@ -90,6 +98,10 @@ def signature(question: Question) -> inspect.Signature:
     for name, (kind, default, text) in OUTPUT_OPTIONS.items():
         kind = Literal[formats(question)] if name == "format" else kind  # noqa: PLW2901
         parameters.append(_option(name, kind, text, "Output options", None, default=default))
+    if question.name in LOGGED:
+        parameters.append(_option("log", str, LOG, "Output options", None))
+    if question.targets == "series":
+        parameters.append(_option("watch", bool, WATCH, "Output options", None, default=False))
     return inspect.Signature(parameters)
 
 
@@ -111,7 +123,7 @@ def split(
         if value is not None and value != []:
             assigned = flag is not None and get_origin(plain_type(option.kind)) is dict
             options[option.name] = parse_assignments(value, str(flag)) if assigned else value
-    output = {k: given[k] for k in OUTPUT_OPTIONS}
+    output = {k: given.get(k) for k in (*OUTPUT_OPTIONS, "log", "watch")}
     settings: dict[str, Any] = {}
     for name, *_ in option_fields():
         value = given.get(name)

@@ -14,6 +14,7 @@ Python parses a rule, and evaluates nothing: its syntax tree becomes the tree be
 
 import ast
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,8 +78,12 @@ _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "
 _OUTSIDE = re.compile(r"""\"[^\"]*\"|'[^']*'|(?P<all>\[\s*\*\s*\])|(?P<foreign>[:#\\;@&|^~%`])""")
 
 
-def parse(text: str) -> Comparing:
+def parse(text: str, constants: Mapping[str, float] | None = None) -> Comparing:
     """The tree of a rule.
+
+    Args:
+        text: the rule.
+        constants: numbers that have a name here, such as ``lr`` in a training loop.
 
     Raises:
         UsageError: it is not of the language above; the message says where.
@@ -91,7 +96,7 @@ def parse(text: str) -> Comparing:
     skipped = len(text) - len(text.lstrip())
     try:
         tree = ast.parse(python.lstrip(), mode="eval").body
-        return _Reader(text, skipped).rule(tree)
+        return _Reader(text, skipped, {**_CONSTANTS, **(constants or {})}).rule(tree)
     except SyntaxError as error:
         deep = "too many nested" in str(error.msg)
         raise _refused(
@@ -120,6 +125,7 @@ class _Reader:
     text: str
     skipped: int
     """Blanks before the first character that Python has seen."""
+    names: Mapping[str, Constant]
 
     def refused(self, reason: str, node: ast.expr) -> UsageError:
         return _refused(self.text, reason, self.skipped + node.col_offset + 1)
@@ -147,8 +153,8 @@ class _Reader:
     def expression(self, node: ast.expr) -> Expression:
         if isinstance(node, ast.Constant) and type(node.value) in (int, float, str):
             return Value(node.value)  # type: ignore[arg-type]
-        if isinstance(node, ast.Name) and node.id in _CONSTANTS:
-            return Value(_CONSTANTS[node.id])
+        if isinstance(node, ast.Name) and node.id in self.names:
+            return Value(self.names[node.id])
         if isinstance(node, ast.Name) and node.id == "baseline":
             return Baseline()
         if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):

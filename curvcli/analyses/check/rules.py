@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -84,14 +85,14 @@ def askable() -> list[str]:
     return [name for name in NAMES if get(name).targets == "one"]
 
 
-def make_rule(given: str | RuleEntry) -> Rule:
-    """Parse a rule and hold it against the types of the results.
+def make_rule(given: str | RuleEntry, constants: Mapping[str, float] | None = None) -> Rule:
+    """Parse a rule and hold it against the types of the results; ``constants`` as of `parse`.
 
     Raises:
         UsageError: the rule is not understood, or names what no analysis has.
     """
     entry = RuleEntry(given) if isinstance(given, str) else given
-    tree = parse(entry.rule)
+    tree = parse(entry.rule, constants)
     found = [*paths(tree.left), *paths(tree.right)]
     if not found:
         raise UsageError(

@@ -138,6 +138,9 @@ def _resumed(
     capacity = operator.plan.capacity
     path = Path(options.state) if options.state else None
     if path is None or not path.exists():
+        guess = subject.guess
+        if guess is not None and len(guess.vector_N) == operator.n:
+            return start(operator, capacity, guess.seed, guess.vector_N)
         return start(operator, capacity, subject.spec.seed)
     state = load_state(path, operator, capacity, key)
     journal.note(f"went on from {path.name} after {state.matvecs} products")

@@ -13,6 +13,7 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.sanity import SanityInfo
 from curvcli.analyses.shared.subject import Subject
+from curvcli.analyses.shared.target_schema import ADDRESS
 from curvcli.errors import CurvError, ModelError, OutputError, UsageError
 from curvcli.files import write_whole
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
@@ -161,7 +162,7 @@ def _guess(
 
 def _text(first: str, written: list[str], unknown: dict[str, str], remarks: list[str]) -> str:
     """The target file: what it is, its settings, and what to fill in."""
-    lines = [f"# {line}" for line in [first, *remarks] if line]
+    lines = [f"#:schema {ADDRESS}", *[f"# {line}" for line in [first, *remarks] if line]]
     lines += ["", *written]
     lines += (
         ["", "# What the checkpoint does not tell; remove the # and fill in:"] if unknown else []

@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curvcli.loading.described import described
 from curvcli.loading.spec import TargetSpec
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from curvcli.linalg.ranks import Ranks
     from curvcli.loading.target import Target
     from curvcli.objective.objective import Cost, Objective
+
+
+class Guess(NamedTuple):
+    """What an earlier answer knows about the ends of the spectrum."""
+
+    vector_N: "Tensor"
+    seed: int
+    """Of the random part beside it, which must not be the one that the earlier answer began with."""
 
 
 class Subject:
@@ -54,6 +62,8 @@ class Subject:
         made = objective or target
         self.notes: list[str] = made.notes if made is not None else []
         """What was switched, skipped or assumed while it was loaded."""
+        self.guess: Guess | None = None
+        """What Lanczos may start from."""
         self._objective = objective
         self._target, self.live = target, target is not None
         self._sanity: SanityInfo | None = None

@@ -447,21 +447,23 @@ def test_a_budget_ends_in_undecided_rules_not_in_a_pass(project: Path) -> None:
     assert not list((project / "cache").glob("**/*.json"))
 
 
-README = (ROOT / "README.md").read_text()
-JOBS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)]
+GUIDE = (ROOT / "docs" / "ci.md").read_text()
+JOBS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
 
 
-def test_the_rules_in_the_readme_are_valid(project: Path) -> None:
-    (block,) = re.findall(r"```\n(\[check\]\n.*?)```", README, re.DOTALL)
+def test_the_rules_in_the_guide_are_valid(project: Path) -> None:
+    (block,) = re.findall(r"```\n(\[check\]\n.*?)```", GUIDE, re.DOTALL)
     text = (project / "run.toml").read_text().partition("[check]")[0]
     (project / "run.toml").write_text(text + block)
     assert checked("run.toml", "--update-baseline", "--baseline", "base.json")[0] == 0
 
 
-def test_the_jobs_in_the_readme_run(project: Path) -> None:
-    """Every `curvcli check` that the README's jobs run, in a process, on a project that keeps its rules."""
+def test_the_jobs_in_the_guide_run(project: Path) -> None:
+    """Every `curvcli check` that the guide's jobs run, in a process, on a project that keeps its rules."""
     write_target(project, ["info.nonfinite == 0", "gradients.loss < 1"])
-    (github,) = [job for job in JOBS if "jobs" in job]
+    action, github = [job for job in JOBS if "jobs" in job]
+    (given,) = [s["with"] for s in action["jobs"]["curvature"]["steps"] if "with" in s]
+    assert set(given) <= set(yaml.safe_load((ROOT / "action.yml").read_text())["inputs"])
     steps = [s["run"] for s in github["jobs"]["curvature"]["steps"] if "run" in s]
     (gitlab,) = [job for job in JOBS if "curvature" in job]
     commands = [c for c in [*steps, *gitlab["curvature"]["script"]] if c.startswith("curvcli")]

@@ -1,0 +1,1 @@
+"""Curvature from inside a training loop, which is not disturbed."""

@@ -1,0 +1,32 @@
+"""An answer that is there, as series for trackers."""
+
+from typing import Any
+
+from curvcli.analyses.shared.targets import step_of
+from curvcli.training.series import series_of
+
+LOGGED = ("track", "check")
+"""Questions whose answers go to trackers."""
+
+
+def series_in(question: str, result: Any) -> list[tuple[int, dict[str, float]]]:
+    """(step, figures): the points of `track`, or what the rules of `check` looked at, target by target.
+
+    A step that is not known is the place in the series.
+    """
+    if question == "track":
+        return [
+            (place if point.step is None else point.step, series_of("track", point))
+            for place, point in enumerate(result.points)
+        ]
+    found = []
+    for place, target in enumerate(result.targets):
+        step = step_of(target.name)
+        figures = {
+            rule.figure.path: float(rule.figure.value)
+            for rule in target.rules
+            if rule.figure is not None and type(rule.figure.value) in (int, float)
+        }
+        violated = sum(rule.decision == "violation" for rule in target.rules)
+        found.append((place if step is None else step, {**figures, "check.violated": float(violated)}))  # fmt: skip
+    return found

@@ -1,0 +1,70 @@
+"""How much of a program's time measurements may take."""
+
+from collections.abc import Callable
+
+from curvcli.errors import UsageError
+
+
+def parse_share(text: str | float | None) -> float | None:
+    """``"2%"`` or ``0.02`` as a fraction; None: no limit.
+
+    Raises:
+        UsageError: it is no share between 0 and 1.
+
+    >>> parse_share("2%")
+    0.02
+    """
+    if text is None:
+        return None
+    try:
+        value = (
+            float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
+        )
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise UsageError(f"budget {text!r} is no share of the time", "write '2%', 0.02 or None")
+    return value
+
+
+class Share:
+    """Time spent on measurements beside the time since the start.
+
+    A measurement is made where the share would still hold when it has taken as long as the one before. The first
+    one is made whatever it takes; those after it wait until the share holds again.
+
+    Args:
+        limit: share of the whole time, measurements included; None: none.
+        clock: seconds.
+    """
+
+    def __init__(self, limit: float | None, clock: Callable[[], float]) -> None:
+        self.limit, self._clock = limit, clock
+        self._began = clock()
+        self._started: float | None = None
+        self.spent = 0.0
+        self.last = 0.0
+
+    def allows(self) -> bool:
+        """Whether another measurement fits."""
+        if self.limit is None or self.spent == 0.0:
+            return True
+        elapsed = self._clock() - self._began
+        return self.spent + self.last <= self.limit * (elapsed + self.last)
+
+    def begin(self) -> None:
+        """A measurement begins."""
+        self._started = self._clock()
+
+    def end(self) -> float:
+        """It has ended; how long it took."""
+        assert self._started is not None
+        self.last = self._clock() - self._started
+        self.spent += self.last
+        return self.last
+
+    @property
+    def used(self) -> float:
+        """The share of the time since the start that measurements took."""
+        elapsed = self._clock() - self._began
+        return self.spent / elapsed if elapsed > 0 else 0.0
