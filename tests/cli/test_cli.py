@@ -42,7 +42,7 @@ def test_json_holds_the_contract_and_matches_its_schema() -> None:
     assert (len(result["top"]), len(result["bottom"])) == (10, 3)
     assert set(result["top"][0]) == {"value", "residual", "converged", "batch_standard_error"}
     assert set(result["reach"]) == {"lower", "upper", "probability"}
-    assert set(envelope["cost"]) == {"matvecs", "gradients", "seconds", "peak_memory"}
+    assert set(envelope["cost"]) == {"matvecs", "gradients", "seconds", "peak_memory", "processes"}
     assert all(pair["converged"] for pair in result["top"] + result["bottom"])
     assert result["reach"]["lower"] <= result["bottom"][0]["value"]
 
