@@ -1,4 +1,4 @@
-# curvcli with the CPU build of torch: docker run --rm -v "$PWD":/work curvcli check run.toml
+# curvcli with the CPU build of torch: docker run --rm -v "$PWD":/data curvcli check run.toml
 FROM python:3.12-slim
 
 COPY pyproject.toml README.md CHANGELOG.md LICENSE /source/
@@ -10,6 +10,6 @@ RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/wh
     && useradd --create-home --uid 1000 curvcli
 
 USER 1000
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["curvcli"]
 CMD ["--help"]

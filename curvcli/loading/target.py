@@ -144,7 +144,9 @@ class Target:
         """Where everything is computed."""
         if self.spec.memory is not None:
             give_back_freed_memory()
-        device = resolve_device(self.spec.device, local_rank() if self.ranks.size > 1 else None)
+        device = resolve_device(self.spec.device)
+        if self.ranks.size > 1 and device.type == "cuda" and ":" not in self.spec.device:
+            device = torch.device("cuda", local_rank() % torch.cuda.device_count())
         self.notes.extend(device_notes(device, self.spec.tf32))
         return device
 

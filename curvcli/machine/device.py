@@ -18,18 +18,12 @@ _MARGIN = 0.85
 _LAUNCHED = 1 << 24
 
 
-def resolve_device(text: str, index: int | None = None) -> torch.device:
+def resolve_device(text: str) -> torch.device:
     """``auto`` (CUDA if there is one, then the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-
-    Args:
-        text: as above.
-        index: of the CUDA device of this one among several processes.
 
     Raises:
         UsageError: there is no such device here.
     """
-    if index is not None and text in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", index % torch.cuda.device_count())
     if text == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -125,12 +125,16 @@ class Objective:
             return batch.between(self.ranks.share(batch.size))
         return batch if index % self.ranks.size == self.ranks.rank else None
 
+    def pieces_of(self, batch: Batch, index: int, samples: int | None) -> Iterator[Batch]:
+        """This process' part of a batch, see `mine`, in micro-batches of ``samples``."""
+        part = self.mine(batch, index)
+        if part is not None:
+            yield from part.pieces(samples or part.size)
+
     def pieces(self, samples: int | None = None) -> Iterator[Batch]:
         """This process' part of all batches, in micro-batches of ``samples``."""
         for index, batch in enumerate(self.batches):
-            part = self.mine(batch, index)
-            if part is not None:
-                yield from part.pieces(samples or part.size)
+            yield from self.pieces_of(batch, index, samples)
 
     def sum_of(self, batch: Batch) -> Tensor:
         """This batch's part of L without weight decay, Σ_i ℓ_i / W, with its graph."""

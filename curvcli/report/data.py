@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from curvcli.errors import printable
+from curvcli.report.cost import CostInfo
 
 SCHEMA = "curvcli/1"
 
@@ -84,28 +85,6 @@ class TargetInfo(Struct, frozen=True):
     guess: Annotated[
         str | None,
         Meta(description="what is assumed of a network that is recognised by its shapes"),
-    ] = None
-
-
-class ProcessesInfo(Struct, frozen=True):
-    """What the first of several processes exchanged with the others."""
-
-    count: int
-    messages: int
-    sent: Annotated[int, Meta(description="bytes")]
-
-
-class CostInfo(Struct, frozen=True):
-    """What the answer took."""
-
-    matvecs: Annotated[int, Meta(description="products over all batches")]
-    gradients: Annotated[int, Meta(description="gradients over all batches")]
-    seconds: float
-    peak_memory: Annotated[
-        int | None, Meta(description="bytes: allocated on the device, or resident")
-    ]
-    processes: Annotated[
-        ProcessesInfo | None, Meta(description="null where one process did it alone")
     ] = None
 
 

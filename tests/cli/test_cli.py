@@ -123,7 +123,7 @@ def test_notes_and_errors_go_to_stderr() -> None:
         ("jacobian", "digits_cnn", "--per-layer"),
         ("taylor", "digits_mlp"),
         ("step", "digits_mlp"),
-        ("hessian", "bytes_gpt", "--per-layer", "--top", "2", "--max-matvecs", "8"),
+        ("hessian", "digits_cnn", "--per-layer", "--top", "2", "--max-matvecs", "8"),
         ("gradients", "digits_lstm", "--reinit", "xavier,kaiming", "--seeds", "2"),
     ],
 )

@@ -85,7 +85,9 @@ def working(folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.full)]
+)
 def test_a_lost_process_is_named(number: signal.Signals, tmp_path: Path) -> None:
     """Killed or stopped: the other one names it and ends with 3."""
     with working(tmp_path) as (first, second):

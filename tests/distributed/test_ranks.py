@@ -44,7 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_as_one_process(count: int, alone: Found, tmp_path: Path) -> None:
     found = found_by(count, tmp_path)
     for name, one in alone.items():

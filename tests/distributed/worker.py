@@ -18,6 +18,7 @@ from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks, blocks_o
 from curvcli.operators.curvature.fisher import Fisher
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian
+from curvcli.operators.curvature.parts import part_gradients
 from curvcli.operators.curvature.spread import spread
 
 
@@ -81,7 +82,7 @@ def figures(objective: Objective) -> dict[str, Any]:
         "difference": operator.difference_product(v_N).tolist(),
         "blocks": [x.tolist() for x in blocks.products(blocks.cut(v_N)) if x is not None],
         "spread": spreads.standard_errors_K,
-        "parts": [weight for weight, _ in operator.part_gradients()],
+        "parts": [weight for weight, _ in part_gradients(operator)],
         "rebuilt": Hessian(objective, strategy="rebuild").matvec(v_N).tolist(),
         "ggn": GaussNewton(objective).matvec(v_N).tolist(),
     }

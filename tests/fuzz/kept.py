@@ -25,7 +25,8 @@ from curvcli.linalg.lanczos.state import _digest, load_state, save_state
 from curvcli.linalg.run_log import RunLog
 from curvcli.linalg.stochastic.spectral_sums import Goal, estimate
 from curvcli.loading.checkpoints.moments import read_preconditioner
-from curvcli.report.data import CostInfo, Envelope
+from curvcli.report.cost import CostInfo
+from curvcli.report.data import Envelope
 
 _ROOM = 12
 _DIAGONAL = torch.arange(20.0, dtype=torch.float64)

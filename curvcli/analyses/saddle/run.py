@@ -22,10 +22,9 @@ from curvcli.analyses.saddle.result import (
     Extreme,
     IndexEstimate,
     SaddleResult,
-    Share,
-    WalkPoint,
 )
 from curvcli.analyses.saddle.stationarity import Scales, convex_where_linear
+from curvcli.analyses.saddle.walk import walk
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum.certified import (
@@ -56,20 +55,14 @@ from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import (
     GradientNoise,
-    Line,
     gradient_noise,
-    layer_shares,
 )
 
 # Products between two looks at the verdict.
 _CHUNK = 8
-# Radii of the walk, as shares of √(2L/|λ|): the model predicts a fall of their squares times L.
-_WALK = (0.01, 0.03, 0.1, 0.3, 1.0)
 # Ritz values of both ends need so many basis vectors.
 _LEAST = 8
 _MINIMA = ("local-minimum", "flat-minimum")
-# Parameters named in the escape direction.
-_SHARES = 12
 
 
 def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[SaddleResult]:
@@ -105,7 +98,7 @@ def run(subject: Subject, options: SaddleOptions, journal: Journal) -> Answer[Sa
     evidence = convex_where_linear(operator, evidence, subject.spec.memory_bytes)
     if classify(evidence) in _MINIMA and evidence.gradient != "rounding":
         evidence = replace(evidence, promise=scales.promise(journal, evidence))
-    escape = _walk(journal, operator, evidence, found, noise)
+    escape = walk(journal, operator, evidence, found)
     verdict = "inconclusive" if extremes.check.wrong else _verdict(journal, evidence, escape)
     more = None
     if verdict == "inconclusive":
@@ -281,40 +274,6 @@ def _certified(journal: Journal, operator: Hessian, found: LanczosResult) -> Ext
         # Their truncation error is of the order eps^(2/3) and does not show as an asymmetry.
         floor += 10 * torch.finfo(operator.dtype).eps ** (2 / 3) * found.norm
     return Extremes(ends[-1], ends[0], floor, check)
-
-
-def _walk(
-    journal: Journal,
-    operator: Hessian,
-    evidence: Evidence,
-    found: LanczosResult,
-    noise: GradientNoise,
-) -> Escape | None:
-    """The loss along ± the lowest Ritz vector, at radii from where the model holds to where it bends."""
-    objective = operator.objective
-    bends_down = evidence.theta_min < -evidence.floor
-    if not evidence.stationary and not bends_down:
-        return None
-    v_N = found.vectors_KN[-1]
-    line = Line(objective, v_N, operator)
-    slope = float(torch.dot(operator.gradient, v_N))
-    scale = abs(evidence.theta_min) if bends_down else evidence.norm
-    height = abs(objective.loss) or 1.0
-    unit = math.sqrt(2 * height / scale) if scale > 0 else 1.0
-    points: list[WalkPoint] = []
-    falls = False
-    for share in _WALK:
-        for sign in (1.0, -1.0):
-            journal.progress(Stage("walk", len(points), 2 * len(_WALK)))
-            radius = sign * share * unit
-            change = line(radius) - objective.loss
-            predicted = slope * radius + 0.5 * evidence.theta_min * radius**2
-            points.append(WalkPoint(radius, change if math.isfinite(change) else None, predicted))
-            # A slope that is left over, and curvature within the floor, are no proof of a way down.
-            spare = line.resolution + abs(slope * radius) + 0.5 * evidence.floor * radius**2
-            falls = falls or change < -spare
-    shares = [Share(name, share) for name, share in layer_shares(objective, v_N, _SHARES)]
-    return Escape(evidence.theta_min, shares, points, falls)
 
 
 def _verdict(journal: Journal, evidence: Evidence, escape: Escape | None) -> Verdict:

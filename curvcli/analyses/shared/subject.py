@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curvcli.loading.described import described
 from curvcli.loading.spec import TargetSpec
-from curvcli.report.data import CostInfo, ProcessesInfo, TargetInfo
+from curvcli.report.cost import CostInfo, ProcessesInfo
+from curvcli.report.data import TargetInfo
 
 if TYPE_CHECKING:
     import torch

@@ -227,31 +227,19 @@ class Curvature(ABC, Generic[G]):
         """Bytes that may still be allocated."""
         return room(self.device, self._memory)
 
-    def part_gradients(self) -> Iterator[tuple[float, Tensor]]:
-        """(loss terms, contribution to ∇L without weight decay) of each part of the data."""
-        objective = self.objective
-        objective.cost.gradients += 1
-        for index, batch in enumerate(parts_of(objective)):
-            flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
-            for piece in self._pieces(batch, index):
-                with self.kernels.active():
-                    flat_N += objective.gradient_of(piece)
-            yield self._terms_of(batch, index), objective.ranks.sum(flat_N)
-
     def release(self) -> None:
         """Drop the kept graph; the next product builds it again."""
         self._graphs = None
 
     def _matvec(self, v_N: Tensor) -> Tensor:
-        objective = self.objective
         if self.finite_differences:
             out_N = torch.zeros_like(v_N)
-            for batch in objective.batches:
+            for batch in self.objective.batches:
                 out_N += self._difference_part(batch, v_N[None])[0]
         else:
             # Nothing is exchanged in what is tried again: the other processes would wait for ever.
-            out_N = objective.ranks.sum(self.within_memory(partial(self._own_product, v_N)))
-        if objective.weight_decay:
+            out_N = self.ranks.sum(self.within_memory(partial(self._own_product, v_N)))
+        if self.objective.weight_decay:
             out_N.add_(self.decay_product(v_N))
         return out_N
 
@@ -264,8 +252,7 @@ class Curvature(ABC, Generic[G]):
         return torch.zeros_like(v_N) if out_N is None else out_N
 
     def _part(self, batch: Batch, vectors_KN: Tensor, index: int) -> Part:
-        """Products with one part; ``index`` is its number in `parts`."""
-        terms = self._terms_of(batch, index)
+        terms = self.terms_of(batch, index)
         if self.finite_differences:
             return Part(terms, self._difference_part(batch, vectors_KN))
         own_KN = self.within_memory(partial(self._products, batch, vectors_KN, index))
@@ -282,7 +269,7 @@ class Curvature(ABC, Generic[G]):
                 else self._multiply_each(kept, vectors_KN)
             )
         out_KN = torch.zeros_like(vectors_KN)
-        for piece in self._pieces(batch, index or 0):
+        for piece in objective.pieces_of(batch, index or 0, self.plan.micro_batch):
             graph = self._graph(piece)
             few = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
             small = few and len(vectors_KN) > 1
@@ -290,19 +277,12 @@ class Curvature(ABC, Generic[G]):
             out_KN += many(graph, vectors_KN)
         return out_KN
 
-    def _pieces(self, batch: Batch, index: int) -> Iterator[Batch]:
-        """This process' part of a batch, as many samples at a time as are planned."""
-        part = self.objective.mine(batch, index)
-        if part is not None:
-            yield from part.pieces(self.plan.micro_batch or part.size)
-
-    def _terms_of(self, batch: Batch, index: int) -> float:
+    def terms_of(self, batch: Batch, index: int) -> float:
+        """Loss terms of the part of that number."""
         objective = self.objective
+        pieces = objective.pieces_of(batch, index, self.plan.micro_batch)
         with torch.no_grad(), objective.evaluation(), self.kernels.active():
-            own = sum(
-                objective.terms(objective.model, piece.data)[1]
-                for piece in self._pieces(batch, index)
-            )
+            own = sum(objective.terms(objective.model, piece.data)[1] for piece in pieces)
         return objective.ranks.totals(own)[0]
 
     def _asymmetry(self, piece: Batch) -> float:
@@ -368,9 +348,7 @@ class Curvature(ABC, Generic[G]):
     def _give_way(self) -> None:
         """After running out of memory: smaller pieces, if there are any."""
         self._graphs = None
-        largest = self.objective.ranks.largest_share(
-            max(batch.size for batch in self.objective.batches)
-        )
+        largest = self.ranks.largest_share(max(batch.size for batch in self.objective.batches))
         self.plan = self.plan.smaller(largest, self.objective.splittable)
         self.objective.notes.append(
             f"ran out of memory: going on with {self.plan.micro_batch} samples at a time"

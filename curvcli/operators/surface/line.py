@@ -14,6 +14,7 @@ from curvcli.linalg.stochastic.quadrature import gauss_rules
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.parts import part_gradients
 from curvcli.operators.curvature.rounding import saturation
 
 # A draw of rounding may be so many times smaller than another.
@@ -85,7 +86,7 @@ def gradient_noise(operator: Curvature[Any]) -> GradientNoise:
     decay_N = objective.weight_decay * objective.flat()
     mean_N = operator.gradient - decay_N
     squares, parts = 0.0, 0
-    for weight, part_N in operator.part_gradients():
+    for weight, part_N in part_gradients(operator):
         share = weight / objective.weight
         squares += float(euclidean_norm(part_N - share * mean_N)) ** 2
         parts += 1

@@ -10,7 +10,8 @@ import pytest
 from curvcli.analyses.check import cache
 from curvcli.analyses.check.baseline import BaselineTarget, read_baseline, write_baseline
 from curvcli.analyses.registry import get
-from curvcli.report.data import CostInfo, Envelope
+from curvcli.report.cost import CostInfo
+from curvcli.report.data import Envelope
 from tests.oracles.program import ROOT, answer
 
 INFO = get("info")

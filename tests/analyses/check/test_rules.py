@@ -24,7 +24,8 @@ from curvcli.analyses.shared.paths import leaf
 from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
 from curvcli.errors import UsageError
 from curvcli.loading.loss import loss_terms
-from curvcli.report.data import CostInfo, Envelope, Finding
+from curvcli.report.cost import CostInfo
+from curvcli.report.data import Envelope, Finding
 
 BAD_RULES = [
     ("hesian.top[0].value < 1", "Did you mean 'hessian'"),

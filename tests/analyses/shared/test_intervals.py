@@ -22,7 +22,7 @@ def check(found: Tally) -> None:
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_intervals_of_a_few_networks(question: str) -> None:
     # The oracles of the last four take their time: thousands of samples, or many losses.
-    few = 2 if question in ("step", "lr", "gradients", "compare") else 8
+    few = 2 if question in ("step", "lr", "gradients", "compare") else 5
     check(tally(range(few), [question]))
 
 

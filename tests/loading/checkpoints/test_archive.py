@@ -133,7 +133,9 @@ NAME = "[red]a[/red]\x1b]0;owned\x07\x1b[2J<script>alert(1)</script>|`x`*b*\u202
 def test_names_are_shown_and_not_interpreted(form: str, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file({NAME: torch.ones(2)}, path, {"<b>key</b>\x1b[31m": "[bold]value[/bold]\x1b[0m"})
-    output = CliRunner().invoke(make_app(), ["info", str(path), "--format", form]).stdout
+    output = (
+        CliRunner().invoke(make_app(), ["info", str(path), "--format", form, "--static"]).stdout
+    )
     assert "\x1b" not in output
     assert "\x07" not in output
     if form == "json":
