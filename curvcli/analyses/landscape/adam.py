@@ -7,6 +7,7 @@ from torch import Tensor
 
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
+from curvcli.linalg.vectors import double
 from curvcli.loading.checkpoints.training import read_training, state_by_name
 
 _HINT = "pass a file with the state_dict of Adam by --optimizer, or look along another direction"
@@ -34,7 +35,7 @@ def adam_step(subject: Subject, file: str | None) -> Tensor:
         )
     parts = []
     for name, p in zip(objective.names, objective.parameters, strict=True):
-        step_P = torch.zeros_like(p, dtype=torch.float64, requires_grad=False)
+        step_P = double(torch.zeros_like(p, requires_grad=False))
         if name in states:
             state = states[name]
             count = max(1.0, float(state.get("step", 1)))

@@ -30,7 +30,7 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.linalg.operator import ROUNDING
 from curvcli.linalg.run_log import Logged, RunLog
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.vectors import double, euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.curvature.rounding import product_error
@@ -153,7 +153,7 @@ def _products(
 
 
 def _dot(a_N: Tensor, b_N: Tensor) -> float:
-    return float(torch.dot(a_N.double(), b_N.double()))
+    return float(torch.dot(double(a_N), double(b_N)))
 
 
 def _range(way: Way, loss: float, slope: float, curvature: float) -> tuple[float, float]:
