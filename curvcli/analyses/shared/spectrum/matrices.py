@@ -95,10 +95,20 @@ def _preconditioner(
         journal.note(
             f"the optimizer does not move {some(missing)} (not given to it, or never with a gradient): left out of D⁻¹H"
         )
-    diagonal = found.of_steps
-    diagonal_N = objective.flatten([diagonal[n] for n in objective.names])
+    rates = {found.rates[n] for n in objective.names}
+    most = max(rates) or 1.0
+    if len(rates) > 1:
+        journal.note(
+            "groups of parameters have learning rates of their own: the matrix is D^(-1/2) H D^(-1/2) without them, "
+            "and the limit of stability that of the largest; 'curvcli track' counts each group by its rate"
+        )
+    diagonal_N = objective.flatten([found.diagonal[n] for n in objective.names])
+    rate, limit = found.learning_rate, found.stability_threshold
     return diagonal_N, PreconditionerInfo(
-        found.algorithm, found.steps, found.learning_rate, found.stability_threshold
+        found.algorithm,
+        found.steps,
+        None if rate is None else rate * most,
+        None if limit is None else limit / most,
     )
 
 
