@@ -1,6 +1,5 @@
 """One command, from flags to exit code."""
 
-import os
 import sys
 import traceback
 import warnings
@@ -33,6 +32,7 @@ from curvcli.errors import (
     EXIT_VIOLATION,
     CurvError,
     OutputError,
+    UsageError,
     printable,
 )
 from curvcli.loading.spec import is_target_file
@@ -42,9 +42,10 @@ from curvcli.report.data import Envelope, ErrorInfo
 def execute(question: Question, given: dict[str, Any]) -> NoReturn:
     """Ask the question and write its answer; always ends in ``typer.Exit``."""
     settings, options, output = split_or_exit(question, given)
-    if given.get("ranks") and "RANK" not in os.environ:
-        raise typer.Exit(start(given["ranks"]))
     team = Team()
+    started_here(given.get("ranks"), team, output)
+    if team.helps and question.needs != "objective":
+        raise typer.Exit(EXIT_OK)
     if output["open"] and not team.helps:
         output = shown_in_browser(question, output)
     interruption = Interruption(silent=team.helps)
@@ -90,6 +91,20 @@ def execute(question: Question, given: dict[str, Any]) -> NoReturn:
         team.end(error.exit_code if error else EXIT_OK)
     whole = envelope(question.name, subject, journal, answer, error)
     team.end(finish(question, whole, output, answer))
+
+
+def started_here(count: int | None, team: Team, output: dict[str, Any]) -> None:
+    """Start the processes of ``--ranks``, of which this one is none; does not return then."""
+    problem = None
+    if count is not None and count < 1:
+        problem = UsageError(f"--ranks {count} is no number of processes", "--ranks 2")
+    elif output["watch"] and (team.several or (count or 1) > 1):
+        problem = UsageError("--watch follows a run with one process", "leave out --ranks")
+    if problem is not None:
+        report_error(problem, verbose=False)
+        raise typer.Exit(problem.exit_code)
+    if count is not None and not team.several:
+        raise typer.Exit(start(count))
 
 
 def failed(problem: BaseException, team: Team, verbose: bool) -> ErrorInfo:

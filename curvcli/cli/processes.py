@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from curvcli.analyses.shared.subject import Subject
+from curvcli.files import write_nothing
 from curvcli.report.data import ErrorInfo
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class Team:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self._rank = int(os.environ.get("RANK", "0")) if several else 0
         self._processes: Processes | None = None
-        self._several = several
+        self.several = several
+        if self.helps:
+            write_nothing()
 
     @property
     def helps(self) -> bool:
@@ -41,12 +44,9 @@ class Team:
         Raises:
             LostProcessError: they are not all there.
         """
-        if self._several:
-            from curvcli.files import write_nothing
+        if self.several:
             from curvcli.loading.processes import Processes
 
-            if self.helps:
-                write_nothing()
             self._processes = Processes(self._rank, int(os.environ["WORLD_SIZE"]))
 
     def agree(self, own: int) -> int:

@@ -60,7 +60,8 @@ class Processes:
         except (RuntimeError, ValueError, KeyError, dist.DistError) as error:
             raise LostProcessError(
                 f"the {size} processes did not find each other: {' '.join(str(error).split())[:160]}",
-                "start them by torchrun, or by --ranks on one machine",
+                "start them by torchrun, or by --ranks on one machine; inside another program of torchrun's, unset "
+                "WORLD_SIZE to run alone",
             ) from None
         self.ranks = Group(self._wait)
         self.ranks.largest(0)

@@ -66,6 +66,19 @@ def test_fewer_batches_than_processes() -> None:
     assert "2 processes share 1 batches that may not be cut" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("hessian", "--ranks", "0"), "--ranks 0 is no number of processes"),
+        (("track", "--watch", "--ranks", "2"), "--watch follows a run with one process"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(command: tuple[str, ...], told: str) -> None:
+    done = run(command[0], str(SAMPLES / "digits_mlp.toml"), *command[1:])
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
 @contextlib.contextmanager
 def working(folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes in the middle of a long run: some of its products are in the first one's state."""

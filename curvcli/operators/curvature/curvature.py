@@ -176,9 +176,7 @@ class Curvature(ABC, Generic[G]):
 
     def contribution(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
         """What one batch or piece adds to K products, without weight decay, shape (K, n)."""
-        if self.finite_differences:
-            return self._difference_part(batch, vectors_KN)
-        return self.objective.ranks.sum(self._products(batch, vectors_KN))
+        return self._shared(self._products(batch, vectors_KN))
 
     def decay_product(self, v_N: Tensor) -> Tensor:
         """What the weight decay adds to a product, a new tensor."""
@@ -221,6 +219,8 @@ class Curvature(ABC, Generic[G]):
 
     def within_memory(self, compute: Callable[[], R]) -> R:
         """The value of ``compute``, tried again with smaller pieces where memory runs out."""
+        if self.finite_differences and self.ranks.size > 1:
+            return compute()  # each gradient is an exchange, for which the others would wait
         return retried(compute, self._give_way)
 
     def room(self) -> int:
@@ -231,20 +231,21 @@ class Curvature(ABC, Generic[G]):
         """Drop the kept graph; the next product builds it again."""
         self._graphs = None
 
+    def _shared(self, own: Tensor) -> Tensor:
+        """The sum over all processes; differences are of gradients, which are such sums already."""
+        return own if self.finite_differences else self.ranks.sum(own)
+
     def _matvec(self, v_N: Tensor) -> Tensor:
-        if self.finite_differences:
-            out_N = torch.zeros_like(v_N)
-            for batch in self.objective.batches:
-                out_N += self._difference_part(batch, v_N[None])[0]
-        else:
-            # Nothing is exchanged in what is tried again: the other processes would wait for ever.
-            out_N = self.ranks.sum(self.within_memory(partial(self._own_product, v_N)))
+        out_N = self._shared(self.within_memory(partial(self._own_product, v_N)))
         if self.objective.weight_decay:
             out_N.add_(self.decay_product(v_N))
         return out_N
 
     def _own_product(self, v_N: Tensor) -> Tensor:
         """What this process' data contribute."""
+        if self.finite_differences:
+            batches = self.objective.batches
+            return torch.stack([self._difference_part(b, v_N[None])[0] for b in batches]).sum(0)
         views, out_N = self.views(v_N), None
         for graph in self.graphs():
             product_N = self._multiply(graph, views, retain=self.plan.keep_graph)
@@ -252,15 +253,14 @@ class Curvature(ABC, Generic[G]):
         return torch.zeros_like(v_N) if out_N is None else out_N
 
     def _part(self, batch: Batch, vectors_KN: Tensor, index: int) -> Part:
-        terms = self.terms_of(batch, index)
-        if self.finite_differences:
-            return Part(terms, self._difference_part(batch, vectors_KN))
         own_KN = self.within_memory(partial(self._products, batch, vectors_KN, index))
-        return Part(terms, self.objective.ranks.sum(own_KN))
+        return Part(self.terms_of(batch, index), self._shared(own_KN))
 
     def _products(self, batch: Batch, vectors_KN: Tensor, index: int | None = None) -> Tensor:
         """What this process' part of a batch contributes to K products."""
         objective = self.objective
+        if self.finite_differences:
+            return self._difference_part(batch, vectors_KN)
         if self._graphs is not None and index is not None and len(objective.batches) > 1:
             kept = self._graphs[index]
             return (

@@ -83,14 +83,18 @@ class Tight(nn.Module):
         return out
 
 
-def test_running_out_of_memory_halves_the_micro_batch(make_objective: MakeObjective) -> None:
+@pytest.mark.parametrize(("strategy", "tolerance"), [("keep", 1e-5), ("finite-difference", 1e-3)])
+def test_running_out_of_memory_halves_the_micro_batch(
+    make_objective: MakeObjective, strategy: Strategy, tolerance: float
+) -> None:
+    """Differences of float32 gradients are right to eps^(2/3) or so, products to some eps."""
     model = Tight()
     objective = make_objective(model, X50, Y50)
-    operator = Hessian(objective)
+    operator = Hessian(objective, strategy=strategy)
     model.limit = 13
     h_NN = dense_hessian(small(), X50, Y50, "cross_entropy")
     v_N = torch.ones(operator.n)
-    assert torch.allclose(operator.matvec(v_N).double(), h_NN @ v_N.double(), atol=1e-5)
+    assert torch.allclose(operator.matvec(v_N).double(), h_NN @ v_N.double(), atol=tolerance)
     assert operator.micro_batch == 12
     assert [n for n in objective.notes if "out of memory" in n]
 
