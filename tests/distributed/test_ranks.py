@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import SAMPLES
+
 Found = dict[str, dict[str, Any]]
 
 
@@ -73,3 +75,20 @@ def flat(value: Any) -> np.ndarray:
     if isinstance(value, list):
         return np.concatenate([flat(v) for v in value])
     return np.array([np.nan if value is None else value], dtype=float)
+
+
+def test_what_hangs_on_a_clock_is_agreed(tmp_path: Path) -> None:
+    """One process wants to save its state after every product, the other never: both do, since each has a part of it."""
+    script = tmp_path / "save.py"
+    script.write_text(
+        "import os, sys\n"
+        "import curvcli.analyses.hessian.run as run\n"
+        "run.SAVE_SECONDS, run.SAVE_SHARE = (0.0 if os.environ['RANK'] == '0' else 1e9), 0.0\n"
+        f"sys.argv = ['curvcli', 'hessian', {str(SAMPLES / 'linear_regression.toml')!r}, '--state', "
+        f"{str(tmp_path / 'state')!r}]\n"
+        "from curvcli.cli.main import main\n"
+        "main()\n"
+    )
+    processes = started(2, [str(script)], stdout=subprocess.DEVNULL)
+    assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    assert (tmp_path / "state").exists()

@@ -1,6 +1,7 @@
 """`curvcli hessian`: the ends of a curvature matrix's spectrum, each eigenvalue with its error."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -71,7 +72,7 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
             return _with_vectors(journal, options, objective, result, found.pairs.vectors_KN)
     key = f"{subject.fingerprint()} {chosen}" if options.state else ""
     state = _resumed(subject, options, journal, operator, key)
-    saved = _Saved(options.state, state, key)
+    saved = _Saved(options.state, state, key, journal.agreed)
     found = _Found(_searched(options, journal, operator, wanted, state, saved))
     saved.now()
     known = leading(state) if layers else None
@@ -92,10 +93,13 @@ class _Saved:
         path: where to; None: nowhere.
         state: the run.
         key: of the operator.
+        agreed: whether something holds for any process of the run: each has a part of the state.
     """
 
-    def __init__(self, path: str | None, state: LanczosState, key: str) -> None:
-        self._path = Path(path) if path else None
+    def __init__(
+        self, path: str | None, state: LanczosState, key: str, agreed: Callable[[bool], bool]
+    ) -> None:
+        self._path, self._agreed = Path(path) if path else None, agreed
         self._state, self._key = state, key
         self._next = time.monotonic() + SAVE_SECONDS
 
@@ -110,7 +114,9 @@ class _Saved:
 
     def between_products(self) -> None:
         """Write it if it is due."""
-        if self._state.processed and time.monotonic() >= self._next:
+        if self._path is None or not self._state.processed:
+            return
+        if self._agreed(time.monotonic() >= self._next):
             try:
                 self.now()
             except OutputError:  # a full disk may have room again; at the end it is an error

@@ -119,7 +119,7 @@ class _Run:
         share = None
         if self._end is not None:
             share = portion * (self._end - time.monotonic())
-            if share <= 0:
+            if self._journal.agreed(share <= 0):
                 self._without(name, target, _NO_TIME)
                 return None
         began = time.monotonic()

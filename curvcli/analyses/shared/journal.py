@@ -88,6 +88,10 @@ class Journal:
             asked = self._began + seconds
             self._latest = asked if self._latest is None else min(asked, self._latest)
 
+    def agreed(self, own: bool) -> bool:
+        """Whether that holds for any process of the run: what hangs on a clock must be the same in all."""
+        return bool(self._agree(int(own)))
+
     def stop(self) -> Reason | None:
         """Why to end the run now, if there is a reason; what one of several processes wants, all do."""
         own = 0
@@ -102,7 +106,7 @@ class Journal:
         late = self._latest is not None and (
             time.monotonic() - self._began > 0.5 * (self._latest - self._began)
         )
-        return "timeout" if self._agree(int(late)) else self.stop()
+        return "timeout" if self.agreed(late) else self.stop()
 
     def note(self, text: str) -> None:
         """Say what was switched, skipped or assumed."""
@@ -155,6 +159,7 @@ class Journal:
             progress=lambda stage: self.progress(stage._replace(what=prefix + stage.what)),
             interrupted=self.interrupted,
             deadline=min(limits, default=None),
+            agree=self._agree,
         )
         part.in_double = self.in_double
         return part
