@@ -78,7 +78,7 @@ def flat(value: Any) -> np.ndarray:
 
 
 def test_what_hangs_on_a_clock_is_agreed(tmp_path: Path) -> None:
-    """One process wants to save its state after every product, the other never: both do, since each has a part of it."""
+    """One process wants to save its state after every product, the other never: both do, as each has a part of it."""
     script = tmp_path / "save.py"
     script.write_text(
         "import os, sys\n"
