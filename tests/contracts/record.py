@@ -1,4 +1,7 @@
-"""Writes the recorded answers again: python -m tests.contracts.record [FOLDER]."""
+"""Writes the recorded answers again: PYTHONHASHSEED=0 python -m tests.contracts.record [FOLDER].
+
+Without a folder, what their tables look like is written again as well.
+"""
 
 import gzip
 import json
@@ -9,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tests.contracts.cases import ANSWERS, CASES, answer_of, workplace
+from tests.report import screens
 
 
 def main() -> None:
@@ -22,6 +26,8 @@ def main() -> None:
             # Without a time stamp: the same answers make the same file.
             (folder / f"{name}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
             print(name, flush=True)
+    if folder == ANSWERS:
+        screens.main()
 
 
 if __name__ == "__main__":
