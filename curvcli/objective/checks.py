@@ -17,7 +17,7 @@ from curvcli.machine.memory import room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.precision import set_precision
 from curvcli.objective.batch import Batch
-from curvcli.objective.faults import random_modules, why_not_finite
+from curvcli.objective.faults import fault_in_data, random_modules, why_not_finite
 from curvcli.objective.layout import Layout
 from curvcli.objective.lookups import Lookups, uses
 from curvcli.objective.network import (
@@ -90,23 +90,15 @@ def make_objective(
         model, batches, terms, lookups, memory, notes
     )
     _check_sums(first, second, model, batches, terms, accept_nonfinite)
+    fault = None if accept_nonfinite else fault_in_data(batches, harmless=True)
+    if fault is not None:
+        notes.append(f"in the data, {fault}: the loss is finite nevertheless")
     if not splittable and len(batches) < ranks.size:
         raise DataError(
             f"{ranks.size} processes share {len(batches)} batches that may not be cut: some would have nothing to do",
             f"start {len(batches)} of them, or pass data in more batches (--batch-size)",
         )
-    with torch.enable_grad(), evaluation(model):
-        piece = next(batches[0].pieces(1 if splittable else batches[0].size))
-        one = terms(model, piece.data)[0]
-    if not one.requires_grad and not weight_decay:
-        raise LossError(
-            "the loss does not depend on the parameters: no gradient reaches any of them",
-            "look for .detach(), torch.no_grad() or .item() in the model or the loss",
-        )
-    rows: dict[int, Tensor] = {}
-    # Weight decay bends the surface along untouched entries too.
-    if one.requires_grad and not weight_decay:
-        rows = _touched_rows(lookups, one, parameters)
+    rows = _looked_up(model, batches, terms, parameters, lookups, splittable, bool(weight_decay))
     layout = Layout(parameters, rows)
     if rows:
         notes.append(
@@ -254,6 +246,33 @@ def _whole(batches: Sequence[Batch], notes: list[str]) -> list[Batch]:
         f"the loss of a batch is not the sum over its samples: the {len(batches)} batches are taken as one"
     )
     return [Batch(data, sum(batch.size for batch in batches), splittable=False)]
+
+
+def _looked_up(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    terms: LossTerms,
+    parameters: Sequence[nn.Parameter],
+    lookups: Lookups,
+    splittable: bool,
+    decays: bool,
+) -> dict[int, Tensor]:
+    """`_touched_rows` of the loss of one sample.
+
+    Raises:
+        LossError: the loss has no gradient.
+    """
+    with torch.enable_grad(), evaluation(model):
+        piece = next(batches[0].pieces(1 if splittable else batches[0].size))
+        one = terms(model, piece.data)[0]
+    if decays:  # weight decay bends the surface along untouched entries too
+        return {}
+    if not one.requires_grad:
+        raise LossError(
+            "the loss does not depend on the parameters: no gradient reaches any of them",
+            "look for .detach(), torch.no_grad() or .item() in the model or the loss",
+        )
+    return _touched_rows(lookups, one, parameters)
 
 
 def _touched_rows(

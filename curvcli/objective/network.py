@@ -103,8 +103,9 @@ def start_afresh(model: nn.Module, call: Callable[[], object]) -> list[str]:
         return []
     setattr(model, STARTS, kept)
     names = dict.fromkeys(f"{module or type(model).__name__}.{name}" for module, name in kept)
+    change = "changes" if len(names) == 1 else "change"
     return [
-        f"{some(names)} changes from call to call: every call starts from the state that the model came with"
+        f"{some(names)} {change} from call to call: every call starts from the state that the model came with"
     ]
 
 

@@ -1,5 +1,6 @@
 """What modules keep from one call to the next, and how every call starts from the same."""
 
+import copy
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ _INTERNAL = frozenset(vars(nn.Module())) | {STARTS}
 # The value of an attribute that is not there; the same object after any copy.
 _ABSENT = ...
 _CONTAINERS = (list, tuple, dict, set, deque)
+# A cache holds a list of layers' caches, which hold tensors.
+_DEEP = 4
 
 
 def kept_between_calls(model: nn.Module, call: Callable[[], object]) -> dict[Place, Any]:
@@ -66,12 +69,15 @@ def _set(model: nn.Module, values: Mapping[Place, Any]) -> None:
             owner._buffers[name] = _copy(given)
         elif value is _ABSENT:
             vars(owner).pop(name, None)
+        elif _is_record(value) and type(getattr(owner, name, None)) is type(value):
+            # Several modules may share the object: it is filled again, not replaced.
+            vars(getattr(owner, name)).update(vars(_copy(value)))
         else:
             setattr(owner, name, _copy(value))
 
 
 def _attributes(model: nn.Module) -> dict[Place, Any]:
-    """Copies of all buffers and attributes that hold tensors, numbers, or containers of them."""
+    """Copies of all buffers and attributes that hold tensors, numbers, or containers and objects that hold such."""
     found: dict[Place, Any] = {}
     for path, module in model.named_modules():
         own: dict[str, Any] = {
@@ -83,22 +89,43 @@ def _attributes(model: nn.Module) -> dict[Place, Any]:
     return found
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, dict):
-        return all(_is_plain(v) for v in value.values())
+        return all(_is_plain(v, depth + 1) for v in value.values())
     if isinstance(value, _CONTAINERS):
-        return all(_is_plain(v) for v in value)
+        return all(_is_plain(v, depth + 1) for v in value)
+    if _is_record(value):
+        return depth < _DEEP
     return value is None or isinstance(value, Tensor | int | float | complex | str)
 
 
-def _copy(value: Any) -> Any:
+def _is_record(value: Any) -> bool:
+    """Whether it is an object of an ordinary Python class that is there to hold values."""
+    ordinary = getattr(type(value), "__new__", None) is object.__new__
+    return ordinary and hasattr(value, "__dict__") and not callable(value)
+
+
+def _copy(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return type(value)((k, _copy(v)) for k, v in value.items())
+        found = copy.copy(value)  # with what a subclass has of its own, such as a default
+        found.update((k, _copy(v, depth + 1)) for k, v in value.items())
+        return found
+    if isinstance(value, deque):
+        return deque((_copy(v, depth + 1) for v in value), value.maxlen)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(_copy, value))
-    return type(value)(map(_copy, value)) if isinstance(value, _CONTAINERS) else value
+        return type(value)(*(_copy(v, depth + 1) for v in value))
+    if isinstance(value, _CONTAINERS):
+        return type(value)(_copy(v, depth + 1) for v in value)
+    if _is_record(value):
+        record = object.__new__(type(value))
+        # What is no value (a function, a module that owns it) is left as it is.
+        vars(record).update(
+            (k, _copy(v, depth + 1)) for k, v in vars(value).items() if _is_plain(v, depth + 1)
+        )
+        return record
+    return value
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -114,4 +141,6 @@ def _same(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple | deque):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if _is_record(a):
+        return _same(vars(a), vars(b))
     return bool(a == b)

@@ -42,6 +42,16 @@ def test_nan_in_weights_data_and_loss(make_objective: MakeObjective) -> None:
         make_objective(Log(), X, Y)
 
 
+def test_inf_in_data_that_the_loss_does_not_feel_is_named(make_objective: MakeObjective) -> None:
+    """Sigmoid of Inf is 1: loss and gradients are finite, and the entry is named with its sample all the same."""
+    x = X.clone()
+    x[2, 1] = float("inf")
+    net = nn.Sequential(nn.Sigmoid(), nn.Linear(4, 3))
+    notes = make_objective(net, x, Y).notes
+    assert any("the input of sample 2 is inf, entry [1]: the loss is finite" in n for n in notes)
+    assert not make_objective(net, X, Y).notes
+
+
 def test_a_random_model_is_named(make_objective: MakeObjective) -> None:
     class Noise(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -154,26 +154,10 @@ def _point(
     """The figures of one checkpoint, and what the next one starts from."""
     objective = member.objective
     logged = Logged(operator, log)
-    wanted = Wanted(1, 1) if operator.n > 1 else Wanted(1, 0)
-    if guess_N is not None and len(guess_N) != operator.n:
-        guess_N = None
     # Another random part for each checkpoint: the guess depends on those before.
     seed = member.spec.seed + 7919 * index
-    state = start(operator, operator.plan.capacity, seed, guess_N)
-    found = lanczos(
-        logged, wanted, tol=options.tol, max_matvecs=options.max_matvecs,
-        probability=1 - options.probability, recheck=0, state=state, stop=journal.stop,
-    )  # fmt: skip
-    pairs, rounding = by_recurrence(journal, operator, found)
-    zeros = untouched_zeros(objective, at_most=1)
-    values = _with_zeros(pairs, zeros)
-    if found.status != "converged":
-        journal.cut_short()
-        journal.find(
-            NOT_CONVERGED, member.name,
-            f"{member.name}: the eigenvalues have not converged within {found.matvecs} products",
-            value=float(found.matvecs), threshold=float(options.max_matvecs),
-        )  # fmt: skip
+    ends = _ends(journal, member, operator, logged, options, guess_N, seed)
+    found, values = ends.found, ends.values
     check = _checked(journal, member, operator, found)
     before = objective.cost.matvecs
     estimate = deflated_trace(
@@ -182,8 +166,7 @@ def _point(
     )  # fmt: skip
     traced = objective.cost.matvecs
     norm = float(torch.linalg.vector_norm(operator.gradient))
-    lower = min([found.lower - rounding, *zeros])
-    upper = max([found.upper + rounding, *zeros])
+    lower, upper = ends.reach
     height = objective.loss - options.loss_floor
     stationarity = stationarity_of(norm, found.norm, height)
     whole = Whole(values[0], found.vectors_KN[0], lower, upper)
@@ -207,7 +190,7 @@ def _point(
         edge=beside.edge,
         sharpness_ratio=beside.ratio,
         sharpness_ratio_interval=beside.interval,
-        warm=state.share < 1.0,
+        warm=ends.warm,
         matvecs=found.matvecs,
         trace_matvecs=traced - before,
         limit_matvecs=objective.cost.matvecs - traced,
@@ -217,6 +200,48 @@ def _point(
         ),
     )
     return point, _guess(found.vectors_KN)
+
+
+class _Ends(NamedTuple):
+    """The two ends of one checkpoint's spectrum."""
+
+    found: LanczosResult
+    values: list[TrackedValue]
+    """Those of entries that no sample touches among them."""
+    reach: tuple[float, float]
+    warm: bool
+    """Whether the run began near an eigenvector."""
+
+
+def _ends(
+    journal: Journal,
+    member: Subject,
+    operator: Hessian,
+    logged: Logged,
+    options: TrackOptions,
+    guess_N: Tensor | None,
+    seed: int,
+) -> _Ends:
+    """λ_max and λ_min, from a guess where it fits."""
+    wanted = Wanted(1, 1) if operator.n > 1 else Wanted(1, 0)
+    if guess_N is not None and len(guess_N) != operator.n:
+        guess_N = None
+    state = start(operator, operator.plan.capacity, seed, guess_N)
+    found = lanczos(
+        logged, wanted, tol=options.tol, max_matvecs=options.max_matvecs,
+        probability=1 - options.probability, recheck=0, state=state, stop=journal.stop,
+    )  # fmt: skip
+    pairs, rounding = by_recurrence(journal, operator, found)
+    zeros = untouched_zeros(member.objective, at_most=1)
+    if found.status != "converged":
+        journal.cut_short()
+        journal.find(
+            NOT_CONVERGED, member.name,
+            f"{member.name}: the eigenvalues have not converged within {found.matvecs} products",
+            value=float(found.matvecs), threshold=float(options.max_matvecs),
+        )  # fmt: skip
+    reach = min([found.lower - rounding, *zeros]), max([found.upper + rounding, *zeros])
+    return _Ends(found, _with_zeros(pairs, zeros), reach, state.share < 1.0)
 
 
 def _with_zeros(pairs: list[Eigenpair], zeros: list[float]) -> list[TrackedValue]:
