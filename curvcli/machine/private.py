@@ -1,19 +1,30 @@
 """Every private name of torch that its releases may take away, with what is done without it: the same, more slowly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def transformed() -> bool:
-    """Whether a function transform (`torch.func`) is under way; yes, where that cannot be told."""
+def transformed(unknown: bool = True) -> bool:
+    """Whether a function transform (`torch.func`) is under way; ``unknown`` where that cannot be told."""
     try:
         return torch._C._functorch.peek_interpreter_stack() is not None
     except AttributeError:
-        return True
+        return unknown
+
+
+def outside_transforms(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook, silent inside `torch.func`'s transforms, where a tensor stands for many and has no values."""
+
+    @wraps(hook)
+    def careful(*args: Any, **kwargs: Any) -> Any:
+        return None if transformed(unknown=False) else hook(*args, **kwargs)
+
+    return careful
 
 
 def will_run(node: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which module makes a loss random, or not finite: the outputs of all leaf modules are watched."""
+"""Which module makes a loss random, or not finite: the outputs of all modules are watched."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from curvcli.linalg.vectors import double
 from curvcli.machine.containers import tensors_in
+from curvcli.machine.private import outside_transforms
 from curvcli.objective.batch import Batch
 from curvcli.objective.network import evaluation
 
@@ -90,7 +91,7 @@ def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
 
 
 def random_modules(model: nn.Module, batch: Batch, terms: Terms) -> list[str]:
-    """Names of the leaf modules whose first differing output shows randomness."""
+    """Names of the modules whose first differing output shows randomness; what is inside a module ends before it."""
     runs: list[dict[str, float]] = []
     for _ in range(2):
         seen: dict[str, float] = {}
@@ -108,18 +109,20 @@ def random_modules(model: nn.Module, batch: Batch, terms: Terms) -> list[str]:
     # What follows a random module differs too: name the first, and other modules of its kind.
     if not differing:
         return ["(the loss function itself)"]
-    kinds = {n: type(m) for n, m in _leaves(model)}
-    return [n for n in differing if kinds[n] is kinds[differing[0]]]
+    kinds = {n: type(m) for n, m in _modules(model)}
+    # What holds a random module differs because of it.
+    own = [n for n in differing if not any(d.startswith(f"{n}.") for d in differing)]
+    return [n for n in own if kinds[n] is kinds[differing[0]]]
 
 
-def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(n or type(m).__name__, m) for n, m in model.named_modules() if not list(m.children())]
+def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(n or type(m).__name__, m) for n, m in model.named_modules()]
 
 
 def _with_hooks(
     watch: Callable[[str], Callable[..., None]], model: nn.Module, batch: Batch, terms: Terms
 ) -> None:
-    handles = [m.register_forward_hook(watch(n)) for n, m in _leaves(model)]
+    handles = [m.register_forward_hook(outside_transforms(watch(n))) for n, m in _modules(model)]
     try:
         with torch.no_grad(), evaluation(model):
             terms(model, batch.data)

@@ -3,7 +3,7 @@
 import copy
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from curvcli.errors import ModelError, NonFiniteError, did_you_mean, some
+from curvcli.machine.lifted import in_float64
 from curvcli.machine.precision import without_cudnn
 from curvcli.objective.state import STARTS, kept_between_calls, restart
 
@@ -51,12 +52,19 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
     Encoders have a fast path for inference that drops padded places and has no derivative; it is off, so that the loss
     is the one whose gradient is taken. So are cuDNN's recurrent layers, which have no derivative in evaluation mode.
-    Activations are not checkpointed. Buffers are copies. What modules keep between calls is put back.
+    Activations are not checkpointed. Buffers are copies. What modules keep between calls is put back. A network in
+    float64 computes in float64 throughout.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    wide = any(p.dtype == torch.float64 for p in model.parameters())
     try:
-        with untouched_buffers(model), _without_checkpointing(), _native_recurrence(model):
+        with ExitStack() as stack:
+            stack.enter_context(untouched_buffers(model))
+            stack.enter_context(_without_checkpointing())
+            stack.enter_context(_native_recurrence(model))
+            if wide:
+                stack.enter_context(in_float64())
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

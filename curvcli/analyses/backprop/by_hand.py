@@ -20,6 +20,8 @@ class Record:
     deltas: list[Tensor] = field(default_factory=list)
     visits: list[int] = field(default_factory=list)
     """How often a gradient came back to each call."""
+    transformed: bool = False
+    """Whether it was called inside a transform of `torch.func` too, where nothing can be recorded."""
 
 
 def recomputed(module: nn.Module, record: Record) -> list[tuple[nn.Parameter, Tensor]]:

@@ -16,6 +16,7 @@ from curvcli.analyses.backprop.by_hand import Convolution, Record, recomputed
 from curvcli.errors import ModelError
 from curvcli.machine.containers import tensors_in
 from curvcli.machine.memory import not_of_memory
+from curvcli.machine.private import transformed
 from curvcli.objective.checks import make_objective
 from curvcli.objective.float64 import in_double
 from curvcli.objective.network import is_stock
@@ -252,8 +253,12 @@ class BackpropCheck:
         return list(gradients)
 
     def _used_elsewhere(self) -> set[int]:
-        """Parameters that modules of other kinds hold too, so that their sum by hand is incomplete."""
-        checked = {id(module) for _, module in _checked(self.objective.model)}
+        """Parameters that are used where nothing is recorded too, so that their sum by hand is incomplete."""
+        checked = {
+            id(module)
+            for name, module in _checked(self.objective.model)
+            if not self.records[name].transformed
+        }
         return {
             id(parameter)
             for module in self.objective.model.modules()
@@ -287,6 +292,9 @@ def _recorder(record: Record) -> Callable[..., Tensor | None]:
     def hook(
         _module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor
     ) -> Tensor | None:
+        if transformed(unknown=False):
+            record.transformed = True
+            return None
         x = inputs[0] if inputs else keywords["input"]
         if not output.requires_grad:
             return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.statistics.gradient_noise import noise_estimates
 from curvcli.linalg.vectors import double
+from curvcli.machine.private import outside_transforms
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.gradient_flow import flow
 from curvcli.operators.surface.rollout import dead_units
@@ -102,8 +103,9 @@ def _last_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() > 1:
             seen[:] = [double(inputs[0].detach().flatten(0, -2)[:_ROWS])]
 
+    hook = outside_transforms(keep)
     handles = [
-        m.register_forward_pre_hook(keep) for m in model.modules() if isinstance(m, nn.Linear)
+        m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, nn.Linear)
     ]
     try:
         yield seen

@@ -50,6 +50,9 @@ def missing_derivatives(gradients: list[Tensor]) -> str | None:
     return " ".join(sorted(names)) if names & _STUBS else None
 
 
+PLAIN = "layers are evaluated by torch's own operations only: those written out have too few derivatives here"
+"""What `Kernels.switch_for` notes when it turns plain."""
+
 # Nodes that raise when they are differentiated.
 _STUBS = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
 
@@ -84,7 +87,7 @@ class Kernels:
                 return note
         if not self.plain:
             self.plain = True
-            return "layers are evaluated by torch's own operations only: the loss takes derivatives itself"
+            return PLAIN
         return None
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -14,7 +15,7 @@ from curvcli.machine.memory import not_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.float64 import in_double
 from curvcli.objective.objective import Objective
-from curvcli.operators.autodiff.kernels import Kernels, lacks_derivative
+from curvcli.operators.autodiff.kernels import PLAIN, Kernels, lacks_derivative
 
 # Samples of the smallest piece on which a derivative is tried.
 PROBE = 2
@@ -66,7 +67,9 @@ def find_kernels(
         while (reason := _obstacle(piece, attempt)) is not None:
             note = kernels.switch_for(reason)
             if note is None:
-                notes.append("an operation has no second derivative")
+                # Torch's own operations alone did not help either.
+                notes = [n for n in notes if n != PLAIN]
+                notes.append(f"{_culprit(reason)} has no second derivative")
                 return False, notes
             notes.append(note)
         found = asymmetry(piece)
@@ -115,6 +118,16 @@ def _obstacle(piece: Batch, attempt: Callable[[Batch], str | None]) -> str | Non
         if not lacks_derivative(error):
             raise
         return str(error)
+
+
+def _culprit(reason: str) -> str:
+    """The operation that an error of torch names.
+
+    >>> _culprit("derivative for aten::_embedding_bag_dense_backward is not implemented")
+    "torch's _embedding_bag"
+    """
+    named = re.search(r"aten::(\w+?)(_dense)?(_backward)?\b", reason)
+    return f"torch's {named.group(1)}" if named else "an operation"
 
 
 def _distinct(batches: Sequence[Batch]) -> Sequence[Batch]:

@@ -1,5 +1,6 @@
 """The gain of the gradient per layer, fitted along the trunk of the network."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,6 +8,9 @@ from typing import NamedTuple
 from curvcli.linalg.statistics.trend import Trend, theil_sen
 from curvcli.operators.signals.layers import weight_matrices
 from curvcli.operators.signals.records import Signal
+
+# A stretch without a point that is longer than this share of the depth is not spoken for by the rest.
+_GAP = 0.75
 
 
 class DepthTrend(NamedTuple):
@@ -44,7 +48,7 @@ def depth_trend(signals: Iterable[Signal], samples: int) -> DepthTrend:
     for signal in listed:
         if signal.on_trunk and signal.depth:
             points.setdefault(signal.depth, signal)
-    if len(points) < 3:
+    if len(points) < 3 or _unseen(points):
         layers = [s for s in listed if s.leaf and s.module is not None]
         every = {s.depth: s for s in layers if s.module and weight_matrices(s.module)}
         points = every if len(every) > len(points) else points
@@ -54,6 +58,17 @@ def depth_trend(signals: Iterable[Signal], samples: int) -> DepthTrend:
     activations = [_log(_norm(s.activation.rms, s.activation.entries, samples)) for s in chosen]
     span = int(max(depths) - min(depths)) if depths else 0
     return DepthTrend(chosen, theil_sen(depths, gradients), theil_sen(depths, activations), span)
+
+
+def _unseen(depths: Iterable[int]) -> bool:
+    """Whether most of the depth lies between two neighbouring points, whose slopes elsewhere say nothing of it.
+
+    >>> _unseen([1, 2, 3, 4, 33]), _unseen([1, 2, 4])
+    (True, False)
+    """
+    ordered = sorted(depths)
+    gaps = [b - a for a, b in itertools.pairwise(ordered)]
+    return max(gaps) > _GAP * (ordered[-1] - ordered[0])
 
 
 def gradient_norm(signal: Signal, samples: int) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from curvcli.linalg.vectors import double
 from curvcli.machine.containers import tensors_in
+from curvcli.machine.private import outside_transforms
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.reductions import square_sums
@@ -277,7 +278,7 @@ def _watched_norms(
             continue
         sums: list[Tensor] = []
         found.append((name, module, sums))
-        handles.append(module.register_forward_pre_hook(_summing(sums)))
+        handles.append(module.register_forward_pre_hook(outside_transforms(_summing(sums))))
     try:
         yield found
     finally:

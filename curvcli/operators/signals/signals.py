@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from curvcli.machine.containers import tensors_in
+from curvcli.machine.private import outside_transforms, transformed
 from curvcli.objective.objective import Objective
 from curvcli.operators.recurrent.cells import is_recurrent_cell
 from curvcli.operators.signals.activations import FUNCTIONS, ActivationCounts
@@ -125,8 +126,9 @@ class Recorder(TorchFunctionMode):
             # A parametrised weight is computed by modules of its own, which are no layers.
             if "parametrizations" in name or isinstance(module, torch.jit.ScriptModule):
                 continue
-            handles.append(module.register_forward_pre_hook(self._enter))
-            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(outside_transforms(self._enter)))
+            leave = outside_transforms(self._leave)
+            handles.append(module.register_forward_hook(leave, with_kwargs=True))
         try:
             yield
         finally:
@@ -300,7 +302,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Called for every torch function; the interesting ones are looked at."""
         kwargs = kwargs or {}
-        if func not in _LOOKED_AT:
+        if func not in _LOOKED_AT or transformed(unknown=False):
             return func(*args, **kwargs)
         activation = FUNCTIONS.get(func) if self._frames else None
         if activation is not None and args and isinstance(args[0], Tensor):

@@ -173,7 +173,9 @@ def test_what_is_no_stock_layer_has_no_identity() -> None:
 
 
 def test_single_precision_inside_is_no_fault_of_the_gradient() -> None:
-    """Libraries compute softmax and losses in float32 whatever the dtype; a wrong gradient is found all the same."""
+    """Programs compute in float32 whatever the dtype; a wrong gradient is found all the same."""
+    example = torch.zeros(1, 8, dtype=torch.float64)
+    softmax = torch.jit.trace(lambda h: torch.softmax(h, -1, dtype=torch.float32), (example,))
 
     class Single(nn.Module):
         def __init__(self, factor: float) -> None:
@@ -185,7 +187,7 @@ def test_single_precision_inside_is_no_fault_of_the_gradient() -> None:
             h = self.a(x)
             if h.requires_grad:
                 h.register_hook(lambda g: self.factor * g)
-            return self.out(torch.softmax(h, -1, dtype=torch.float32).to(x.dtype))
+            return self.out(softmax(h).to(x.dtype))
 
     x = torch.randn(6, 8)
     result, answer = check(Single(1.0), x)

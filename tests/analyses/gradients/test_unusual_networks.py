@@ -1,0 +1,106 @@
+"""Networks with transforms of `torch.func` inside, or with one layer called many times, are measured like any other."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from curvcli import Batch, Subject, analyse, make_objective
+from curvcli.errors import LossError
+from curvcli.loading.loss import loss_terms
+from curvcli.objective.objective import Objective
+
+X, Y = torch.linspace(-2, 2, 72).sin().view(12, 6), torch.arange(12) % 3
+
+
+class Mapped(nn.Module):
+    """Its layer is called inside vmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.vmap(lambda row: torch.relu(self.first(row)))(x))
+        return out
+
+
+class Slopes(Mapped):
+    """Its output has derivatives by torch.func in it; each layer is called inside and outside."""
+
+    def own(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.tanh(self.first(x)))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        slopes: Tensor = torch.vmap(torch.func.jacrev(self.own))(x)
+        return self.own(x) + slopes.sum(-1)
+
+
+class Midpoint(nn.Module):
+    """Sixteen calls of one small network, by steps of the midpoint rule."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.slope = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(8):
+            x = x + 0.1 * self.slope(x + 0.05 * self.slope(x))
+        out: Tensor = self.last(x)
+        return out
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x)
+        return out + torch.rand_like(out)
+
+
+def objective_of(model: nn.Module) -> Objective:
+    return make_objective(model, [Batch(((X,), {}, Y), 12)], loss_terms("cross_entropy", {}))
+
+
+@pytest.mark.parametrize("kind", [Mapped, Slopes])
+def test_transforms_inside_are_no_obstacle(kind: type[Mapped]) -> None:
+    """The layers' gradients are those of loss.backward(); what is seen outside of transforms is shown."""
+    subject = Subject(objective=objective_of(kind()))
+    answer = analyse("gradients", subject)
+    model = kind()
+    F.cross_entropy(model(X), Y).backward()
+    weighted = [r for r in answer.result.layers if r.weight_gradient_rms is not None]
+    for layer in weighted:
+        weight = model.get_submodule(layer.name).weight
+        assert isinstance(weight, nn.Parameter)
+        assert weight.grad is not None
+        # Float32, summed in another order.
+        assert layer.weight_gradient_rms == pytest.approx(
+            weight.grad.square().mean().sqrt().item(), rel=1e-4
+        )
+    assert "last" in {layer.name for layer in weighted}
+    assert not [f for f in answer.findings if f.severity == "error"]
+    checked = analyse("backprop", subject)
+    assert checked.result.passed
+    assert not checked.findings
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_small_steps_of_one_layer_are_no_vanishing(seed: int) -> None:
+    """∂L/∂h is large at the end of the stream and small on its branches: theory, no illness of depth."""
+    answer = analyse("gradients", Subject(objective=objective_of(Midpoint(seed))))
+    assert not [f for f in answer.findings if f.severity == "error"]
+
+
+def test_randomness_outside_of_the_layers_is_named_by_its_module() -> None:
+    """Its layers are the same in both runs: the noise is its own."""
+    with pytest.raises(LossError, match="random modules: 'Noisy'"):
+        objective_of(Noisy())
+    with pytest.raises(LossError, match=r"random modules: '0'"):
+        objective_of(nn.Sequential(Noisy(), nn.Tanh()))
