@@ -173,27 +173,34 @@ def test_what_is_no_stock_layer_has_no_identity() -> None:
 
 
 def test_single_precision_inside_is_no_fault_of_the_gradient() -> None:
-    """Programs compute in float32 whatever the dtype; a wrong gradient is found all the same."""
-    example = torch.zeros(1, 8, dtype=torch.float64)
-    softmax = torch.jit.trace(lambda h: torch.softmax(h, -1, dtype=torch.float32), (example,))
+    """What is written into float32, and programs that ask for it; a wrong gradient is found all the same."""
+    program = torch.jit.trace(
+        lambda h: torch.softmax(h, -1, dtype=torch.float32), (torch.zeros(1, 8).double(),)
+    )
 
     class Single(nn.Module):
-        def __init__(self, factor: float) -> None:
+        def __init__(self, factor: float, traced: bool) -> None:
             super().__init__()
             torch.manual_seed(0)
+            self.traced = traced
             self.factor, self.a, self.out = factor, nn.Linear(8, 8), nn.Linear(8, 3)
+            self.memory = torch.zeros(6, 8)
 
         def forward(self, x: Tensor) -> Any:
             h = self.a(x)
             if h.requires_grad:
                 h.register_hook(lambda g: self.factor * g)
-            return self.out(softmax(h).to(x.dtype))
+            if self.traced:
+                return self.out(program(h).to(x.dtype))
+            kept = self.memory[: len(x)].clone().copy_(torch.softmax(h, -1))
+            return self.out(kept.to(x.dtype))
 
     x = torch.randn(6, 8)
-    result, answer = check(Single(1.0), x)
+    result, answer = check(Single(1.0, False), x)
     assert result.passed
     assert any("less than double precision" in note for note in answer.notes)
-    assert not check(Single(0.5), x)[0].passed
+    assert check(Single(1.0, True), x)[0].passed
+    assert not any(check(Single(0.5, traced), x)[0].passed for traced in (False, True))
 
 
 def test_a_loss_that_differentiates_the_network_has_no_identity() -> None:
