@@ -39,6 +39,9 @@ class _Lifted(TorchFunctionMode):
     ) -> Any:
         """Run the operation in the wider type."""
         kwargs = kwargs or {}
+        # Operators are called by modes that look at them, of programs too, which are not lifted elsewhere.
+        if isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if func is Tensor.view or (name.endswith("_") and not name.endswith("__")):
             return func(*args, **kwargs)  # bits, or a tensor that is written to, keep their type

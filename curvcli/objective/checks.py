@@ -33,8 +33,6 @@ from curvcli.objective.terms import LossTerms, restarted
 
 # Samples of a piece whose bytes are counted.
 _MEASURED = 2
-# Rounding of float32 inside a network of float64, relative to the loss.
-_SINGLE = 1e-6
 # Untouched entries below this share of all are not worth being left out.
 WORTHWHILE = 0.05
 
@@ -220,12 +218,9 @@ def _check_sums(
 
 
 def _differ(first: _Evaluation, second: _Evaluation, model: nn.Module) -> bool:
-    """Whether two sums differ by more than their order: atomic additions on GPUs change the last bits.
-
-    Programs may compute parts in float32 whatever the dtype of their weights.
-    """
+    """Whether two sums differ by more than their order: atomic additions on GPUs change the last bits."""
     eps = torch.finfo(next(model.parameters()).dtype).eps
-    return abs(first.total - second.total) > max(1e3 * eps, _SINGLE) * abs(first.total)
+    return abs(first.total - second.total) > 1e3 * eps * abs(first.total)
 
 
 def _whole(batches: Sequence[Batch], notes: list[str]) -> list[Batch]:
