@@ -7,6 +7,8 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.settings import resolve_target
 from curvcli.analyses.shared.subject import Subject
+from curvcli.errors import UsageError, did_you_mean
+from curvcli.loading.spec import FIELDS
 
 if TYPE_CHECKING:
     from curvcli.analyses.backprop.result import BackpropResult
@@ -139,11 +141,21 @@ def load(path: str | None = None, *, project: bool | None = None, **settings: An
         path: a checkpoint or a ``.toml`` target file; None where the model brings its weights.
         project: whether ``[tool.curvcli]`` of the working directory's pyproject is trusted, as by ``--project``.
         settings: any setting of the command line by its long name with underscores (``model=``,
-            ``batch_size=``, ``dtype=``).
+            ``batch_size=``, ``loss_arg={"label_smoothing": 0.1}``).
 
     Raises:
         CurvError: a setting is wrong. Files are opened later, by the question that needs them.
     """
+    # The command line takes one argument at a time, and target files a table of them.
+    for one in ("model_arg", "loss_arg"):
+        if one in settings:
+            settings[f"{one}s"] = settings.pop(one)
     flags = {name.replace("_", "-"): value for name, value in settings.items()}
+    unknown = [name for name in flags if name not in FIELDS]
+    if unknown:
+        raise UsageError(
+            f"there is no setting {unknown[0]!r}.{did_you_mean(unknown[0], FIELDS)}",
+            "'curvcli hessian --help' lists them",
+        )
     spec, tables = resolve_target(path, flags, NAMES, project)
     return Subject(spec, tables=tables)

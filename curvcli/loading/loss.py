@@ -194,7 +194,8 @@ def loss_terms(name: str | Callable[..., Any], arguments: Mapping[str, Any]) -> 
 
     Batches are ``(arguments, keywords, targets)`` as made by `target.batches.arrange`. With ``output``
     the model returns its loss, a mean over the samples. A ``module:function`` takes (outputs, targets)
-    and returns a mean, a tensor of terms, or (sum, count).
+    and returns a mean, a tensor of terms, or (sum, count); a class of modules (``torch.nn:CrossEntropyLoss``) is made
+    with the arguments.
 
     Raises:
         LossError: there is no such loss, or it does not take these arguments.
@@ -220,6 +221,8 @@ def loss_terms(name: str | Callable[..., Any], arguments: Mapping[str, Any]) -> 
             f"named losses: {', '.join(LOSSES)}; or module:function",
         )
     try:
+        if inspect.isclass(function) and issubclass(function, nn.Module):
+            function, arguments = function(**arguments), {}
         inspect.signature(function).bind(None, None, **arguments)
     except TypeError as error:
         raise LossError(

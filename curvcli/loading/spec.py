@@ -152,7 +152,8 @@ _READ = {("gradients", "since"), ("check", "since"), ("compare", "other_data")} 
 _CODE = ("model", "data", "loss", "objective")
 _LIBRARIES = ("timm", "torchvision")
 _PATHS = ("checkpoint", "model", "data", "loss", "objective")
-_FIELDS = {f.encode_name: f.name for f in msgspec.structs.fields(TargetSpec)}
+FIELDS = {f.encode_name: f.name for f in msgspec.structs.fields(TargetSpec)}
+"""Settings by the name that target files give them."""
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
 
@@ -324,13 +325,13 @@ def _split(
                 name.replace("-", "_"): _anchor(v, folder) if (key, name) in _READ else v
                 for name, v in value.items()
             }
-        elif key in _FIELDS:
+        elif key in FIELDS:
             listed = [value] if key in ("input-key", "params") and isinstance(value, str) else value
             settings[key] = _anchor(listed, folder) if key in _PATHS else listed
         else:
             raise UsageError(
-                f"{where} has an unknown key {key!r}." + did_you_mean(key, [*_FIELDS, *commands]),
-                f"known keys: {', '.join(_FIELDS)}; tables: {', '.join(commands)}",
+                f"{where} has an unknown key {key!r}." + did_you_mean(key, [*FIELDS, *commands]),
+                f"known keys: {', '.join(FIELDS)}; tables: {', '.join(commands)}",
             )
     return TargetFile(settings, options, where)
 

@@ -15,6 +15,7 @@ from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.data.batches import (
     arrange,
     as_batch,
+    by_position,
     fingerprint,
     names_of,
     read_batches,
@@ -269,6 +270,7 @@ class Target:
         arranged = []
         for raw in self._raw_batches:
             positional, keywords, targets = self._arranged(raw)
+            positional, keywords = by_position(self.model.forward, positional, keywords)
             arranged.append((unpacked(self.model.forward, positional), keywords, targets))
         set_precision(self.spec.tf32)  # what was imported may have set its own
         made = [

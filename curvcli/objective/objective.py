@@ -193,7 +193,8 @@ class Objective:
         rows = {i: rows.to(device) for i, rows in self.layout.rows.items()}
         with torch.no_grad(), evaluation(model):
             found = [self.terms(model, batch.data) for batch in batches]
-        weight = sum(count for _, count in found)
+        # Samples whose targets are all ignored have no loss terms, and no loss.
+        weight = sum(count for _, count in found) or 1.0
         return Objective(
             model=model,
             batches=batches,

@@ -110,7 +110,7 @@ def _pair(subject: Subject, options: CompareOptions) -> tuple[Subject, Subject]:
     Raises:
         UsageError: there is one target, and nothing that is other.
     """
-    members = list(subject.members)
+    members = list(subject.members) or [subject]
     a, b = members[0], members[-1]
     if len(members) == 1 and options.other_data is None:
         if a.spec.weights is None:

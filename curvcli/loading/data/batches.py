@@ -206,6 +206,27 @@ def unpacked(forward: Callable[..., Any], positional: tuple[Any, ...]) -> tuple[
     return found if 1 < needed <= len(found) <= len(asked) else positional
 
 
+def by_position(
+    forward: Callable[..., Any], positional: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The one tensor of a dict whose names a forward does not know, as its first argument.
+
+    Data sets yield paths and identifiers beside an image, under names of their own.
+
+    >>> by_position(lambda x: None, (), {"image": torch.ones(1), "path": ["a.png"]})
+    ((tensor([1.]),), {})
+    """
+    held = [key for key, value in keywords.items() if next(tensors_in(value), None) is not None]
+    try:
+        asked = inspect.signature(forward).parameters
+    except (TypeError, ValueError):
+        return positional, keywords
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in asked.values())
+    if positional or len(held) != 1 or takes_all or any(key in asked for key in keywords):
+        return positional, keywords
+    return (keywords[held[0]],), {}
+
+
 def names_of(raw: Any, positional: tuple[Any, ...]) -> tuple[str, ...]:
     """What a raw batch calls the arguments that are passed by position; nothing where they have no names."""
     if not isinstance(raw, Mapping):
@@ -299,9 +320,10 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
         found = freeze(found)
         yield from _cut(found, batch_size, source)
         return
-    if isinstance(found, torch.utils.data.Dataset) and not isinstance(
+    mapped_style = isinstance(found, torch.utils.data.Dataset) and not isinstance(
         found, torch.utils.data.IterableDataset
-    ):
+    )
+    if mapped_style or _is_samples(found):
         found = torch.utils.data.DataLoader(found, batch_size=batch_size or 256)
     if not isinstance(found, Iterable) and not hasattr(found, "__getitem__"):
         raise DataError(
@@ -311,6 +333,18 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
     if batch_size is not None and not isinstance(found, torch.utils.data.DataLoader):
         found = _resize(found, batch_size)
     yield from found
+
+
+def _is_samples(found: Any) -> bool:
+    """Whether it is a list of samples (tensor, plain number), as a data set is, and not of batches.
+
+    >>> _is_samples([(torch.ones(3), 1), (torch.ones(3), 0)]), _is_samples([torch.ones(2, 3)])
+    (True, False)
+    """
+    return isinstance(found, list) and all(
+        isinstance(sample, tuple) and len(sample) > 1 and isinstance(sample[-1], int | float)
+        for sample in found
+    )
 
 
 def _resize(found: Iterable[Any], batch_size: int) -> Iterator[Any]:
