@@ -57,7 +57,7 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
         raise UsageError("--per-layer and --per-block were both asked for", "choose one of them")
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
-    journal.progress(Stage("planning", 0, None))
+    journal.progress(Stage("planning", 0, None, f"loss {objective.loss:.4g}"))
     wanted = Wanted(min(options.top, objective.n), min(options.bottom, objective.n), options.order)
     chosen = Chosen(options.matrix, options.draws, options.optimizer)
     operator, preconditioner = chosen.operator(

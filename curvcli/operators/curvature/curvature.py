@@ -86,8 +86,7 @@ class Curvature(ABC, Generic[G]):
             found, notes = find_kernels(
                 self.kernels,
                 objective.batches,
-                self._attempt,
-                self._asymmetry,
+                self._probe,
                 self._loss_of,
                 ASYMMETRY[self.dtype.itemsize >= 8],
                 self._is_rounding,
@@ -285,10 +284,10 @@ class Curvature(ABC, Generic[G]):
             own = sum(objective.terms(objective.model, piece.data)[1] for piece in pieces)
         return objective.ranks.totals(own)[0]
 
-    def _asymmetry(self, piece: Batch) -> float:
-        """`probing.asymmetry` of the matrix of a piece."""
+    def _probe(self, piece: Batch) -> str | float:
+        """Names of operations whose derivative is missing, or the `asymmetry` of the matrix of a piece."""
         graph = self._graph(piece)
-        return asymmetry(
+        return self._missing(graph) or asymmetry(
             lambda v_N: self._multiply(graph, self.views(v_N), retain=True), self.objective.flat()
         )
 
@@ -303,16 +302,8 @@ class Curvature(ABC, Generic[G]):
         wide = twin_of(self, piece)
         if wide is None:
             return None
-        return gone_in_float64(wide._asymmetry(wide.objective.batches[0]), wide.objective.loss)
-
-    def _attempt(self, piece: Batch) -> str | None:
-        """A product on a piece; names of operations whose derivative is missing, or None."""
-        graph = self._graph(piece)
-        missing = self._missing(graph)
-        if missing is None:
-            ones_N = torch.ones(self.n, dtype=self.dtype, device=self.device)
-            self._multiply(graph, self.views(ones_N), retain=False)
-        return missing
+        found = wide._probe(wide.objective.batches[0])
+        return None if isinstance(found, str) else gone_in_float64(found, wide.objective.loss)
 
     def _without_derivative(self) -> None:
         """What to do when no kernel has the derivative that products need."""

@@ -28,6 +28,8 @@ class FirstOrderGraph(NamedTuple):
 
     gradients: list[Tensor]
     positions: list[int]
+    constants: dict[int, Tensor]
+    """The gradients that do not depend on the parameters, by position."""
 
 
 class Hessian(Curvature[FirstOrderGraph]):
@@ -115,12 +117,32 @@ class Hessian(Curvature[FirstOrderGraph]):
         with torch.enable_grad(), self.kernels.building():
             total = self.objective.sum_of(batch)
             if not total.requires_grad:
-                return FirstOrderGraph([], [])
+                return FirstOrderGraph([], [], {})
             gradients = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
         # A gradient that is constant in θ (a linear loss) has no graph and no curvature.
-        positions = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-        return FirstOrderGraph(
-            [g for g in gradients if g is not None and g.requires_grad], positions
+        known = {i: g for i, g in enumerate(gradients) if g is not None}
+        bent = {i: g for i, g in known.items() if g.requires_grad}
+        constants = {i: g for i, g in known.items() if i not in bent}
+        return FirstOrderGraph(list(bent.values()), list(bent), constants)
+
+    def _gradient(self) -> Tensor:
+        if self.finite_differences or not self.plan.keep_graph:
+            return super()._gradient()
+        # The first derivatives are what kept graphs begin with.
+        objective = self.objective
+        flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        for graph in self.graphs():
+            parts = graph.constants | dict(zip(graph.positions, graph.gradients, strict=True))
+            flat_N += objective.flatten(
+                [
+                    parts[i].detach() if i in parts else torch.zeros_like(p)
+                    for i, p in enumerate(objective.parameters)
+                ]
+            )
+        flat_N = objective.ranks.sum(flat_N)
+        objective.cost.gradients += 1
+        return (
+            flat_N.add_(self.decay_product(objective.flat())) if objective.weight_decay else flat_N
         )
 
     def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:

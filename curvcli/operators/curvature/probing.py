@@ -41,19 +41,17 @@ C = TypeVar("C", bound=_Matrix)
 def find_kernels(
     kernels: Kernels,
     batches: Sequence[Batch],
-    attempt: Callable[[Batch], str | None],
-    asymmetry: Callable[[Batch], float],
+    probe: Callable[[Batch], str | float],
     loss: Callable[[Batch], float],
     tolerance: float,
     is_rounding: Callable[[Batch], bool | None],
 ) -> tuple[bool, list[str]]:
-    """Switch kernels until ``attempt`` works on a piece of each batch that may differ from the others.
+    """Switch kernels until products work on a piece of each batch that may differ from the others.
 
     Args:
         kernels: are switched.
         batches: of the objective.
-        attempt: a product on a piece; names of operations without a derivative, or None.
-        asymmetry: of the matrix of a piece, relative.
+        probe: names of operations without a derivative, or the relative asymmetry of the matrix of a piece.
         loss: of a piece, per loss term.
         tolerance: beyond this it is no rounding in most networks.
         is_rounding: whether it is gone in float64: asymmetry that stays is a wrong derivative. None: cannot be told.
@@ -64,20 +62,19 @@ def find_kernels(
     notes: list[str] = []
     for batch in _distinct(batches):
         piece = next(iter(batch.pieces(PROBE)))
-        while (reason := _obstacle(piece, attempt)) is not None:
-            note = kernels.switch_for(reason)
+        while isinstance(found := _tried(piece, probe), str):
+            note = kernels.switch_for(found)
             if note is None:
                 # Torch's own operations alone did not help either.
                 notes = [n for n in notes if n != PLAIN]
-                notes.append(f"{_culprit(reason)} has no second derivative")
+                notes.append(f"{_culprit(found)} has no second derivative")
                 return False, notes
             notes.append(note)
-        found = asymmetry(piece)
         if found > tolerance:
             # Of samples that are fitted already, rounding is all the curvature there is.
             piece = max(_pieces(batch), key=loss)
-            found = asymmetry(piece)
-        if found <= tolerance:
+            found = _tried(piece, probe)
+        if isinstance(found, str) or found <= tolerance:
             continue
         rounding = is_rounding(piece)
         if rounding:
@@ -85,7 +82,8 @@ def find_kernels(
             continue
         if not kernels.plain:
             kernels.plain = True
-            if attempt(piece) is None and asymmetry(piece) <= tolerance:
+            again = _tried(piece, probe)
+            if not isinstance(again, str) and again <= tolerance:
                 notes.append(
                     "layers are evaluated by torch's own operations only: symmetric products"
                 )
@@ -110,10 +108,10 @@ def _pieces(batch: Batch) -> Iterator[Batch]:
         yield batch.take(range(first, min(first + PROBE, batch.size)))
 
 
-def _obstacle(piece: Batch, attempt: Callable[[Batch], str | None]) -> str | None:
-    """Why this piece cannot be differentiated twice, or None."""
+def _tried(piece: Batch, probe: Callable[[Batch], str | float]) -> str | float:
+    """What a probe finds; an error that says that a derivative is missing is what it says."""
     try:
-        return attempt(piece)
+        return probe(piece)
     except RuntimeError as error:
         if not lacks_derivative(error):
             raise

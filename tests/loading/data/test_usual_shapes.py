@@ -103,5 +103,5 @@ def test_one_target_cannot_be_compared() -> None:
 
 
 def test_settings_that_do_not_exist() -> None:
-    with pytest.raises(UsageError, match="there is no setting 'los'. Did you mean 'loss'"):
+    with pytest.raises(UsageError, match=r"there is no setting .los.\. Did you mean .loss."):
         curvcli.load(model="usual.py:net", los="mse")

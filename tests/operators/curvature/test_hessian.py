@@ -91,6 +91,7 @@ def test_running_out_of_memory_halves_the_micro_batch(
     model = Tight()
     objective = make_objective(model, X50, Y50)
     operator = Hessian(objective, strategy=strategy)
+    operator.release()
     model.limit = 13
     h_NN = dense_hessian(small(), X50, Y50, "cross_entropy")
     v_N = torch.ones(operator.n)
