@@ -105,5 +105,13 @@ class SanityInfo(Struct, frozen=True, kw_only=True):
             if c.rms and not SMALL * (c.nonzero or 1.0) ** 0.5 <= c.rms <= LARGE
         ]
         if scaled:
-            told.append(f"the RMS of {scaled[0].name} is {scaled[0].rms:.3g}, and about 1 is usual")
+            worst = scaled[0]
+            why = (
+                "not divided by 255, or not standardised"
+                if (worst.rms or 0.0) > LARGE
+                else "divided twice, or in another unit"
+            )
+            told.append(
+                f"the RMS of {worst.name} is {worst.rms:.3g}, and about 1 is usual ({why}?)"
+            )
         return told

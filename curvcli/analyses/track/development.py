@@ -1,9 +1,11 @@
 """Findings over time: what changed from checkpoint to checkpoint."""
 
 import shlex
+from dataclasses import replace
 from itertools import pairwise
 
 from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.rules import Rule
 from curvcli.analyses.shared.sanity import FAR
 from curvcli.analyses.track.findings import (
     AT_LIMIT_LONG,
@@ -13,6 +15,7 @@ from curvcli.analyses.track.findings import (
     RANK_FALLS,
     RUN_DIED,
     STOPPED,
+    SUSPICIOUS,
 )
 from curvcli.analyses.track.result import TrackPoint
 from curvcli.objective.movement import STILL, still
@@ -41,6 +44,7 @@ def development(
         whole = [p for p in points if p.run == run]
         died = _death(journal, whole)
         series = [p for p in whole if p.loss is not None]
+        _suspicious(journal, series, look)
         if len(series) > 1:
             if not died:
                 _loss(journal, series)
@@ -50,6 +54,20 @@ def development(
             if not died:
                 _ranks(journal, series)
         _noise(journal, series, batch)
+
+
+def _suspicious(journal: Journal, series: list[TrackPoint], look: str) -> None:
+    """What is odd about the data or the output of the last checkpoint, once for all runs that share it."""
+    told = "; ".join(series[-1].suspicions) if series else ""
+    if told and not any(f.message.startswith(told) for f in journal.findings):
+        journal.find(SUSPICIOUS, series[-1].checkpoint, f"{told}: '{look}' says more")
+
+
+def _on_such_data(rule: Rule, series: list[TrackPoint]) -> Rule:
+    """A rule that blames training, which data of another scale may explain as well."""
+    if not series[-1].suspicions:
+        return rule
+    return replace(rule, remedy="mend inputs and outputs first, which may be all there is to it")
 
 
 def _gone(series: list[TrackPoint], index: int) -> bool:
@@ -132,7 +150,7 @@ def _ranks(journal: Journal, series: list[TrackPoint]) -> None:
         share, what, highest, since, last = min(fallen, key=lambda f: f[0])
         more = f" (and {len(fallen) - 1} more)" if len(fallen) > 1 else ""
         journal.find(
-            RANK_FALLS, series[-1].checkpoint,
+            _on_such_data(RANK_FALLS, series), series[-1].checkpoint,
             f"the effective rank of {what} fell from {highest:.3g} at {_named(since)} to {last:.3g} at "
             f"{_named(series[-1])}{more}",
             value=share,
@@ -164,7 +182,7 @@ def _loss(journal: Journal, series: list[TrackPoint]) -> None:
     low, last = min(series, key=lambda p: p.loss or 0.0), series[-1]
     if low.loss is not None and last.loss is not None and last.loss > _RISEN * low.loss > 0:
         journal.find(
-            LOSS_RISES, last.checkpoint,
+            _on_such_data(LOSS_RISES, series), last.checkpoint,
             f"the loss rose from {low.loss:.4g} at {_named(low)} to {last.loss:.4g} at {_named(last)}",
             value=last.loss, threshold=_RISEN * low.loss,
         )  # fmt: skip
@@ -174,7 +192,7 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
     for before, after in pairwise(series):
         if (after.dead_fraction or 0.0) > (before.dead_fraction or 0.0) + _DYING:
             journal.find(
-                DIED, after.checkpoint,
+                _on_such_data(DIED, series), after.checkpoint,
                 f"between {_named(before)} and {_named(after)} units died: {before.dead_fraction or 0.0:.0%} were "
                 f"dead, then {after.dead_fraction or 0.0:.0%}; the loss went from {before.loss:.4g} to "
                 f"{after.loss:.4g}",

@@ -9,6 +9,11 @@ NOT_CONVERGED = Rule(
     "products against --max-matvecs",
     remedy="raise --max-matvecs or --tol",
 )
+SUSPICIOUS = Rule(
+    "track.suspicious",
+    "warning",
+    "the inputs, outputs and loss of the last checkpoint, as 'curvcli gradients' judges them",
+)
 EDGE_ABOVE = Rule(
     "track.edge-above",
     "warning",

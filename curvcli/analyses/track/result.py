@@ -57,6 +57,9 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
             description="largest distance of a BatchNorm's running statistics from those of the data; 1: the same"
         ),
     ] = None
+    suspicions: Annotated[
+        list[str], Meta(description="what is odd about inputs and outputs, in a few words each")
+    ] = []
     weight_rank: Annotated[
         dict[str, float],
         Meta(description="effective rank of each layer's weights: exp of the entropy of σ/Σσ"),

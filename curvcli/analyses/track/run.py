@@ -23,6 +23,7 @@ from curvcli.analyses.track.findings import (
     EDGE_AT,
     NOT_CONVERGED,
     RUN_DIED,
+    SUSPICIOUS,
 )
 from curvcli.analyses.track.health import health_of
 from curvcli.analyses.track.limits import Known, Whole, held, limit_of, momentum_of
@@ -111,9 +112,9 @@ def _tracked(
     _findings(journal, result)
     look = first.command_line("gradients") if first else "curvcli gradients"
     development(journal, points, options.train_batch, look)
-    journal.findings.sort(
-        key=lambda f: f.rule != RUN_DIED.id
-    )  # what explains the others comes first
+    # What explains the others comes first: the data before training, and notes last.
+    causes = (RUN_DIED.id, SUSPICIOUS.id)
+    journal.findings.sort(key=lambda f: (f.severity == "note", f.rule not in causes))
     return journal.answer(result)
 
 

@@ -83,6 +83,24 @@ def test_a_rank_that_halves_is_a_finding() -> None:
     assert "rank-falls" not in found([fresh, *series[:2]]), "fresh features are of no use"
 
 
+def test_data_of_another_scale_is_named_before_training_is_blamed() -> None:
+    """Once for all runs; what follows from it asks for the data to be mended, not for a lower rate."""
+    odd: dict[str, Any] = {**GOOD, "suspicions": ["the RMS of input 0 is 219"]}
+    series = [{**odd, "feature_rank": 9.0}, {**odd, "feature_rank": 2.0, "loss": 3.0}]
+    told = found(series)
+    assert told["suspicious"] == "the RMS of input 0 is 219: 'curvcli gradients' says more"
+    for rule in ("rank-falls", "loss-rises"):
+        assert "mend inputs and outputs first" in told[rule]
+        assert "lower the learning rate" not in told[rule]
+    journal, runs = Journal(), ("one", "one", "two", "two")
+    development(
+        journal,
+        [TrackPoint(step=i, checkpoint=f"{i}", run=r, **odd) for i, r in enumerate(runs)],
+        None,
+    )
+    assert [f.rule for f in journal.findings] == ["track.suspicious"]
+
+
 def test_the_batch_is_held_against_the_noise_scale() -> None:
     """Ten times above, ten times below, and between."""
     series = [{**GOOD, "noise_scale": 640.0, "noise_scale_error": 50.0}]
