@@ -1,6 +1,7 @@
 """Findings over time: what changed from checkpoint to checkpoint."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -30,7 +31,10 @@ _HALF = 0.5
 
 
 def development(
-    journal: Journal, points: list[TrackPoint], batch: int | None, look: str = "curvcli gradients"
+    journal: Journal,
+    points: list[TrackPoint],
+    batch: int | None,
+    look: Callable[[TrackPoint], str] = lambda _: "curvcli gradients",
 ) -> None:
     """Find what happened along each run.
 
@@ -38,7 +42,7 @@ def development(
         journal: where findings go.
         points: of all runs.
         batch: the batch size of the training.
-        look: the command that looks at gradients of this target.
+        look: the command that looks at the gradients of a checkpoint.
     """
     for run in dict.fromkeys(p.run for p in points):
         whole = [p for p in points if p.run == run]
@@ -56,11 +60,13 @@ def development(
         _noise(journal, series, batch)
 
 
-def _suspicious(journal: Journal, series: list[TrackPoint], look: str) -> None:
+def _suspicious(
+    journal: Journal, series: list[TrackPoint], look: Callable[[TrackPoint], str]
+) -> None:
     """What is odd about the data or the output of the last checkpoint, once for all runs that share it."""
     told = "; ".join(series[-1].suspicions) if series else ""
     if told and not any(f.message.startswith(told) for f in journal.findings):
-        journal.find(SUSPICIOUS, series[-1].checkpoint, f"{told}: '{look}' says more")
+        journal.find(SUSPICIOUS, series[-1].checkpoint, f"{told}: '{look(series[-1])}' says more")
 
 
 def _on_such_data(rule: Rule, series: list[TrackPoint]) -> Rule:
@@ -201,7 +207,7 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
             return
 
 
-def _layers(journal: Journal, series: list[TrackPoint], look: str) -> None:
+def _layers(journal: Journal, series: list[TrackPoint], look: Callable[[TrackPoint], str]) -> None:
     last = series[-1].moved
     stopped = still(last)
     if stopped and len(stopped) < len(last):
@@ -212,6 +218,6 @@ def _layers(journal: Journal, series: list[TrackPoint], look: str) -> None:
             STOPPED, stopped[0],
             f"{len(stopped)} of {len(last)} parameters do not move any more, at the latest since {_named(since)}, "
             f"while others do ({', '.join(stopped[:3])}): "
-            f"'{look} --since {shlex.quote(series[0].checkpoint)}' says why",
+            f"'{look(series[-1])} --since {shlex.quote(series[0].checkpoint)}' says why",
             value=last[stopped[0]], threshold=STILL,
         )  # fmt: skip

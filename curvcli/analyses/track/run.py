@@ -6,6 +6,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from curvcli.analyses.shared.again import again
 from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum import saved
@@ -110,7 +111,11 @@ def _tracked(
         failed=len(problems),
     )
     _findings(journal, result)
-    look = first.command_line("gradients") if first else "curvcli gradients"
+    subjects = {member.subject.name: member.subject for member in members}
+
+    def look(point: TrackPoint) -> str:
+        return again("gradients", subjects[point.checkpoint]) or "curvcli gradients"
+
     development(journal, points, options.train_batch, look)
     # What explains the others comes first: the data before training, and notes last.
     causes = (RUN_DIED.id, SUSPICIOUS.id)

@@ -21,9 +21,7 @@ def render(envelope: Envelope[Any], cases: Sequence[Case]) -> str:
     passed = sum(c.status == "pass" for c in cases)
     skipped = sum(c.status == "skipped" for c in cases)
     left = f", {skipped} skipped" if skipped else ""
-    lines.append(
-        f"curvcli {envelope.command}: {passed} of {len(cases) - skipped} rules hold{left}"
-    )
+    lines.append(f"curvcli {envelope.command}: {passed} of {len(cases) - skipped} rules hold{left}")
     return "\n".join(lines) + "\n"
 
 
