@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from curvcli.analyses.check.result import CheckResult, RuleOutcome
+from curvcli.analyses.check.view import why_undecidable
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import without_threshold
 from curvcli.report.data import Headline, Level
@@ -29,8 +30,14 @@ def headline(answer: Answer[CheckResult]) -> Headline:
         return _nothing_fails(result, [rule for _, rule in rules], targets)
     level: Level = "bad" if told is failing else "attention"
     target, rule = told[0]
-    more = f"; {len(told) - 1} more below" if len(told) > 1 else ""
-    return Headline(level, f"{Path(target.name).name}: {_said(rule)}{more}.")
+    reason = why_undecidable(rule)
+    alike = [r for t, r in told if t is target and reason and why_undecidable(r) == reason]
+    rest = len(told) - max(1, len(alike))
+    said = _said(rule)
+    if len(alike) > 1:
+        said = f"{len(alike)} of {len(target.rules)} rules cannot be decided: {reason.rstrip('.')}"
+    more = f"; {rest} more below" if rest else ""
+    return Headline(level, f"{Path(target.name).name}: {said}{more}.")
 
 
 def _nothing_fails(result: CheckResult, rules: list[RuleOutcome], targets: str) -> Headline:

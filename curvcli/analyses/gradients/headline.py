@@ -24,6 +24,6 @@ def headline(answer: Answer[GradientsResult]) -> Headline:
         text += f"their size changes by a factor of about {number(result.depth_gain, 2)}"
     if result.sanity is not None and result.sanity.at_chance:
         text = text.replace("Healthy: g", "G", 1)
-        text += ". But the loss is no better than that of a constant: the network has not learned, or has died"
+        text += f". But the loss is no better than that of a constant: {result.sanity.fit.why}"
         return judged(answer, f"{text}.", "attention", replaced=True)
     return judged(answer, f"{text}.", replaced=True)

@@ -107,14 +107,26 @@ def _death(journal: Journal, series: list[TrackPoint]) -> bool:
             f"the running statistics of a BatchNorm are {after.statistics:.3g} times off those of the data, which may "
             "be all: 'curvcli gradients' names it, --train-mode takes those of the batch"
         )
-    rate = f" at a learning rate of {before.learning_rate:g}" if before.learning_rate else ""
+    elif after.wrong:
+        remedy = (
+            "where the loss on training data is fine, labels or inputs here are not those of training; else "
+            f"{remedy}"
+        )
     name = f"the run {before.run}" if before.run else "the run"
     journal.find(
         RUN_DIED, after.checkpoint,
-        f"{name} died between {_named(before)} and {_named(after)}{rate}: {how}: {remedy}",
+        f"{name} died between {_named(before)} and {_named(after)}{_rates(before, after)}: {how}: {remedy}",
         value=after.loss,
     )  # fmt: skip
     return True
+
+
+def _rates(before: TrackPoint, after: TrackPoint) -> str:
+    """The learning rate that a run died at; it may have changed in between."""
+    known = [p.learning_rate for p in (before, after) if p.learning_rate is not None]
+    if len(set(known)) > 1:
+        return f" (learning rate {known[0]:g}, then {known[1]:g})"
+    return f" at a learning rate of {known[0]:g}" if known and known[0] else ""
 
 
 def _edge(journal: Journal, series: list[TrackPoint]) -> None:
@@ -210,7 +222,9 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
 def _layers(journal: Journal, series: list[TrackPoint], look: Callable[[TrackPoint], str]) -> None:
     last = series[-1].moved
     stopped = still(last)
-    if stopped and len(stopped) < len(last):
+    if last and all(way < STILL for way in last.values()):
+        _standstill(journal, series)
+    elif stopped and len(stopped) < len(last):
         since = next(
             (p for p in series[1:] if all(p.moved.get(n, 1.0) < STILL for n in stopped)), series[-1]
         )
@@ -221,3 +235,22 @@ def _layers(journal: Journal, series: list[TrackPoint], look: Callable[[TrackPoi
             f"'{look(series[-1])} --since {shlex.quote(series[0].checkpoint)}' says why",
             value=last[stopped[0]], threshold=STILL,
         )  # fmt: skip
+
+
+def _standstill(journal: Journal, series: list[TrackPoint]) -> None:
+    """No parameter moves any more: since when, and at which rate."""
+    index = len(series) - 1
+    while index > 1 and all(way < STILL for way in series[index - 1].moved.values()):
+        index -= 1
+    since, last = series[index - 1], series[-1]
+    rate = (
+        ""
+        if last.learning_rate is None
+        else f" (the learning rate there is {last.learning_rate:g})"
+    )
+    journal.find(
+        STOPPED, last.checkpoint,
+        f"no parameter has moved from {_named(since)} to {_named(last)}{rate}: these are copies of one file, a rate of "
+        "zero, an optimizer that takes no steps, or steps below the precision of the weights",
+        value=max(last.moved.values()), threshold=STILL,
+    )  # fmt: skip

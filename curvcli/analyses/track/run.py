@@ -48,6 +48,7 @@ from curvcli.operators.curvature.hessian import Hessian
 
 # "At" the edge of stability: λ_max within this of 2/lr (the range that training monitors use).
 _EDGE = 0.3
+_GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
 def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[TrackResult]:
@@ -118,8 +119,8 @@ def _tracked(
 
     development(journal, points, options.train_batch, look)
     # What explains the others comes first: the data before training, and notes last.
-    causes = (RUN_DIED.id, SUSPICIOUS.id)
-    journal.findings.sort(key=lambda f: (f.severity == "note", f.rule not in causes))
+    causes = (RUN_DIED.id, SUSPICIOUS.id, BAD_CHECKPOINT.id)
+    journal.findings.sort(key=lambda f: (_GRAVITY[f.severity], f.rule not in causes))
     return journal.answer(result)
 
 
