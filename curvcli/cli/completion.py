@@ -36,6 +36,7 @@ def completer(name: str) -> Completer | None:
     """Of the option or argument of that name."""
     return {
         "target": _files((".toml", *WEIGHTS)),
+        "checkpoint": _files(WEIGHTS),
         "loss": _among(LOSSES),
         "data": _files(DATA),
         "other_data": _files(DATA),

@@ -18,6 +18,7 @@ _FOR_CHECKPOINT = {"unsafe_pickle", "trust_remote_code"}
 _FOR_NOTHING = {"device"}
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 
+_CHECKPOINT = "File of weights, in place of the target file's."
 _PROJECT = "Trust [tool.curvcli] of pyproject.toml here, also where it names code; or leave it out."
 _RANKS = (
     "Share the data among so many processes on this machine; of several machines, use torchrun."
@@ -84,9 +85,10 @@ def signature(question: Question) -> inspect.Signature:
             _option(option.name, list[str] if flag else kind, option.help, "Options", shown, flag)
         )
     for name, kind, default, text in option_fields():
-        if name == "checkpoint" or not _applies(name, question):
+        if not _applies(name, question):
             continue
         flag_kind = list[str] if name in _ASSIGNED else plain_type(kind)
+        text = _CHECKPOINT if name == "checkpoint" else text  # noqa: PLW2901
         shown = _shown(default)
         parameters.append(
             _option(name, flag_kind, text, "Target options", shown, _ASSIGNED.get(name))
@@ -158,6 +160,8 @@ def _assigned_flag(option: Option) -> str | None:
 def _applies(name: str, question: Question) -> bool:
     if question.needs == "nothing":
         return name in _FOR_NOTHING
+    if name == "checkpoint":  # of several, each is a target of its own
+        return question.targets == "one" and bool(question.named)
     return question.needs == "objective" or name in _FOR_CHECKPOINT
 
 

@@ -66,7 +66,7 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int, name: str) ->
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(
             f"{name} needs integer labels, found {str(labels.dtype).removeprefix('torch.')}",
-            "use bce_with_logits for 0/1 targets, mse for regression",
+            "save classes as whole numbers, y.astype('int64'); for 0/1 targets use bce_with_logits, for regression mse",
         )
     valid = labels != ignore_index
     counted = labels[valid]
@@ -250,7 +250,8 @@ class OutputLoss:
         if targets is None:
             raise DataError(
                 f"the loss {self.name} needs targets, and the batches have none",
-                f"name them by --target-key; of Python objects, {ONE_OR_MORE}",
+                "a file holds inputs and targets, e.g. np.savez('data.npz', x=x, y=y), and --target-key names these; "
+                f"of Python objects, {ONE_OR_MORE}",
             )
         if isinstance(targets, Mapping):
             raise DataError(

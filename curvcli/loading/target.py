@@ -22,6 +22,7 @@ from curvcli.loading.data.batches import (
     unpacked,
 )
 from curvcli.loading.data.counts import check_sizes, check_targets
+from curvcli.loading.data.pairs import belonging
 from curvcli.loading.data.readers import readers_of
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
@@ -288,6 +289,8 @@ class Target:
         inputs, target = self.spec.input_key, self.spec.target_key
         if self.spec.data is not None and is_table(self.spec.data):
             inputs, target = [], None
+        elif isinstance(raw, Mapping):
+            inputs, target = belonging(map(str, raw), inputs, target)
         if self._forward is None:
             return arrange(raw, inputs, target)
         none, keywords, targets = self._forward.arrange(raw, inputs, target)

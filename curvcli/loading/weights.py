@@ -55,7 +55,13 @@ class Weights:
         """
         path = Path(self._spec.checkpoint or "")
         if self.checkpoint is not None and signature(path) != self._signature:
+            code, _, _ = (self._spec.model or "").rpartition(":")
+            again = (
+                f"; where importing {Path(code).name} trains anew, put the training under if __name__ == '__main__'"
+                if code.endswith(".py")
+                else ""
+            )
             raise CheckpointError(
                 f"{path.name} changed while it was read: it is still being written",
-                "wait until it is complete; write checkpoints under another name and rename them",
+                f"wait until it is complete; write checkpoints under another name and rename them{again}",
             )

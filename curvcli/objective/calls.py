@@ -64,8 +64,29 @@ def _failure(
     message = " ".join(str(error).split())
     return ModelError(
         f"{what} failed on inputs ({given}): {type(error).__name__}: {message[:300]}",
-        "check the shapes and names in the data, --input-key and --model-arg; --verbose shows the traceback",
+        _remedy(message, [*args, *kwargs.values()]),
     )
+
+
+def _remedy(message: str, inputs: list[Any]) -> str:
+    """What mends it: images often lack an axis, have it in another place, or are whole numbers."""
+    dims = {v.dim() for v in inputs if isinstance(v, Tensor)}
+    whole = [v for v in inputs if isinstance(v, Tensor) and v.dim() > 2 and _is_whole(v)]
+    if whole:
+        return (
+            "the inputs are whole numbers: save them as float32, scaled as in training (pixels, for example, / 255), "
+            "images as [samples, channels, height, width]"
+        )
+    if "channels" in message and dims in ({3}, {4}):
+        return (
+            "images are [samples, channels, height, width] for PyTorch: x[:, None] adds the axis of one channel, "
+            "x.transpose(0, 3, 1, 2) moves the last axis there"
+        )
+    return "check the shapes and names in the data, --input-key and --model-arg; --verbose shows the traceback"
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def _shape(value: Any) -> str:

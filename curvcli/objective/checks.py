@@ -199,21 +199,18 @@ def _check_sums(
             "check ignore_index and the labels",
         )
     if not math.isfinite(first.total) and not accept_nonfinite:
+        in_double = any(p.dtype == torch.float64 for p in model.parameters())
+        finer = "" if in_double else ": try --dtype float64"
         raise NonFiniteError(
             why_not_finite(first.total, model, batches, terms),
-            "look for overflow"
-            + (
-                ""
-                if any(p.dtype == torch.float64 for p in model.parameters())
-                else ": try --dtype float64"
-            ),
+            "clean the data" if fault_in_data(batches) else f"look for overflow{finer}",
         )
     if _differ(first, second, model):
         suspects = random_modules(model, batches[0], terms)
         raise LossError(
             f"the loss is random: {first.total / first.weight:.6g} and then {second.total / first.weight:.6g} on the "
             f"same data; random modules: {some(suspects)}",
-            "make the model deterministic in eval mode (dropout and sampling off)",
+            "make the model deterministic in eval mode: no sampling, and F.dropout with training=self.training",
         )
 
 

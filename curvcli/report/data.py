@@ -51,6 +51,10 @@ def told(headline: Headline) -> str:
     return f"{MARKS[headline.level]} {printable(headline.sentence)}"
 
 
+# A loss so many times that of the best constant predictor is that of answers that are sure and wrong.
+WRONG = 2.0
+
+
 class FitInfo(Struct, frozen=True):
     """How well the network does on the data, from one forward pass; null where the loss has no such thing."""
 
@@ -64,6 +68,13 @@ class FitInfo(Struct, frozen=True):
             description="the loss is at least 0.95 of chance, and the accuracy near that of a constant"
         ),
     ]
+
+    @property
+    def why(self) -> str:
+        """What a network that is no better than a constant has done."""
+        if (self.loss or 0.0) > WRONG * (self.chance or 0.0) > 0:
+            return "it is sure of wrong answers"
+        return "the network has not learned, or has died"
 
 
 class TargetInfo(Struct, frozen=True):

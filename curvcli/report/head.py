@@ -44,5 +44,5 @@ def fit_line(target: TargetInfo | None) -> str | None:
     if constant:
         line += f" on {target.samples:,} samples; the best constant: {constant}"
     if fit.at_chance:
-        return f"{line}. No better than a constant: the network has not learned, or has died."
+        return f"{line}. No better than a constant: {fit.why}."
     return f"{line}."

@@ -63,7 +63,7 @@ def test_an_error_takes_the_place_of_the_sentence_and_an_unfinished_run_is_said(
         "step.x", "error", "loss", 1.0, 2.0, "the products are wrong [> 1: source]: stop"
     )
     found = get(name).headline(Answer(answer.result, [error], [], True))
-    assert found == Headline("bad", "the products are wrong: stop.")
+    assert found == Headline("bad", "The products are wrong: stop.")
     part = get(name).headline(Answer(answer.result, [], [], False))
     assert part.level == "attention"
     assert "Only a part" in part.sentence

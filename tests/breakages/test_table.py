@@ -61,6 +61,38 @@ def test_check_names_the_cause_with_its_default_rules(name: str, tmp_path: Path)
     assert all(row.words in m for m in verdicts), "a verdict comes with what explains it"
 
 
+# What `track` finds first, of which its first line tells; None: weights alone do not show it.
+TRACK = {
+    "rate_too_high": ("run-died", "died between step 0 and step 1"),
+    "softmax_twice": ("suspicious", "cross_entropy applies softmax itself"),
+    "pixels_not_divided": ("suspicious", "not divided by 255"),
+    "pixels_divided_twice": ("suspicious", "divided twice"),
+    "shuffled_labels": (None, "the network has not learned"),
+    "frozen_by_mistake": ("stopped", "0.weight"),
+    "running_statistics": ("run-died", "running statistics of a BatchNorm"),
+    "vanishing": ("suspicious", "the same for every sample"),
+    "not_a_number": ("run-died", "not finite any more"),
+    "dead_layer": ("run-died", "died between step 0 and step 1"),
+    "healthy": (None, "the loss goes from"),
+}
+
+
+@pytest.mark.parametrize("name", TRACK)
+def test_track_names_the_cause_first(name: str, tmp_path: Path) -> None:
+    """Its first line and its first finding; training is not blamed for what data or outputs explain."""
+    target = written({**BREAKAGES, "healthy": healthy}[name](), tmp_path)
+    _, found = answer("track", target, str(tmp_path / "run"), "--probes", "0")
+    rule, words = TRACK[name]
+    grave = [f for f in found["findings"] if f["severity"] != "note"]
+    assert [f["rule"].removeprefix("track.") for f in grave][:1] == ([rule] if rule else [])
+    assert words in found["verdict"]["sentence"]
+    assert found["verdict"]["level"] == {"healthy": "good"}.get(
+        name, "bad" if rule == "run-died" else "attention"
+    )
+    if rule == "suspicious":
+        assert not any("learning rate" in f["message"] for f in grave)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(20))
 def test_the_healthy_control_is_clean(seed: int, tmp_path: Path) -> None:

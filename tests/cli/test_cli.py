@@ -257,6 +257,23 @@ def test_settings_come_from_pyproject_then_target_file_then_flags(
     assert "Did you mean 'top'" in invoke("hessian", "bad.toml").stderr
 
 
+def test_a_checkpoint_takes_the_place_of_that_of_the_target_file(tmp_path: Path) -> None:
+    """Its other settings stay, paths on the command line are the shell's, and two checkpoints are one too many."""
+    samples = ROOT / "sample_models"
+    other = tmp_path / "half.safetensors"
+    weights = load_file(samples / "digits_mlp.safetensors")
+    save_file({k: v / 2 for k, v in weights.items()}, other)
+    target = str(samples / "digits_mlp.toml")
+    code, moved = answer("gradients", target, "--checkpoint", str(other))
+    assert code == 0
+    assert moved["target"]["checkpoint"] == str(other)
+    assert moved["result"]["loss"] != answer("gradients", target)[1]["result"]["loss"]
+    done = invoke("gradients", str(other), "--checkpoint", str(other))
+    assert done.exit_code == 2
+    assert "two checkpoints are given" in done.stderr
+    assert invoke("track", target, "--checkpoint", str(other)).exit_code == 2
+
+
 OBJECTIVE = """
 import torch
 class Graph:

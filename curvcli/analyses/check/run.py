@@ -25,7 +25,7 @@ from curvcli.analyses.check.result import (
     RuleOutcome,
 )
 from curvcli.analyses.check.rules import Rule, RuleEntry, make_rule, read_entries
-from curvcli.analyses.check.view import described
+from curvcli.analyses.check.view import described, why_undecidable
 from curvcli.analyses.registry import get
 from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.figures import Figure, Precision
@@ -37,9 +37,9 @@ from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, CurvError, U
 DEFAULT_RULES = (
     RuleEntry("info.nonfinite == 0", message="the weights contain NaN or Inf", optional=True),
     RuleEntry("backprop.findings.errors == 0", message="the gradient is not that of the loss"),
-    RuleEntry("gradients.findings.errors == 0", message="signals or gradients are ill"),
+    RuleEntry("gradients.findings.errors == 0", message="data, signals or gradients are ill"),
     RuleEntry("gradients.findings.warnings == 0", severity="warning",
-              message="signals or gradients are suspect"),
+              message="data, signals or gradients are suspect"),
     RuleEntry("gradients.findings.notes == 0", severity="note", message="worth a look"),
     # Also well trained networks often stop beside a little negative curvature: one of 20 healthy ones does.
     RuleEntry('saddle.verdict not in ["strict-saddle", "local-maximum"]', severity="note",
@@ -294,8 +294,12 @@ def _conclude(journal: Journal, result: CheckResult) -> int | None:
     """Findings, and how the program ends."""
     code = EXIT_OK
     for target in result.targets:
+        told: set[str] = set()
         for rule in target.rules:
-            severity = rule.severity
+            severity, reason = rule.severity, why_undecidable(rule)
+            if reason in told:
+                continue  # one fault of the target keeps several rules from being decided
+            told |= {reason} if reason else set()
             if rule.decision in ("pass", "skipped"):
                 continue
             if rule.decision == "undecided":

@@ -44,6 +44,13 @@ def described(rule: str, message: str, outcome: Outcome, cause: str = "") -> str
     return f"{told}. {cause[0].upper()}{cause[1:]}" if cause else told
 
 
+def why_undecidable(rule: RuleOutcome) -> str:
+    """What an analysis failed with, which a rule needs; empty for other outcomes."""
+    if rule.decision != "error" or rule.figure is not None:
+        return ""
+    return rule.message.partition(" cannot be decided: ")[2].partition(": ")[2]
+
+
 def _found(figure: Figure) -> str:
     if isinstance(figure.value, float):
         low, high = figure.bounds

@@ -138,6 +138,10 @@ class MovedLayer(Struct, frozen=True, kw_only=True):
 class CompareResult(Struct, frozen=True, kw_only=True):
     """Two checkpoints of one model."""
 
+    names: Annotated[tuple[str, str], Meta(description="of A and B, as they were given")] = (
+        "A",
+        "B",
+    )
     a: TargetInfo | None
     b: TargetInfo | None
     figures: list[FigureComparison]

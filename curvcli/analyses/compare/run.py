@@ -79,6 +79,7 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
     total = sum(m.distance**2 for m in moves)
     return journal.answer(
         CompareResult(
+            names=(a.name, b.name),
             a=a.info(),
             b=b.info(),
             figures=compared,

@@ -49,18 +49,23 @@ _LAYERS = 20
 def view(result: CompareResult) -> list[Block]:
     """The figures, the eigenspaces, the line and the layers."""
     return [
+        *_sides(result),
         *_figures(result),
         *_eigenspaces(result),
         *([] if result.identical else [*_line(result), _layers(result)]),
         *_classes(result),
-        *_fits(result),
     ]
 
 
-def _fits(result: CompareResult) -> list[Block]:
-    """Loss and accuracy of both."""
-    lines = [(letter, fit_line(info)) for letter, info in (("A", result.a), ("B", result.b))]
-    return [Sentence(f"{letter}: {line}") for letter, line in lines if line is not None]
+def _sides(result: CompareResult) -> list[Block]:
+    """What A and B are, with loss and accuracy."""
+    sides = zip("AB", result.names, (result.a, result.b), strict=True)
+    found: list[Block] = []
+    for letter, name, info in sides:
+        told = (name if name != letter else None, fit_line(info))
+        known = ". ".join(text for text in told if text)
+        found += [Sentence(f"{letter}: {known}")] if known else []
+    return found
 
 
 def _classes(result: CompareResult) -> list[Block]:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from curvcli.analyses.shared.sanity import AT_CHANCE, CONSTANT, FAR, LARGE, SMALL
+from curvcli.analyses.shared.sanity import AT_CHANCE, CONSTANT, FAR, LARGE, RENAMED, SMALL
 from curvcli.errors import UsageError, did_you_mean
-from curvcli.report.data import Severity
+from curvcli.report.data import WRONG, Severity
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,14 @@ RULES = {
         Rule("softmax-twice", "error", 1, False, "softmax of softmax is nearly uniform"),
         Rule("not-log-probabilities", "error", 1, False, "nll is -outputs[target]"),
         Rule("sigmoid-twice", "warning", 1, False, "sigmoid of sigmoid lies in [0.5, 0.73]"),
+        Rule("bounded-output", "warning", 1, False, "logits are any numbers"),
+        Rule("labels-renamed", "warning", RENAMED, True, "accuracy under other names of the classes"),
+        Rule("sure-and-wrong", "warning", WRONG, True, "loss over that of the best constant predictor"),
         Rule("inputs-large", "warning", LARGE, True, "initial weights are made for inputs of RMS 1"),
         Rule("inputs-small", "warning", SMALL, False, "initial weights are made for inputs of RMS 1"),
         Rule("running-statistics", "warning", FAR, True, "ratio of variances, or 1 + squared shift"),
         Rule("not-learned", "note", AT_CHANCE, True, "loss over that of the best constant predictor"),
+        Rule("overconfident", "note", 1, True, "loss over that of a constant, with right answers"),
         Rule("imbalance", "note", 0.1, False, "rarest over commonest class"),
         Rule("frozen", "note", 0, True, "parameters without a gradient beside others"),
         Rule("unmoved", "warning", 0, True, "parameters that moved by less than 1e-7 of their size"),

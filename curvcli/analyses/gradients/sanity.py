@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from curvcli.analyses.gradients.result import GradientsResult
-from curvcli.analyses.shared.sanity import ChannelInfo, SanityInfo
+from curvcli.analyses.shared.sanity import LOGITS, ChannelInfo, SanityInfo
 from curvcli.report.data import Finding
 from curvcli.report.numbers import number
 
@@ -27,7 +27,9 @@ def sanity_findings(
     if sane is None or result.loss is None:
         return
     yield from _dead(result, sane, limits, make)
+    yield from _labels(sane, make)
     yield from _outputs(sane, loss_name, make)
+    yield from _bounded(result, sane, loss_name, make)
     yield from _inputs(sane, limits, make)
     yield from _running(sane, limits, make)
     yield from _unmoved(result, make)
@@ -53,6 +55,19 @@ def sanity_notes(
             f"{_chance(sane)}, while gradients arrive: the network has not learned. Fresh weights, a "
             "learning rate that is too small ('curvcli lr'), or labels that carry no signal (shuffled, off by a row); "
             "'curvcli step' says whether a step still helps",
+        )  # fmt: skip
+    right = sane.accuracy is not None and not sane.at_chance
+    if (
+        not ill
+        and right
+        and sane.chance
+        and (sane.loss or 0.0) > limits["overconfident"] * sane.chance
+    ):
+        yield make(
+            "overconfident", "loss", (sane.loss or 0.0) / sane.chance,
+            f"{sane.accuracy:.1%} are right, and yet the loss, {number(sane.loss or 0.0)}, is above that of a constant "
+            f"({number(sane.chance)}): the network is far too sure where it is wrong. Overfitting on other data, large "
+            "initial weights, or inputs of a larger scale; stop earlier, add weight decay or label smoothing",
         )  # fmt: skip
     yield from _classes(sane, limits, make)
     if sane.frozen:
@@ -95,7 +110,7 @@ def _idle(result: GradientsResult, sane: SanityInfo, make: Make) -> Iterator[Fin
 
 def _chance(sane: SanityInfo) -> str:
     own, constant = number(sane.loss or 0.0), number(sane.chance or 0.0)
-    return f"the loss, {own}, is that of the best constant predictor ({constant})"
+    return f"the loss, {own}, is no better than that of the best constant predictor ({constant})"
 
 
 def _dead(
@@ -105,10 +120,16 @@ def _dead(
     wholly = [s.name for s in dying if s.dead_fraction == 1.0]
     if len(wholly) > limits["dead-layer"]:
         named = ", ".join(wholly[:3])
+        zero = [s.name for s in result.layers if s.weight_rms == 0]
+        why = (
+            f"the weights of {', '.join(zero[:3])} are all zero; initialise them at random"
+            if zero
+            else "a learning rate that was too high, or inputs of a wrong scale; start again, with a rate from "
+            "'curvcli lr'"
+        )
         yield make(
             "dead-layer", wholly[0], float(len(wholly)),
-            f"no unit of {named} fires for any sample, so nothing that depends on the input passes: a learning rate "
-            "that was too high, or inputs of a wrong scale; start again, with a rate from 'curvcli lr'",
+            f"no unit of {named} fires for any sample, so nothing that depends on the input passes: {why}",
         )  # fmt: skip
     if dying and sane.at_chance:
         worst = max(dying, key=lambda s: s.dead_fraction or 0.0)
@@ -123,6 +144,69 @@ def _dead(
             "the output is the same for every sample: dead units, vanished activations or an input that is not used; "
             "the table of layers shows where activations stop to vary",
         )  # fmt: skip
+
+
+def _labels(sane: SanityInfo, make: Make) -> Iterator[Finding]:
+    """Answers that are sure and wrong, and whether other names of the classes make them right."""
+    if sane.renamed:
+        yield make(
+            "labels-renamed", "targets", sane.renamed_accuracy,
+            f"{sane.renamed_accuracy:.1%} of the answers would be right if the classes had other names "
+            f"({sane.renaming_told}), and {sane.accuracy:.1%} are: labels off by one, or classes in another order than "
+            "in training; look at how labels are numbered",
+        )  # fmt: skip
+    elif sane.wrong and sane.chance:
+        right = "" if sane.accuracy is None else f", with {sane.accuracy:.1%} right"
+        yield make(
+            "sure-and-wrong", "loss", (sane.loss or 0.0) / sane.chance,
+            f"the loss, {number(sane.loss or 0.0)}, is {number((sane.loss or 0.0) / sane.chance, 2)} times that of "
+            f"the best constant predictor{right}: the network is sure of wrong answers. Labels or inputs that are not "
+            "those of training (rows shifted, other preprocessing), weights of another network, or a training that "
+            "diverged; its loss on training data tells which",
+        )  # fmt: skip
+
+
+# The last activation function of a network, by what it does to logits.
+_BOUNDED = {"relu": "never negative", "sigmoid": "between 0 and 1", "tanh": "between -1 and 1",
+            "softmax": "between 0 and 1"}  # fmt: skip
+
+
+def _bounded(
+    result: GradientsResult, sane: SanityInfo, loss_name: str | None, make: Make
+) -> Iterator[Finding]:
+    """An activation function at the end, whose outputs are taken for logits."""
+    last = result.layers[-1] if result.layers else None
+    kind = last.kind.lower() if last is not None else ""
+    twice = sane.simplex or (loss_name == "bce_with_logits" and sane.unit_interval)
+    if loss_name not in LOGITS or twice:
+        return
+    seen = {
+        "tanh": (sane.largest or math.inf) <= 1,
+        "relu": sane.rectified,
+        "sigmoid": sane.unit_interval,
+        "softmax": sane.unit_interval,
+    }
+    if last is not None and seen.get(kind):
+        name, told = (
+            last.name,
+            f"the network ends in {last.name}, whose outputs are {_BOUNDED[kind]}",
+        )
+    elif sane.rectified:
+        name, told = "output", "no output is negative, and many are exactly zero, as behind a ReLU"
+    elif sane.in_unit_interval:
+        name, told = (
+            "output",
+            (
+                "all outputs lie in [0, 1], as behind a sigmoid or a softmax over the samples instead of the classes"
+            ),
+        )
+    else:
+        return
+    yield make(
+        "bounded-output", name, None,
+        f"{told}; {loss_name} takes logits, which may be any numbers, so the loss cannot fall as far as it could: drop "
+        "the last activation function",
+    )  # fmt: skip
 
 
 def _outputs(sane: SanityInfo, loss_name: str | None, make: Make) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from curvcli.report.data import Finding
 from curvcli.report.numbers import number
 
 # More hits of one rule are summed up in the message of the last one.
+# Weights below this share of usual ones let nothing through.
+_NOTHING = 1e-3
 _SHOWN = 3
 _DEAD = ("gradients.dead-layer", "gradients.chance-dead")
 _RECTIFY = "use ReLU or GELU between the layers, normalisation or residual connections"
@@ -65,7 +67,8 @@ class Judge:
         # Behind a dead layer gradients are compared with next to nothing.
         if not zero and not dead:
             yield from self._layers(already=bool(depth))
-        yield from self._activations()
+        ends = {f.subject for f in sane if f.rule == "gradients.bounded-output"}
+        yield from self._activations([s for s in self.result.layers if s.name not in ends])
         if self.learning_rate is not None:
             yield from self._updates(self.learning_rate)
         if depth:
@@ -179,8 +182,7 @@ class Judge:
                 shown=1 if already else _SHOWN,
             )
 
-    def _activations(self) -> Iterator[Finding]:
-        layers = self.result.layers
+    def _activations(self, layers: list[LayerSignal]) -> Iterator[Finding]:
         yield from self._each(
             "dead-units", layers, self._dead,
             lambda s, v: f"{v:.1%} of the units of {s.name} fire for no sample: use a smaller learning rate or "
@@ -251,6 +253,12 @@ class Judge:
             )
         if any((s.dead_fraction or 0) > 0.5 for s in self.result.layers):
             return "dead units let nothing through; lower the learning rate, use LeakyReLU or GELU"
+        scales = [s.weight_scale for s in self.result.layers if s.weight_scale]
+        if scales and max(scales) < _NOTHING:
+            return (
+                "the weights of all layers are nearly zero (their deviation times √fan_in is at most "
+                f"{number(max(scales), 3)}; Kaiming: 1.41): lower the weight decay, or look at how they are initialised"
+            )
         return (
             f"{self._scale()}use Kaiming (ReLU) or orthogonal initialisation, normalisation or residual "
             "connections; '--reinit default,kaiming,orthogonal' compares"

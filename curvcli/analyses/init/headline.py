@@ -16,7 +16,11 @@ def headline(answer: Answer[InitResult]) -> Headline:
     sane = result.sanity
     failed = next((note for note in answer.notes if note.startswith(NOT_EVALUATED)), None)
     if failed is not None:
-        return judged(answer, f"{result.path} is written, but {failed.rstrip('.')}.", "attention")
+        text = (
+            f"{result.path} is written, but {failed.rstrip('.')}. Mend that (a flag such as --target-key y is the line "
+            f'target-key = "y" of the file), then: curvcli gradients {result.path}'
+        )
+        return judged(answer, text, "attention")
     looks = ""
     if sane is not None and sane.loss is not None:
         known = f"loss {number(sane.loss)}" + (

@@ -89,7 +89,8 @@ def _evaluated(
     try:
         return tried.forward_pass(), tried.target
     except CurvError as problem:
-        journal.note(f"{NOT_EVALUATED}: {problem.message}")
+        hint = f"; {problem.hint}" if problem.hint else ""
+        journal.note(f"{NOT_EVALUATED}: {problem.message}{hint}")
         return None, tried.target
 
 

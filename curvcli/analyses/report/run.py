@@ -1,6 +1,5 @@
 """`curvcli report`: every analysis that a target allows, on a model that is loaded once."""
 
-import shlex
 import time
 import warnings
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from curvcli.analyses.registry import NAMES, get
-from curvcli.analyses.report.again import again
 from curvcli.analyses.report.command import ReportOptions
 from curvcli.analyses.report.result import LeftOut, Part, ReportResult
+from curvcli.analyses.shared.again import again
 from curvcli.analyses.shared.answer import Answer, internal
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.settings import parse_seconds, resolve_target
@@ -167,5 +166,4 @@ def _command(name: str, subject: Subject) -> str | None:
     if not subject.members:
         return again(name, subject)
     first, *rest = subject.members
-    line = again(name, first)
-    return None if line is None else " ".join([line, *(shlex.quote(m.name) for m in rest)])
+    return again(name, first, [m.name for m in rest])

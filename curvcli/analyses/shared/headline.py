@@ -29,11 +29,11 @@ def judged(
     """
     worst = _worst(answer.findings)
     if worst is not None and worst.severity == "error":
-        return Headline("bad", _ended(worst.message, answer.findings, "error"))
+        return Headline("bad", _ended(worst, answer.findings, "error"))
     if worst is not None and worst.severity == "warning":
         level = "attention" if level == "good" else level
         if replaced:
-            sentence = _ended(worst.message, answer.findings, "warning")
+            sentence = _ended(worst, answer.findings, "warning")
     if not answer.complete:
         level = "attention" if level == "good" else level
         sentence = f"{sentence} {PART}"
@@ -45,11 +45,21 @@ def _worst(findings: list[Finding]) -> Finding | None:
     return min(findings, key=lambda f: order[f.severity], default=None)
 
 
-def _ended(message: str, findings: list[Finding], severity: str) -> str:
+def _ended(worst: Finding, findings: list[Finding], severity: str) -> str:
     """The first message as a sentence, and how many more there are."""
     more = sum(f.severity == severity for f in findings) - 1
-    first = without_threshold(message).rstrip(".")
+    first = _begun(without_threshold(worst.message).rstrip("."), worst.subject)
     return f"{first}; {more} more below." if more > 0 else f"{first}."
+
+
+def _begun(message: str, subject: str) -> str:
+    """With a capital letter, unless it begins with a name.
+
+    >>> _begun("the output is constant", "output"), _begun("fc1.weight is zero", ""), _begun("head is dead", "head")
+    ('The output is constant', 'fc1.weight is zero', 'head is dead')
+    """
+    word = message.partition(" ")[0]
+    return message[:1].upper() + message[1:] if word.isalpha() and word != subject else message
 
 
 def without_threshold(message: str) -> str:

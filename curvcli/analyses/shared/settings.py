@@ -46,6 +46,11 @@ def resolve_target(
         for command, values in file.options.items():
             options[command] = {**options.get(command, {}), **values}
     elif argument is not None:
+        if "checkpoint" in flags:
+            raise UsageError(
+                f"two checkpoints are given: {argument!r} and --checkpoint {flags['checkpoint']!r}",
+                "--checkpoint goes with a target file, whose other settings are used",
+            )
         layers.append({"checkpoint": argument})
     layers.append(flags)
     return make_spec(*layers), options

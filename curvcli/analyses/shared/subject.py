@@ -1,7 +1,6 @@
 """What is inspected: the settings of a target, and the objects they name."""
 
 import hashlib
-import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,7 +93,10 @@ class Subject:
     def again(self) -> "Subject":
         """The same target, of which nothing has been loaded."""
         other = Subject(
-            self.spec, name=self.name, target=self.target.again() if self.live else None
+            self.spec,
+            name=self.name,
+            target=self.target.again() if self.live else None,
+            file=self.file,
         )
         other._ranks = self._ranks
         return other
@@ -106,17 +108,6 @@ class Subject:
         if self._objective is None:
             return self.spec.dtype == "float64"
         return str(self._objective.dtype) == "torch.float64"
-
-    def command_line(self, command: str) -> str:
-        """How another question is asked of it: by its target file, or by the settings that it needs."""
-        if self.file is not None:
-            return f"curvcli {command} {shlex.quote(self.file)}"
-        spec = self.spec
-        words = [spec.checkpoint or ""]
-        for flag in ("model", "data", "loss", "objective"):
-            value = getattr(spec, flag)
-            words += [f"--{flag}", value] if value else []
-        return f"curvcli {command} {shlex.join(w for w in words if w)}"
 
     @property
     def has_data(self) -> bool:

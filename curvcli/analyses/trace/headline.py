@@ -12,7 +12,7 @@ def headline(answer: Answer[TraceResult]) -> Headline:
     result = answer.result
     share, trace = result.participation_ratio, result.trace
     level: Level = "good" if trace.standard_error is not None else "attention"
-    text = f"The curvature sums to {_within(trace)}; "
+    text = f"The curvature sums to {_within(trace)} (the trace); "
     if share.value >= 1:
         text += f"about {_within(share)} of {result.parameters:,} directions share it."
     else:

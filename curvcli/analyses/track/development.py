@@ -1,9 +1,12 @@
 """Findings over time: what changed from checkpoint to checkpoint."""
 
 import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.rules import Rule
 from curvcli.analyses.shared.sanity import FAR
 from curvcli.analyses.track.findings import (
     AT_LIMIT_LONG,
@@ -13,6 +16,7 @@ from curvcli.analyses.track.findings import (
     RANK_FALLS,
     RUN_DIED,
     STOPPED,
+    SUSPICIOUS,
 )
 from curvcli.analyses.track.result import TrackPoint
 from curvcli.objective.movement import STILL, still
@@ -27,7 +31,10 @@ _HALF = 0.5
 
 
 def development(
-    journal: Journal, points: list[TrackPoint], batch: int | None, look: str = "curvcli gradients"
+    journal: Journal,
+    points: list[TrackPoint],
+    batch: int | None,
+    look: Callable[[TrackPoint], str] = lambda _: "curvcli gradients",
 ) -> None:
     """Find what happened along each run.
 
@@ -35,12 +42,13 @@ def development(
         journal: where findings go.
         points: of all runs.
         batch: the batch size of the training.
-        look: the command that looks at gradients of this target.
+        look: the command that looks at the gradients of a checkpoint.
     """
     for run in dict.fromkeys(p.run for p in points):
         whole = [p for p in points if p.run == run]
         died = _death(journal, whole)
         series = [p for p in whole if p.loss is not None]
+        _suspicious(journal, series, look)
         if len(series) > 1:
             if not died:
                 _loss(journal, series)
@@ -50,6 +58,22 @@ def development(
             if not died:
                 _ranks(journal, series)
         _noise(journal, series, batch)
+
+
+def _suspicious(
+    journal: Journal, series: list[TrackPoint], look: Callable[[TrackPoint], str]
+) -> None:
+    """What is odd about the data or the output of the last checkpoint, once for all runs that share it."""
+    told = "; ".join(series[-1].suspicions) if series else ""
+    if told and not any(f.message.startswith(told) for f in journal.findings):
+        journal.find(SUSPICIOUS, series[-1].checkpoint, f"{told}: '{look(series[-1])}' says more")
+
+
+def _on_such_data(rule: Rule, series: list[TrackPoint]) -> Rule:
+    """A rule that blames training, which data of another scale may explain as well."""
+    if not series[-1].suspicions:
+        return rule
+    return replace(rule, remedy="mend inputs and outputs first, which may be all there is to it")
 
 
 def _gone(series: list[TrackPoint], index: int) -> bool:
@@ -83,14 +107,26 @@ def _death(journal: Journal, series: list[TrackPoint]) -> bool:
             f"the running statistics of a BatchNorm are {after.statistics:.3g} times off those of the data, which may "
             "be all: 'curvcli gradients' names it, --train-mode takes those of the batch"
         )
-    rate = f" at a learning rate of {before.learning_rate:g}" if before.learning_rate else ""
+    elif after.wrong:
+        remedy = (
+            "where the loss on training data is fine, labels or inputs here are not those of training; else "
+            f"{remedy}"
+        )
     name = f"the run {before.run}" if before.run else "the run"
     journal.find(
         RUN_DIED, after.checkpoint,
-        f"{name} died between {_named(before)} and {_named(after)}{rate}: {how}: {remedy}",
+        f"{name} died between {_named(before)} and {_named(after)}{_rates(before, after)}: {how}: {remedy}",
         value=after.loss,
     )  # fmt: skip
     return True
+
+
+def _rates(before: TrackPoint, after: TrackPoint) -> str:
+    """The learning rate that a run died at; it may have changed in between."""
+    known = [p.learning_rate for p in (before, after) if p.learning_rate is not None]
+    if len(set(known)) > 1:
+        return f" (learning rate {known[0]:g}, then {known[1]:g})"
+    return f" at a learning rate of {known[0]:g}" if known and known[0] else ""
 
 
 def _edge(journal: Journal, series: list[TrackPoint]) -> None:
@@ -132,7 +168,7 @@ def _ranks(journal: Journal, series: list[TrackPoint]) -> None:
         share, what, highest, since, last = min(fallen, key=lambda f: f[0])
         more = f" (and {len(fallen) - 1} more)" if len(fallen) > 1 else ""
         journal.find(
-            RANK_FALLS, series[-1].checkpoint,
+            _on_such_data(RANK_FALLS, series), series[-1].checkpoint,
             f"the effective rank of {what} fell from {highest:.3g} at {_named(since)} to {last:.3g} at "
             f"{_named(series[-1])}{more}",
             value=share,
@@ -164,7 +200,7 @@ def _loss(journal: Journal, series: list[TrackPoint]) -> None:
     low, last = min(series, key=lambda p: p.loss or 0.0), series[-1]
     if low.loss is not None and last.loss is not None and last.loss > _RISEN * low.loss > 0:
         journal.find(
-            LOSS_RISES, last.checkpoint,
+            _on_such_data(LOSS_RISES, series), last.checkpoint,
             f"the loss rose from {low.loss:.4g} at {_named(low)} to {last.loss:.4g} at {_named(last)}",
             value=last.loss, threshold=_RISEN * low.loss,
         )  # fmt: skip
@@ -174,7 +210,7 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
     for before, after in pairwise(series):
         if (after.dead_fraction or 0.0) > (before.dead_fraction or 0.0) + _DYING:
             journal.find(
-                DIED, after.checkpoint,
+                _on_such_data(DIED, series), after.checkpoint,
                 f"between {_named(before)} and {_named(after)} units died: {before.dead_fraction or 0.0:.0%} were "
                 f"dead, then {after.dead_fraction or 0.0:.0%}; the loss went from {before.loss:.4g} to "
                 f"{after.loss:.4g}",
@@ -183,10 +219,12 @@ def _units(journal: Journal, series: list[TrackPoint]) -> None:
             return
 
 
-def _layers(journal: Journal, series: list[TrackPoint], look: str) -> None:
+def _layers(journal: Journal, series: list[TrackPoint], look: Callable[[TrackPoint], str]) -> None:
     last = series[-1].moved
     stopped = still(last)
-    if stopped and len(stopped) < len(last):
+    if last and all(way < STILL for way in last.values()):
+        _standstill(journal, series)
+    elif stopped and len(stopped) < len(last):
         since = next(
             (p for p in series[1:] if all(p.moved.get(n, 1.0) < STILL for n in stopped)), series[-1]
         )
@@ -194,6 +232,25 @@ def _layers(journal: Journal, series: list[TrackPoint], look: str) -> None:
             STOPPED, stopped[0],
             f"{len(stopped)} of {len(last)} parameters do not move any more, at the latest since {_named(since)}, "
             f"while others do ({', '.join(stopped[:3])}): "
-            f"'{look} --since {shlex.quote(series[0].checkpoint)}' says why",
+            f"'{look(series[-1])} --since {shlex.quote(series[0].checkpoint)}' says why",
             value=last[stopped[0]], threshold=STILL,
         )  # fmt: skip
+
+
+def _standstill(journal: Journal, series: list[TrackPoint]) -> None:
+    """No parameter moves any more: since when, and at which rate."""
+    index = len(series) - 1
+    while index > 1 and all(way < STILL for way in series[index - 1].moved.values()):
+        index -= 1
+    since, last = series[index - 1], series[-1]
+    rate = (
+        ""
+        if last.learning_rate is None
+        else f" (the learning rate there is {last.learning_rate:g})"
+    )
+    journal.find(
+        STOPPED, last.checkpoint,
+        f"no parameter has moved from {_named(since)} to {_named(last)}{rate}: these are copies of one file, a rate of "
+        "zero, an optimizer that takes no steps, or steps below the precision of the weights",
+        value=max(last.moved.values()), threshold=STILL,
+    )  # fmt: skip

@@ -9,6 +9,11 @@ NOT_CONVERGED = Rule(
     "products against --max-matvecs",
     remedy="raise --max-matvecs or --tol",
 )
+SUSPICIOUS = Rule(
+    "track.suspicious",
+    "warning",
+    "the inputs, outputs and loss of the last checkpoint, as 'curvcli gradients' judges them",
+)
 EDGE_ABOVE = Rule(
     "track.edge-above",
     "warning",
@@ -21,7 +26,8 @@ LOSS_RISES = Rule(
     "track.loss-rises",
     "warning",
     "the last loss against the lowest, 1.5 times",
-    remedy="lower the learning rate ('curvcli lr'), or go back to that checkpoint",
+    remedy="on held-out data the network overfits: stop there, or add regularisation; on training data the learning "
+    "rate is too high ('curvcli lr')",
 )
 DIED = Rule(
     "track.died",
@@ -57,5 +63,5 @@ NOISE_SCALE = Rule(
 STOPPED = Rule(
     "track.stopped",
     "warning",
-    "parameters that move by less than 1e-7 of their size from one checkpoint to the next",
+    "parameters, or all of them, that move by less than 1e-7 of their size from one checkpoint to the next",
 )

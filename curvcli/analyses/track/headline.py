@@ -10,6 +10,10 @@ from curvcli.report.numbers import number
 
 # So many runs are told of in the first line.
 _RUNS = 3
+_ALONE = (
+    "One checkpoint gives no development: name the directory of a run, or several checkpoints, "
+    "behind the target file."
+)
 
 
 def headline(answer: Answer[TrackResult]) -> Headline:
@@ -18,7 +22,7 @@ def headline(answer: Answer[TrackResult]) -> Headline:
     runs = [[p for p in points if p.run == run] for run in dict.fromkeys(p.run for p in points)]
     known = [run for run in runs if len(run) > 1]
     if not known:
-        return judged(answer, "One checkpoint gives no development.", "attention", replaced=True)
+        return judged(answer, _ALONE, "attention", replaced=True)
     told = [_development(run, f"{run[0].run}: from" if len(runs) > 1 else "From") for run in known]
     rest = f"; {len(told) - _RUNS} more runs in the table" if len(told) > _RUNS else ""
     text = "; ".join(told[:_RUNS]) + rest

@@ -31,6 +31,8 @@ class Health(NamedTuple):
     accuracy: float | None
     at_chance: bool
     statistics: float | None
+    wrong: bool
+    suspicions: list[str]
     weight_rank: dict[str, float]
     feature_rank: float | None
     noise_scale: float | None
@@ -46,6 +48,8 @@ def health_of(member: Subject) -> Health:
         sane.accuracy,
         sane.at_chance,
         max((r.distance for r in sane.running), default=None),
+        sane.wrong,
+        sane.suspicions(getattr(objective.terms, "name", None)),
         weight_ranks(objective.model),
         feature_rank(objective),
         scale,

@@ -26,7 +26,8 @@ class Member(NamedTuple):
 
 
 def ordered(members: list[Subject], journal: Journal) -> list[Member]:
-    """The points of each run by step; copies, and files that repeat a step, are left out with a note."""
+    """The points of each run by step, where all have one; repeats of a file or a step, and copies, are left out."""
+    members = _once(members, journal)
     copies = [m.name for m in members if len(members) > 1 and _COPY.search(Path(m.name).name)]
     if copies and len(copies) < len(members):
         journal.note(f"averaged or cast copies are no points of the series: {', '.join(copies)}")
@@ -37,10 +38,22 @@ def ordered(members: list[Subject], journal: Journal) -> list[Member]:
     kept = []
     for run in runs:
         series = [m for m in found if m.run == run]
-        if all(m.step is not None for m in series) and all(m.training for m in series):
+        if all(m.step is not None for m in series):  # the shell sorts step_10 before step_2
             series.sort(key=lambda m: m.step or 0)
         kept += _without_repeats(series, journal)
     return kept
+
+
+def _once(members: list[Subject], journal: Journal) -> list[Subject]:
+    """Each file once, where it is named first."""
+    kept: dict[str, Subject] = {}
+    for index, member in enumerate(members):
+        path = member.spec.checkpoint
+        key = str(Path(path).resolve()) if path is not None else str(index)
+        if key in kept:
+            journal.note(f"{member.name} is named twice and counts once")
+        kept.setdefault(key, member)
+    return list(kept.values())
 
 
 def _member(subject: Subject, several: bool) -> Member:

@@ -57,6 +57,13 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
             description="largest distance of a BatchNorm's running statistics from those of the data; 1: the same"
         ),
     ] = None
+    wrong: Annotated[
+        bool,
+        Meta(description="sure of wrong answers: few right, and a loss far above a constant's"),
+    ] = False
+    suspicions: Annotated[
+        list[str], Meta(description="what is odd about inputs and outputs, in a few words each")
+    ] = []
     weight_rank: Annotated[
         dict[str, float],
         Meta(description="effective rank of each layer's weights: exp of the entropy of σ/Σσ"),

@@ -6,6 +6,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from curvcli.analyses.shared.again import again
 from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum import saved
@@ -23,6 +24,7 @@ from curvcli.analyses.track.findings import (
     EDGE_AT,
     NOT_CONVERGED,
     RUN_DIED,
+    SUSPICIOUS,
 )
 from curvcli.analyses.track.health import health_of
 from curvcli.analyses.track.limits import Known, Whole, held, limit_of, momentum_of
@@ -46,6 +48,7 @@ from curvcli.operators.curvature.hessian import Hessian
 
 # "At" the edge of stability: λ_max within this of 2/lr (the range that training monitors use).
 _EDGE = 0.3
+_GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
 def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[TrackResult]:
@@ -109,11 +112,15 @@ def _tracked(
         failed=len(problems),
     )
     _findings(journal, result)
-    look = first.command_line("gradients") if first else "curvcli gradients"
+    subjects = {member.subject.name: member.subject for member in members}
+
+    def look(point: TrackPoint) -> str:
+        return again("gradients", subjects[point.checkpoint]) or "curvcli gradients"
+
     development(journal, points, options.train_batch, look)
-    journal.findings.sort(
-        key=lambda f: f.rule != RUN_DIED.id
-    )  # what explains the others comes first
+    # What explains the others comes first: the data before training, and notes last.
+    causes = (RUN_DIED.id, SUSPICIOUS.id, BAD_CHECKPOINT.id)
+    journal.findings.sort(key=lambda f: (_GRAVITY[f.severity], f.rule not in causes))
     return journal.answer(result)
 
 

@@ -1,6 +1,7 @@
 """PyTorch files: pickles, read without the code they may hold, and the state_dict somewhere in them."""
 
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,16 @@ def load_torch(path: Path, unsafe_pickle: bool, what: str) -> Any:
             "",
         ).strip()
         if "GLOBAL" in reason or "Unsupported" in reason or "weights_only" in str(error).lower():
+            found = re.search(r"GLOBAL ([\w.]+)", reason)
+            needed = f"it makes {found[1]} objects" if found else _shorten(reason or str(error))
+            plain = (
+                f"tensors alone, torch.save((x, y), {path.name!r})"
+                if what == "data file"
+                else f"the weights alone, torch.save(model.state_dict(), {path.name!r})"
+            )
             raise CheckpointError(
-                f"the {what} {path.name} is a pickle that needs to run code: {_shorten(reason or str(error))}",
-                "if you trust its origin, pass --unsafe-pickle; better: save a state_dict as safetensors",
+                f"the {what} {path.name} is a pickle that needs to run code: {needed}",
+                f"save {plain}; or, if you trust the file, pass --unsafe-pickle",
             ) from None
         raise CheckpointError(
             f"the {what} {path.name} is damaged: {_shorten(str(error))}", "copy it again"

@@ -15,7 +15,8 @@ from torch import Tensor
 from curvcli.errors import DataError, did_you_mean, some
 from curvcli.loading.checkpoints.checkpoint import check_plain
 from curvcli.loading.data.arrays import read_file
-from curvcli.loading.data.counts import TARGET_NAMES, lengths
+from curvcli.loading.data.counts import lengths
+from curvcli.loading.data.pairs import TARGET_NAMES
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
 from curvcli.loading.references import resolve

@@ -1,15 +1,14 @@
 """How many samples the parts of a batch have, and whether they have targets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from curvcli.errors import DataError, some
+from curvcli.loading.data.pairs import TARGET_NAMES, pairs
 from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
-
-TARGET_NAMES = ("y", "targets", "target", "labels", "label", "Y")
 
 
 def check_sizes(batches: Sequence[Batch], fixed: int | None) -> None:
@@ -41,7 +40,7 @@ def check_targets(raw: Any, targets: Any, loss: str) -> None:
         raise DataError(
             f"the loss {loss} needs targets, and none of the data is called {', '.join(TARGET_NAMES[:4])}: "
             f"it has {some(map(str, raw), 8)}",
-            f"name them by --target-key {(like or ['NAME'])[0]}",
+            _how_to_name(named, like),
         )
     label = next((n for n, v in named.items() if v.shape == getattr(targets, "shape", None)), None)
     sizes = {v.shape[0] for n, v in named.items() if n != label}
@@ -50,6 +49,15 @@ def check_targets(raw: Any, targets: Any, loss: str) -> None:
             f"the arrays of the data have different numbers of samples: {lengths(raw)}",
             "give every array one row per sample",
         )
+
+
+def _how_to_name(names: Iterable[str], like: list[str]) -> str:
+    """Of several parts of the data, which flag takes which; else what looks like numbers of classes."""
+    known = pairs(names)
+    if known:
+        each = [f"--target-key {t} (inputs: {', '.join(inputs)})" for t, inputs in known.items()]
+        return f"say which part of the data: {' or '.join(each)}"
+    return f"name them by --target-key {(like or ['NAME'])[0]}"
 
 
 def lengths(tensors: Any) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from curvcli.errors import DataError
 from curvcli.loading.data.batches import Readers, chosen_names
-from curvcli.loading.data.counts import TARGET_NAMES
 from curvcli.loading.data.images import TakesGrey, image_batches, prepare_pixels, preprocessing
+from curvcli.loading.data.pairs import TARGET_NAMES, belonging
 from curvcli.loading.data.tabular import read_table
 from curvcli.loading.data.text import read_records
 from curvcli.loading.data.tokens import token_batches
@@ -44,19 +44,21 @@ def readers_of(
         return image_batches(path, how, spec.batch_size, notes, spec.memory_bytes, takes_grey)
 
     def prepare(tensors: dict[str, Any]) -> dict[str, Any]:
-        usual = set(TARGET_NAMES) - set(spec.input_key)
+        inputs, target = belonging(tensors, spec.input_key, spec.target_key)
         return prepare_pixels(
             tensors,
             spec.model,
             spec.model_args,
             directory,
-            {spec.target_key} if spec.target_key else usual,
+            {target} if target else set(TARGET_NAMES) - set(inputs),
             notes,
             takes_grey,
         )
 
     def chosen(names: Iterable[str]) -> list[str]:
-        keys = [] if spec.objective is not None else spec.input_key
-        return chosen_names(names, keys, spec.target_key)
+        if spec.objective is not None:
+            return chosen_names(names, [], spec.target_key)
+        listed = list(names)
+        return chosen_names(listed, *belonging(listed, spec.input_key, spec.target_key))
 
     return Readers(text=text, table=table, images=images, prepare=prepare, chosen=chosen)

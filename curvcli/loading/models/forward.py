@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import DataError, did_you_mean, some
-from curvcli.loading.data.counts import TARGET_NAMES
+from curvcli.loading.data.pairs import TARGET_NAMES
 from curvcli.objective.terms import IGNORED
 
 _FLOAT_LABELS = ("regression", "multi_label_classification")

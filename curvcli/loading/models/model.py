@@ -1,6 +1,7 @@
 """A factory and named tensors -> the nn.Module that holds them."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,9 +59,11 @@ def build_model(
     try:
         inspect.signature(found).bind(**arguments)
     except TypeError as error:
+        given = f" with {dict(arguments)}" if arguments else " without arguments"
+        missing = re.search(r"missing a required .*argument: '(\w+)'", str(error))
         raise ModelError(
-            f"{reference} cannot be called with {dict(arguments)}: {error}",
-            "set them by --model-arg name=value",
+            f"{reference} cannot be called{given}: {error}",
+            f"set it by --model-arg {missing[1] if missing else 'NAME'}=VALUE",
         ) from None
     except ValueError:  # a callable without a signature
         pass

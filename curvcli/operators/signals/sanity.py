@@ -22,6 +22,8 @@ from curvcli.operators.signals.reductions import square_sums
 _CLASSES = ("cross_entropy", "token_cross_entropy", "nll")
 # Channels of an image, at most; more are features.
 _CHANNELS = 16
+# Of more classes no table of what is taken for what is kept.
+_NAMED = 1000
 # At a time, where memory is limited.
 _SAMPLES = 64
 
@@ -70,6 +72,14 @@ class Sanity:
     """All outputs lie in [0, 1]."""
     log_simplex: bool = False
     """exp(outputs) sums to one over the classes."""
+    largest: float | None = None
+    """|output|."""
+    rectified: bool = False
+    """No output is negative, and a hundredth of them or more are exactly zero."""
+    renaming: list[int] = field(default_factory=list)
+    """For each class that is answered the commonest label, -1 where it is never answered; empty unless one to one."""
+    renamed_accuracy: float | None = None
+    """Accuracy if the classes had these names."""
     inputs: list[Channel] = field(default_factory=list)
     running: list[RunningStatistics] = field(default_factory=list)
 
@@ -141,6 +151,9 @@ class _Outputs:
         self._squares: Tensor | None = None
         self._moments: list[_Moments] = []
         self._counts: Tensor | None = None
+        self._zeros, self._largest = 0, 0.0
+        self._table: Tensor | None = None
+        """Answers by labels."""
         self._not_negative = self._at_most_one = self._simplex = self._log_simplex = True
 
     def add(self, outputs: Any, targets: Any) -> None:
@@ -156,6 +169,8 @@ class _Outputs:
         self._squares = squares_C if self._squares is None else self._squares + squares_C
         numbers = [out_NC]
         self._count += len(out_NC)
+        self._largest = max(self._largest, float(out_NC.abs().max()))
+        self._zeros += int((out_NC == 0).sum())
         self._not_negative &= bool((out_NC >= 0).all())
         self._at_most_one &= bool((out_NC <= 1).all())
         if target_N.is_floating_point():
@@ -174,7 +189,12 @@ class _Outputs:
         counts_C = torch.bincount(labels_N, minlength=out_NC.shape[1])
         self._counts = counts_C if self._counts is None else self._counts + counts_C
         self._labels += len(labels_N)
-        self._right += int((out_NC.argmax(1) == labels_N).sum())
+        answer_N, classes = out_NC.argmax(1), out_NC.shape[1]
+        self._right += int((answer_N == labels_N).sum())
+        if classes <= _NAMED:
+            cells = torch.bincount(classes * answer_N + labels_N, minlength=classes**2)
+            table_CC = cells.view(classes, classes)
+            self._table = table_CC if self._table is None else self._table + table_CC
         self._simplex &= _ones(out_NC.sum(1))
         self._log_simplex &= _ones(out_NC.exp().sum(1))
 
@@ -189,6 +209,11 @@ class _Outputs:
             deviation = float(self._moments[0].variance(n).mean().sqrt())
             found.output_spread = deviation / rms if rms else 0.0
         found.unit_interval = self._not_negative and self._at_most_one
+        found.largest = self._largest
+        entries = n * len(self._squares)
+        found.rectified = (
+            self._not_negative and self._zeros >= entries / 100 and self._zeros < entries
+        )
         if self._classes and self._counts is not None and self._labels:
             self._judge_classes(found, self._counts)
         elif self._name == "mse" and len(self._moments) > 1:
@@ -209,6 +234,22 @@ class _Outputs:
         found.accuracy = self._right / self._labels
         found.simplex = len(counts_C) > 1 and self._not_negative and self._simplex
         found.log_simplex = self._log_simplex
+        if self._table is not None:
+            found.renaming, found.renamed_accuracy = _renamed(self._table.cpu())
+
+
+def _renamed(table_CC: Tensor) -> tuple[list[int], float | None]:
+    """(the commonest label of each answer, accuracy with these names), where no two answers have the same label.
+
+    >>> _renamed(torch.tensor([[0, 9], [8, 1]]))
+    ([1, 0], 0.944444)
+    """
+    counts_C, label_C = table_CC.max(1)
+    names: list[int] = label_C[counts_C > 0].tolist()
+    if len(set(names)) < len(names):
+        return [], None
+    renaming = torch.where(counts_C > 0, label_C, -1).tolist()
+    return renaming, float(counts_C.sum()) / int(table_CC.sum())
 
 
 def _ones(sums_N: Tensor) -> bool:

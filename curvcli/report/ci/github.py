@@ -19,7 +19,9 @@ def render(envelope: Envelope[Any], cases: Sequence[Case]) -> str:
         place = f"file={_property(case.path)},line={case.line},title={_property(case.name)}"
         lines.append(f"::{level} {place}::{_data(case.message)}")
     passed = sum(c.status == "pass" for c in cases)
-    lines.append(f"curvcli {envelope.command}: {passed} of {len(cases)} rules hold")
+    skipped = sum(c.status == "skipped" for c in cases)
+    left = f", {skipped} skipped" if skipped else ""
+    lines.append(f"curvcli {envelope.command}: {passed} of {len(cases) - skipped} rules hold{left}")
     return "\n".join(lines) + "\n"
 
 

@@ -97,6 +97,36 @@ def test_undecided_has_its_own_exit_status(project: Path) -> None:
     assert checked("run.toml", "--strict")[0] == 1
 
 
+def test_nothing_is_called_healthy_that_was_not_decided(project: Path) -> None:
+    """The first line by how many rules were decided: none, some, only ones that are noted."""
+
+    def first(*rules: Any) -> tuple[str, str]:
+        write_target(project, list(rules))
+        code, envelope = checked("run.toml")
+        assert code == 0
+        return envelope["verdict"]["level"], envelope["verdict"]["sentence"]
+
+    null = {"rule": "gradients.residual_growth < 10", "optional": True}
+    level, said = first(null)
+    assert level == "attention"
+    assert said.startswith("No rule was decided: gradients.residual_growth < 10 is skipped")
+    level, said = first(null, "info.nonfinite == 0", "gradients.loss > 0")
+    assert (level, said) == (
+        "good",
+        "Healthy: all 2 rules that were decided hold; 1 skipped.",
+    )
+    assert first(null, "info.nonfinite == 0")[1] == (
+        "Healthy: the one rule that was decided holds; 1 skipped."
+    )
+    noted = {"rule": "gradients.loss > 1e9", "severity": "note"}
+    assert first(noted) == ("attention", "Nothing fails, but 0 of 1 rules hold; 1 noted below.")
+    last = invoke("check", "run.toml", "--format", "github").stdout.splitlines()[-1]
+    assert last == "curvcli check: 0 of 1 rules hold"
+    write_target(project, [null, "info.nonfinite == 0"])
+    last = invoke("check", "run.toml", "--format", "github").stdout.splitlines()[-1]
+    assert last == "curvcli check: 1 of 1 rules hold, 1 skipped"
+
+
 def test_severity_and_message_come_from_the_table(project: Path) -> None:
     rule = {"rule": "gradients.loss > 1", "severity": "warning", "message": "loss is low"}
     write_target(project, [rule])

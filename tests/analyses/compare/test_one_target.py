@@ -117,3 +117,15 @@ def test_single_classes_add_up(project: tuple[Path, nn.Linear]) -> None:
         assert row["lambda_max_a"] == pytest.approx(
             float(torch.linalg.eigvalsh(dense)[-1]), rel=1e-2
         )
+
+
+def test_it_is_said_what_a_and_b_are(project: tuple[Path, nn.Linear]) -> None:
+    """The names as they were given, above the figures; of other weights or data, which."""
+    place, _ = project
+    sides = answer("compare", f"{place}/run.toml", "--weights", "ema", *QUICK)[1]["result"]["names"]
+    assert sides == [f"{place}/run.toml", f"{place}/run.toml (ema)"]
+    shown = invoke("compare", f"{place}/run.toml", "--weights", "ema", *QUICK).stdout
+    flat = " ".join(shown.split())
+    assert f"A: {place}/run.toml. Loss" in flat
+    assert f"B: {place}/run.toml (ema). Loss" in flat
+    assert flat.index("B: ") < flat.index("figure ")

@@ -43,6 +43,24 @@ def test_a_run_that_died_is_told_in_one_sentence() -> None:
     assert "dead units from 10% to 90%" in told["run-died"]
 
 
+def test_the_rate_that_killed_is_that_of_the_checkpoint_behind() -> None:
+    """A rate that rose between two checkpoints; answers that are sure and wrong may be a matter of the data."""
+    dead = {"loss": 1.0986, "at_chance": True, "dead_fraction": 0.9, "learning_rate": 3.0}
+    assert "(learning rate 0.5, then 3)" in found([FRESH, GOOD, dead])["run-died"]
+    wrong = {"loss": 9.0, "at_chance": True, "wrong": True}
+    told = found([FRESH, {"loss": 0.2}, wrong])["run-died"]
+    assert "labels or inputs here are not those of training; else go back" in told
+
+
+def test_a_run_that_stands_still_is_a_finding() -> None:
+    """All parameters, since the first of the checkpoints that are alike; with the rate."""
+    moving, still = {"moved": {"w": 0.1, "b": 0.1}}, {"moved": {"w": 0.0, "b": 0.0}}
+    end = {**GOOD, **still, "learning_rate": 0.0}
+    told = found([GOOD, {**GOOD, **moving}, {**GOOD, **still}, end])["stopped"]
+    assert "no parameter has moved from step 100 to step 300 (the learning rate there is 0)" in told
+    assert "stopped" not in found([GOOD, {**GOOD, **still}, {**GOOD, **moving}])
+
+
 def test_a_run_may_die_before_it_learns_or_by_nan() -> None:
     """Units that die at once; weights that are NaN from a checkpoint on."""
     dead = {"loss": 1.2, "at_chance": True, "dead_fraction": 0.6}
@@ -81,6 +99,24 @@ def test_a_rank_that_halves_is_a_finding() -> None:
     assert "rank-falls" not in found(series[:2])
     fresh = {**FRESH, "feature_rank": 45.0}
     assert "rank-falls" not in found([fresh, *series[:2]]), "fresh features are of no use"
+
+
+def test_data_of_another_scale_is_named_before_training_is_blamed() -> None:
+    """Once for all runs; what follows from it asks for the data to be mended, not for a lower rate."""
+    odd: dict[str, Any] = {**GOOD, "suspicions": ["the RMS of input 0 is 219"]}
+    series = [{**odd, "feature_rank": 9.0}, {**odd, "feature_rank": 2.0, "loss": 3.0}]
+    told = found(series)
+    assert told["suspicious"] == "the RMS of input 0 is 219: 'curvcli gradients' says more"
+    for rule in ("rank-falls", "loss-rises"):
+        assert "mend inputs and outputs first" in told[rule]
+        assert "learning rate" not in told[rule]
+    journal, runs = Journal(), ("one", "one", "two", "two")
+    development(
+        journal,
+        [TrackPoint(step=i, checkpoint=f"{i}", run=r, **odd) for i, r in enumerate(runs)],
+        None,
+    )
+    assert [f.rule for f in journal.findings] == ["track.suspicious"]
 
 
 def test_the_batch_is_held_against_the_noise_scale() -> None:

@@ -1,5 +1,6 @@
 """`track` takes order, learning rate and limit from the checkpoints themselves."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,49 @@ def test_the_step_inside_decides_the_order(tmp_path: Path) -> None:
     found = tracked(tmp_path / "run", data, tmp_path)
     assert [p["step"] for p in found["result"]["points"]] == [5, 10, 15]
     assert any("ema.pt" in note and "a_bf16.pt" in note for note in found["notes"])
+
+
+def test_names_decide_the_order_where_files_say_nothing(tmp_path: Path) -> None:
+    """The order of a shell (10 before 2), and a file that is named twice."""
+    data = trained(tmp_path / "run", torch.optim.SGD, ["step_2.pt", "step_10.pt"], lr=0.01)
+    for name in ("step_2.pt", "step_10.pt"):
+        torch.save(torch.load(tmp_path / "run" / name)["model"], tmp_path / "run" / name)
+    first, second = (tmp_path / "run" / f"step_{n}.pt" for n in (10, 2))
+    found = tracked(first, data, tmp_path, str(second), str(first))
+    assert [p["step"] for p in found["result"]["points"]] == [2, 10]
+    assert any("is named twice" in note for note in found["notes"])
+    alone = tracked(first, data, tmp_path, str(first))
+    assert "name the directory of a run" in alone["verdict"]["sentence"]
+
+
+@pytest.mark.parametrize("own", ["step_0.pt", "step_1.pt", None])
+def test_what_stopped_is_looked_into_at_the_last_checkpoint(
+    tmp_path: Path, own: str | None
+) -> None:
+    """The command that is named works, and finds it, whichever checkpoint the target file names, or without one."""
+    x, y = torch.randn(40, 3), torch.randn(40, 1)
+    torch.save({"x": x, "y": y}, tmp_path / "data.pt")
+    (tmp_path / "net.py").write_text(
+        "import torch\n\ndef build():\n    return torch.nn.Linear(3, 1)\n"
+    )
+    (tmp_path / "run").mkdir()
+    for step in (0, 1):
+        weights = {"weight": torch.ones(1, 3), "bias": torch.ones(1) + step}
+        torch.save(weights, tmp_path / "run" / f"step_{step}.pt")
+    target = tmp_path / "run.toml"
+    target.write_text(
+        f'checkpoint = "run/{own}"\nmodel = "net.py:build"\ndata = "data.pt"\nloss = "mse"\n'
+    )
+    flags = ("--model", f"{tmp_path}/net.py:build", "--data", str(tmp_path / "data.pt"), "--loss", "mse")  # fmt: skip
+    given = (str(target),) if own else flags
+    _, found = answer("track", *given, str(tmp_path / "run"), "--probes", "0")
+    message = next(f["message"] for f in found["findings"] if f["rule"] == "track.stopped")
+    program, *words = shlex.split(message[message.index("'") + 1 : message.rindex("'")])
+    assert program == "curvcli"
+    _, looked = answer(*words)
+    assert [f["message"][:29] for f in looked["findings"] if f["rule"] == "gradients.unmoved"] == [
+        "1 of 2 parameters have not mo"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The command line that asks one question of a target again."""
 
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,21 +15,38 @@ from curvcli.loading.spec import TargetSpec
 _SINGULAR = {"model-args": "model-arg", "loss-args": "loss-arg"}
 
 
-def again(name: str, subject: Subject) -> str | None:
-    """The command with every setting that is not the usual one; None for objects in Python."""
+def again(name: str, subject: Subject, others: Sequence[str] = ()) -> str | None:
+    """The command with every setting that is not the usual one; None for objects in Python.
+
+    Args:
+        name: of the question.
+        subject: the target; its settings hold for all of a series.
+        others: further checkpoints of a series or pair.
+    """
     if subject.live:
         return None
     spec, base, target = subject.spec, TargetSpec(), subject.spec.checkpoint
-    if subject.file is not None:
-        of_file, _ = resolve_target(subject.file, {}, NAMES)
-        if of_file.checkpoint == spec.checkpoint:
-            base, target = of_file, subject.file
-    words = [target] if target is not None else []
+    words: list[str] = []
+    if subject.file is not None and Path(subject.file).suffix == ".toml":
+        base, _ = resolve_target(subject.file, {}, NAMES)
+        if others:
+            words = [target or ""]
+        elif not _same(base.checkpoint, target):
+            words = _flags("checkpoint", target)
+        target = subject.file
+    words = [w for w in (target, *words, *others) if w]
     for field in msgspec.structs.fields(TargetSpec):
         value = getattr(spec, field.name)
         if field.name != "checkpoint" and value != getattr(base, field.name):
             words += _flags(field.encode_name, value)
     return f"curvcli {name} {shlex.join(words)}"
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    """Whether both name one file."""
+    if one is None or other is None:
+        return one is other
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 def _flags(key: str, value: Any) -> list[str]:
