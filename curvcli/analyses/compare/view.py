@@ -16,7 +16,7 @@ from curvcli.report.data import (
     Series,
     Table,
 )
-from curvcli.report.head import fit_line
+from curvcli.report.head import called, fit_line
 from curvcli.report.numbers import number
 
 _ROWS = 12
@@ -55,6 +55,11 @@ def view(result: CompareResult) -> list[Block]:
         *_classes(result),
         *_fits(result),
     ]
+
+
+def about(result: CompareResult) -> str:
+    """Both checkpoints by name."""
+    return " and ".join(called(info) for info in (result.a, result.b) if info is not None)
 
 
 def _fits(result: CompareResult) -> list[Block]:

@@ -13,8 +13,14 @@ from curvcli.loading.spec import TargetSpec
 _SINGULAR = {"model-args": "model-arg", "loss-args": "loss-arg"}
 
 
-def again(name: str, subject: Subject) -> str | None:
-    """The command with every setting that is not the usual one; None for objects in Python."""
+def again(name: str, subject: Subject, options: dict[str, Any]) -> str | None:
+    """The command with every setting that is not the usual one; None for objects in Python.
+
+    Args:
+        name: of the question.
+        subject: the target.
+        options: of the question, that the target file does not have.
+    """
     if subject.live:
         return None
     spec, base, target = subject.spec, TargetSpec(), subject.spec.checkpoint
@@ -27,6 +33,8 @@ def again(name: str, subject: Subject) -> str | None:
         value = getattr(spec, field.name)
         if field.name != "checkpoint" and value != getattr(base, field.name):
             words += _flags(field.encode_name, value)
+    for key, value in options.items():
+        words += _flags(key.replace("_", "-"), value)
     return f"curvcli {name} {shlex.join(words)}"
 
 

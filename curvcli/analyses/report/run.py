@@ -23,6 +23,8 @@ _ORDER = (
     "hessian", "saddle", "gradients", "jacobian", "backprop", "lr", "trace", "density", "taylor", "step", "sharpness",
     "landscape",
 )  # fmt: skip
+# Options that a page needs more than a terminal does, where the target file does not have them.
+_OPTIONS: dict[str, dict[str, Any]] = {"jacobian": {"per_layer": True}}
 # Of the time that is left: for what looks at all checkpoints, and for one of n analyses, as a multiple of 1/n. Most
 # need less than their part, and those that need more can have it.
 _OVERALL, _GENEROUS = 0.4, 2.0
@@ -124,22 +126,25 @@ class _Run:
                 return None
         began = time.monotonic()
         part = self._journal.part(f"{name}: ", share)
-        values = subject.tables.get(name, {})
+        known = subject.tables.get(name, {})
+        more = {k: v for k, v in _OPTIONS.get(name, {}).items() if k not in known}
         answer: Answer[Any] | None = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                answer = get(name).ask(subject, values, part, f"[{name}] in the target file")
+                answer = get(name).ask(
+                    subject, {**more, **known}, part, f"[{name}] in the target file"
+                )
         except KeyboardInterrupt:
             raise
         except (Exception, SystemExit) as problem:
             # One analysis that fails must not hide what the others say.
-            known = explained(problem)
-            self.problem = self.problem or known or problem
+            told = explained(problem)
+            self.problem = self.problem or told or problem
             if part.stop() is not None:
                 self._without(name, target, _NO_TIME)
             else:
-                reason = known.message if known else internal(problem).message
+                reason = told.message if told else internal(problem).message
                 self.left_out.append(LeftOut(name, target, reason))
             return None
         if not answer.complete:
@@ -148,7 +153,7 @@ class _Run:
         return Part(
             analysis=name,
             target=target,
-            command=_command(name, subject),
+            command=_command(name, subject, more),
             seconds=round(time.monotonic() - began, 3),
             complete=answer.complete,
             verdict=answer.headline,
@@ -162,10 +167,10 @@ class _Run:
         self.left_out.append(LeftOut(name, target, reason))
 
 
-def _command(name: str, subject: Subject) -> str | None:
+def _command(name: str, subject: Subject, options: dict[str, Any]) -> str | None:
     """What asks the question again; of several targets the first one's settings hold for all."""
     if not subject.members:
-        return again(name, subject)
+        return again(name, subject, options)
     first, *rest = subject.members
-    line = again(name, first)
+    line = again(name, first, options)
     return None if line is None else " ".join([line, *(shlex.quote(m.name) for m in rest)])

@@ -10,7 +10,7 @@ from curvcli.analyses.track.headline import headline
 from curvcli.analyses.track.result import (
     TrackResult,
 )
-from curvcli.analyses.track.view import view
+from curvcli.analyses.track.view import about, view
 
 
 class TrackOptions(Struct, frozen=True, kw_only=True):
@@ -61,5 +61,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "track", TrackOptions, TrackResult, view, headline, targets="series", meaning=_MEANING
+    "track",
+    TrackOptions,
+    TrackResult,
+    view,
+    headline,
+    targets="series",
+    meaning=_MEANING,
+    about=about,
 )

@@ -1,5 +1,7 @@
 """How a series of checkpoints is shown."""
 
+from pathlib import Path
+
 from curvcli.analyses.track.result import TrackedValue, TrackPoint, TrackResult
 from curvcli.report.data import Block, Cell, Chart, Column, Facts, Measured, Series, State, Table
 
@@ -64,6 +66,12 @@ def view(result: TrackResult) -> list[Block]:
             )
         )
     return blocks
+
+
+def about(result: TrackResult) -> str:
+    """How many checkpoints there are, and the last."""
+    last = Path(result.points[-1].checkpoint).name if result.points else "none"
+    return f"{len(result.points)} checkpoints up to {last}"
 
 
 def _banded(name: str, steps: list[float], ends: list[TrackedValue | None]) -> Series:

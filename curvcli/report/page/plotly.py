@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from curvcli.errors import OutputError, printable
+from curvcli.report import bars
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Bars, Chart, HeatMap, Picture, Series
+
+# So many whole numbers have a tick each.
+_COUNTED = 12
+# Room above a figure, for the tools and the names of what is drawn.
+_HEAD = 30
 
 
 def library() -> str:
@@ -51,23 +57,32 @@ def _known(values: Sequence[float]) -> list[float | None]:
 def _axis(label: str, log: bool) -> dict[str, Any]:
     """An axis whose name does not say its scale, which can be changed."""
     kind = "log" if log else "linear"
-    return {"title": {"text": plain(label)}, "type": kind, "exponentformat": "power"}
+    title = {"text": plain(label), "standoff": 12}
+    return {"title": title, "type": kind, "exponentformat": "power"}
+
+
+def _counted(values: Sequence[float]) -> dict[str, Any]:
+    """Ticks of an axis of few whole numbers, between which there is nothing."""
+    known = [v for v in values if math.isfinite(v)]
+    whole = len(known) > 1 and all(v == int(v) for v in known)
+    return {"dtick": 1} if whole and 0 < max(known) - min(known) <= _COUNTED else {}
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for index, series in enumerate(chart.series):
         data += _series(series, CURVES[index % len(CURVES)], index)
+    places = [v for s in chart.series for v in s.x]
     logs = [
         letter
         for letter, values in (
-            ("x", [v for s in chart.series for v in s.x]),
+            ("x", places),
             ("y", [v for s in chart.series for v in s.y]),
         )
         if any(v > 0 for v in values) and all(v > 0 or math.isnan(v) for v in values)
     ]
     layout = {
-        "xaxis": _axis(chart.x_label, chart.log_x),
+        "xaxis": _axis(chart.x_label, chart.log_x) | ({} if chart.log_x else _counted(places)),
         "yaxis": _axis(chart.y_label, chart.log_y),
         "height": 360,
         "showlegend": len(chart.series) > 1,
@@ -144,10 +159,11 @@ def _bars(block: Bars) -> dict[str, Any]:
         for k, group in enumerate(block.groups)
     ]  # fmt: skip
     values = [v for g in block.groups for v in g.values if math.isfinite(v)]
+    ends = {"range": list(bars.ends(block))} if block.log else {}
     layout = {
-        "xaxis": _axis(block.value_label, block.log),
+        "xaxis": _axis(block.value_label, block.log) | ends,
         "yaxis": {"tickvals": places, "ticktext": _short(block.names), "autorange": "reversed"},
-        "height": 110 + (10 * len(block.groups) + 10) * len(names),
+        "height": 110 + _HEAD + (10 * len(block.groups) + 10) * len(names),
         "showlegend": len(block.groups) > 1,
         "barmode": "group",
     }
@@ -177,7 +193,7 @@ def _map(block: HeatMap) -> dict[str, Any]:
         axes["xaxis"] |= {"tickvals": list(block.x), "ticktext": _short(block.x_names)}
         axes["yaxis"] |= {"tickvals": list(block.y), "ticktext": _short(block.y_names)}
         axes["yaxis"]["autorange"] = "reversed"
-        layout = {**axes, "height": max(260, 110 + 20 * len(block.y))}
+        layout = {**axes, "height": max(260, 110 + _HEAD + 20 * len(block.y))}
         return {"data": [cells], "layout": layout, "logs": []}
     data: list[dict[str, Any]] = [
         {**shared, "type": "contour", "colorscale": "Viridis", "colorbar": bar, "ncontours": 16}
