@@ -20,8 +20,8 @@ from curvcli.errors import NoAnswerError, UsageError, did_you_mean
 
 # Those that answer soon come first: what they leave of their time is for the others.
 _ORDER = (
-    "hessian", "saddle", "gradients", "jacobian", "backprop", "lr", "trace", "density", "taylor", "step", "sharpness",
-    "landscape",
+    "hessian", "saddle", "gradients", "jacobian", "backprop", "landscape", "taylor", "sharpness", "trace", "lr", "step",
+    "density",
 )  # fmt: skip
 # Options that a page needs more than a terminal does, where the target file does not have them.
 _OPTIONS: dict[str, dict[str, Any]] = {"jacobian": {"per_layer": True}}

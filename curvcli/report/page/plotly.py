@@ -81,9 +81,11 @@ def _chart(chart: Chart) -> dict[str, Any]:
         )
         if any(v > 0 for v in values) and all(v > 0 or math.isnan(v) for v in values)
     ]
+    heights = [0.0, *(v for s in chart.series for v in s.y)]
+    counts = not chart.log_y and all(s.mark == "bars" for s in chart.series)
     layout = {
         "xaxis": _axis(chart.x_label, chart.log_x) | ({} if chart.log_x else _counted(places)),
-        "yaxis": _axis(chart.y_label, chart.log_y),
+        "yaxis": _axis(chart.y_label, chart.log_y) | (_counted(heights) if counts else {}),
         "height": 360,
         "showlegend": len(chart.series) > 1,
         "hovermode": "x unified",
