@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from curvcli.analyses.shared.targets import step_of
 from curvcli.training.series import series_of
 
@@ -16,7 +18,7 @@ def series_in(question: str, result: Any) -> list[tuple[int, dict[str, float]]]:
     """
     if question == "track":
         return [
-            (place if point.step is None else point.step, series_of("track", point))
+            (place if point.step is None else point.step, _of_point(point))
             for place, point in enumerate(result.points)
         ]
     found = []
@@ -30,3 +32,8 @@ def series_in(question: str, result: Any) -> list[tuple[int, dict[str, float]]]:
         violated = sum(rule.decision == "violation" for rule in target.rules)
         found.append((place if step is None else step, {**figures, "check.violated": float(violated)}))  # fmt: skip
     return found
+
+
+def _of_point(point: Any) -> dict[str, float]:
+    own = series_of("track", replace(point, figures=[]))
+    return own | {f.path: float(f.value) for f in point.figures if type(f.value) in (int, float)}

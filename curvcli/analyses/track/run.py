@@ -15,6 +15,7 @@ from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.spectrum.saved import packed, run_log, unpacked
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
+from curvcli.analyses.track.asked import Asked, asked_for, figures_at
 from curvcli.analyses.track.command import TrackOptions
 from curvcli.analyses.track.development import development
 from curvcli.analyses.track.findings import (
@@ -54,12 +55,13 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
     Raises:
         CurvError: no checkpoint gives any figure.
     """
+    asked = asked_for(options.figure)
     with run_log(options.state, "track", journal) as log:
-        return _tracked(subject, options, journal, log)
+        return _tracked(subject, options, asked, journal, log)
 
 
 def _tracked(
-    subject: Subject, options: TrackOptions, journal: Journal, log: RunLog
+    subject: Subject, options: TrackOptions, asked: list[Asked], journal: Journal, log: RunLog
 ) -> Answer[TrackResult]:
     """The figures of all checkpoints."""
     points: list[TrackPoint] = []
@@ -84,7 +86,8 @@ def _tracked(
             )
             weights = weights_of(member.objective.model)
             health = health_of(member)._asdict()
-            point = replace(point, moved=moved(previous[1], weights), **health)
+            also = figures_at(member, asked, index, journal, log)
+            point = replace(point, moved=moved(previous[1], weights), figures=also, **health)
             previous = (place, weights)
             first = first or member
         except CurvError as problem:
@@ -130,7 +133,7 @@ def _kept_point(
     operator = Hessian(member.objective, memory=member.spec.memory_bytes, wanted=4)
     if options.state is None:
         return _point(journal, member, operator, options, guess_N, index, known, log)
-    figures = replace(options, state=None, timeout=None, train_batch=None)
+    figures = replace(options, state=None, timeout=None, train_batch=None, figure=[])
     name = f"{member.fingerprint()} {member.spec.seed} {index} {known} {figures}"
 
     def found() -> Kept:
