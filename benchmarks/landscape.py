@@ -1,9 +1,9 @@
 """The loss over a plane through ResNet-20, in turns with the package loss-landscapes at the same places.
 
-pip install loss-landscapes; python benchmarks/landscape.py [turns]. One thread. The plane is spanned by two random
-directions, filter-normalised (Li et al. 2018) and orthogonal. Running statistics of BatchNorm are those of the data and
-stay as they are, as the peer leaves them. curvcli adds sampling errors, accuracies, the quadratic model with its checks
-and the barriers between the checkpoints; what a place more costs is told by two grids.
+pip install loss-landscapes; python benchmarks/landscape.py [turns [samples]]. One thread. The plane is spanned by two
+random directions, filter-normalised (Li et al. 2018) and orthogonal. Running statistics of BatchNorm are those of the
+data and stay as they are, as the peer leaves them. curvcli adds sampling errors, accuracies, the quadratic model with
+its checks and the barriers between the checkpoints; what a place more costs is told by two grids.
 
 The peer walks over the grid row by row, forth and back, and takes a step before each evaluation: its rows lie one place
 apart from each other in turns, which is allowed for here.
@@ -87,7 +87,9 @@ def ours(work: Workload, files: list[str], steps: int) -> tuple[float, np.ndarra
     return seconds, np.array(grid.loss, dtype=float)
 
 
-def theirs(work: Workload, u: list[Tensor], v: list[Tensor], steps: int) -> tuple[float, np.ndarray]:
+def theirs(
+    work: Workload, u: list[Tensor], v: list[Tensor], steps: int
+) -> tuple[float, np.ndarray]:
     """(seconds, losses): row i is a place of u, column j one of v."""
     whole = 1 + 2 * HALF
     corner = at(work.model, (-HALF, u), (-HALF, v))
@@ -109,7 +111,7 @@ def compared(own: np.ndarray, peer: np.ndarray) -> tuple[float, float]:
 def main() -> None:
     """Print times and differences."""
     torch.set_num_threads(1)
-    work = settled(resnet20())
+    work = settled(resnet20(int(sys.argv[2]) if len(sys.argv) > 2 else 64))
     u, v = directions(work.model)
     times: dict[tuple[str, int], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:

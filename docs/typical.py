@@ -4,7 +4,6 @@ python docs/typical.py measures all of them (half an hour) and writes `docs/typi
 """
 
 import json
-import math
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from curvcli.analyses.registry import get
 from curvcli.analyses.shared.figures import Precision, figures
 from curvcli.analyses.shared.paths import leaf, parsed
 from curvcli.report.data import Measured
-from curvcli.report.numbers import text
+from curvcli.report.numbers import number, text
 
 ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "docs" / "typical.json"
@@ -30,12 +29,14 @@ NETWORKS = {
     "digits_lstm": "LSTM, trained",
     "long_lstm": "LSTM that forgets within a few of 100 steps",
     "bytes_gpt": "transformer, trained",
-    "dead_relu": "ReLU MLP, a layer of which has died",
+    "dead_relu": "ReLU MLP, most of one layer has died",
     "vanishing_sigmoid": "20 sigmoid layers, 200 training steps, at chance",
     "exploding": "20 tanh layers, initial gain 6, not trained",
     "saddle": "at a saddle point of its loss",
 }
-SETTINGS = ("--max-batches", "1", "--batch-size", "64", "--budget", "6m")
+BATCH = ("--max-batches", "1", "--batch-size", "64")
+WHOLE = ("linear_regression", "saddle")
+"""Networks that are what they are on all of their data."""
 ANALYSES = (
     "hessian", "saddle", "gradients", "jacobian", "backprop", "taylor", "sharpness", "trace", "lr", "step", "density",
 )  # fmt: skip
@@ -111,7 +112,7 @@ def asked(name: str, *words: str) -> dict[str, Any]:
         "curvcli",
         *words,
         f"{ROOT}/sample_models/{name}.toml",
-        *SETTINGS[:4],
+        *([] if name in WHOLE else BATCH),
     ]
     done = subprocess.run(
         [*command, "--format", "json"], capture_output=True, text=True, check=False
@@ -121,9 +122,9 @@ def asked(name: str, *words: str) -> dict[str, Any]:
 
 
 def measured(name: str, analyses: tuple[str, ...] = ANALYSES) -> dict[str, Any]:
-    """Path -> (value, half of its interval) of one network."""
+    """Path -> (value, both ends of its interval, what that rests on) of one network."""
     chosen = [word for one in analyses for word in ("--analysis", one)]
-    report = asked(name, "report", *chosen, *SETTINGS[4:])["result"]
+    report = asked(name, "report", *chosen, "--budget", "15m")["result"]
     results = {p["analysis"]: p["result"] for p in report["parts"] if p["complete"]}
     results["track"] = asked(name, "track", "--probes", "0")["result"]
     found = {}
@@ -142,9 +143,7 @@ def measured(name: str, analyses: tuple[str, ...] = ANALYSES) -> dict[str, Any]:
             )
         except (LookupError, IndexError):
             continue  # a network without such layers
-        width = figure.bounds[1] - figure.bounds[0]
-        told = figure.basis not in ("rounding", "exact", "unknown") and math.isfinite(width)
-        found[path] = [figure.value, width / 2 if told else None]
+        found[path] = [figure.value, figure.low, figure.high, figure.basis]
     return found
 
 
@@ -166,8 +165,17 @@ def table(page: str) -> str:
 def _cell(known: list[Any] | None) -> str:
     if known is None or known[0] is None:
         return "—"
-    value, error = known
-    return text(value if error is None or not isinstance(value, float) else Measured(value, error))
+    value, low, high, basis = known
+    if (
+        not isinstance(value, float)
+        or low is None
+        or high is None
+        or basis in ("rounding", "exact")
+    ):
+        return text(value)
+    if basis in ("interval", "reach"):
+        return f"{number(value)} [{number(low)}, {number(high)}]"
+    return text(Measured(value, (high - low) / 2))
 
 
 def main() -> None:
@@ -177,8 +185,8 @@ def main() -> None:
         networks[name] = measured(name)
         print(name, len(networks[name]), flush=True)
     settings = (
-        f"One batch of 64 samples, {datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}; ± half of the interval "
-        "(95 % where it is of a standard error). `python docs/typical.py` measures again"
+        f"One batch of 64 samples (`linear_regression` and `saddle`: all), {datetime.now(UTC):%Y-%m-%d}, torch "
+        f"{torch.__version__}; ± residual or 95 %, [interval]. `python docs/typical.py` measures again"
     )
     record = {"settings": settings, "networks": networks}
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")

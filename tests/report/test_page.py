@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 import html5lib
 import pytest
+from matplotlib.figure import Figure
 
 from curvcli.errors import OutputError
 from curvcli.report.data import (
@@ -33,6 +34,7 @@ from curvcli.report.data import (
     State,
     Table,
 )
+from curvcli.report.figure import draw
 from curvcli.report.page import plotly
 from curvcli.report.page.html import Page, fragment, render
 from tests.report.browser import Browser, chromium
@@ -160,6 +162,8 @@ def test_few_whole_numbers_have_a_tick_each() -> None:
         chart = Chart("c", "x", [Series("s", list(x), [1.0] * len(x))])
         return plotly.figure(chart)["layout"]["xaxis"].get("dtick")
 
+    layers = Chart("c", "x", [Series("s", [0.0, 1.0, 2.0], [1.0, 2.0, 3.0])])
+    assert {float(t) % 1 for t in draw(Figure().subplots(), layers).get_xticks()} == {0.0}
     assert step(0.0, 1.0, 2.0, NAN) == 1
     assert step(0.0, 100.0, 200.0) is None
     assert step(0.0, 0.5, 1.0) is None

@@ -8,11 +8,12 @@ from typing import Any
 
 from curvcli.errors import OutputError, printable
 from curvcli.report import bars
+from curvcli.report.axis import counted, few_whole
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Bars, Chart, HeatMap, Picture, Series
 
-# So many whole numbers have a tick each.
-_COUNTED = 12
+# A tick for each whole number.
+_EACH = {"dtick": 1}
 # Room above a figure, for the tools and the names of what is drawn.
 _HEAD = 30
 
@@ -61,13 +62,6 @@ def _axis(label: str, log: bool) -> dict[str, Any]:
     return {"title": title, "type": kind, "exponentformat": "power"}
 
 
-def _counted(values: Sequence[float]) -> dict[str, Any]:
-    """Ticks of an axis of few whole numbers, between which there is nothing."""
-    known = [v for v in values if math.isfinite(v)]
-    whole = len(known) > 1 and all(v == int(v) for v in known)
-    return {"dtick": 1} if whole and 0 < max(known) - min(known) <= _COUNTED else {}
-
-
 def _chart(chart: Chart) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for index, series in enumerate(chart.series):
@@ -81,11 +75,11 @@ def _chart(chart: Chart) -> dict[str, Any]:
         )
         if any(v > 0 for v in values) and all(v > 0 or math.isnan(v) for v in values)
     ]
-    heights = [0.0, *(v for s in chart.series for v in s.y)]
     counts = not chart.log_y and all(s.mark == "bars" for s in chart.series)
+    few = counts and few_whole([0.0, *(v for s in chart.series for v in s.y)])
     layout = {
-        "xaxis": _axis(chart.x_label, chart.log_x) | ({} if chart.log_x else _counted(places)),
-        "yaxis": _axis(chart.y_label, chart.log_y) | (_counted(heights) if counts else {}),
+        "xaxis": _axis(chart.x_label, chart.log_x) | (_EACH if counted(chart) else {}),
+        "yaxis": _axis(chart.y_label, chart.log_y) | (_EACH if few else {}),
         "height": 360,
         "showlegend": len(chart.series) > 1,
         "hovermode": "x unified",
