@@ -1,6 +1,6 @@
 """Typical values of the figures, measured on the sample networks, for the pages in `docs/figures`.
 
-python docs/typical.py measures all of them (half an hour) and writes `docs/typical.json`; `table` makes a table.
+python docs/typical.py [NETWORK …] measures them (all: half an hour) and keeps them; `table` makes a table of them.
 """
 
 import json
@@ -179,17 +179,17 @@ def _cell(known: list[Any] | None) -> str:
 
 
 def main() -> None:
-    """Measure everything."""
-    networks = {}
-    for name in NETWORKS:
-        networks[name] = measured(name)
-        print(name, len(networks[name]), flush=True)
+    """Measure the networks that are named, or all, and keep what is known of the others."""
+    known = json.loads(RECORD.read_text("utf-8"))["networks"] if RECORD.exists() else {}
     settings = (
         f"One batch of 64 samples (`linear_regression` and `saddle`: all), {datetime.now(UTC):%Y-%m-%d}, torch "
         f"{torch.__version__}; ± residual or 95 %, [interval]. `python docs/typical.py` measures again"
     )
-    record = {"settings": settings, "networks": networks}
-    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for name in sys.argv[1:] or NETWORKS:
+        known[name] = measured(name)
+        record = {"settings": settings, "networks": {n: known[n] for n in NETWORKS if n in known}}
+        RECORD.write_text(json.dumps(record, ensure_ascii=False) + "\n", "utf-8")
+        print(name, len(known[name]), flush=True)
 
 
 if __name__ == "__main__":
