@@ -5,7 +5,7 @@ COPY pyproject.toml README.md CHANGELOG.md LICENSE /source/
 COPY curvcli /source/curvcli
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu \
-    && pip install --no-cache-dir "/source[hf,tabular,plot]" \
+    && pip install --no-cache-dir "/source[hf,tabular,plot,report]" \
     && rm -r /source \
     && useradd --create-home --uid 1000 curvcli
 

@@ -73,7 +73,7 @@ clean:  ## remove the virtual environments, packages and caches
 	rm -rf $(VENV) .venv-wheel .venv-torch-* dist man site .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 readme: $(VENV)/.test  ## write the generated parts of the docs again
-	$(BIN)/cog -r docs/reference/commands.md docs/speed.md docs/architecture.md
+	$(BIN)/cog -r docs/reference/commands.md docs/speed.md docs/architecture.md docs/figures/*.md
 	$(BIN)/curvcli schema target > docs/target.schema.json
 
 $(VENV)/.docs: $(VENV)/.base
@@ -93,5 +93,6 @@ bench:  ## install the peers into .venv-bench and measure curvcli beside them (a
 	.venv-bench/bin/python benchmarks/run.py
 	.venv-bench/bin/python benchmarks/memory.py
 
-picture: $(VENV)/.test  ## draw the README's picture again
+picture: $(VENV)/.test  ## draw the README's picture and the gallery again
 	$(BIN)/python docs/picture.py
+	$(BIN)/python docs/gallery.py

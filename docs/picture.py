@@ -15,8 +15,8 @@ from curvcli.report.text import terminal
 ROOT = Path(__file__).parent.parent
 
 
-def main() -> None:
-    """Inspect the sample network and export what the terminal shows."""
+def picture() -> str:
+    """What the terminal shows of the sample network, as SVG."""
     subject = load(str(ROOT / "sample_models" / "digits_mlp.toml"))
     answer = analyse("hessian", subject)
     with Path("/dev/null").open("w") as nowhere:
@@ -24,8 +24,12 @@ def main() -> None:
         console.print("$ curvcli hessian sample_models/digits_mlp.toml\n", highlight=False)
         blocks = headed(subject.info(), get("hessian").view(answer.result))
         terminal.render(console, blocks, answer.findings, answer.headline)
-    svg = console.export_svg(title="curvcli", unique_id="curvcli")
-    (ROOT / "docs" / "hessian.svg").write_text(svg, "utf-8")
+    return console.export_svg(title="curvcli", unique_id="curvcli")
+
+
+def main() -> None:
+    """Write it."""
+    (ROOT / "docs" / "hessian.svg").write_text(picture(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def emit(
     if kind in PICTURES:
         from curvcli.report import figure
 
-        content = figure.render(_title(envelope), question.view(envelope.result), kind)
+        content = figure.render(_title(question, envelope), question.view(envelope.result), kind)
         _write(path or "", content)
         return
     if kind in SHEETS:
@@ -100,7 +100,7 @@ def render(
         renderer = importlib.import_module(f"curvcli.report.ci.{kind}")
         return str(renderer.render(envelope, question.cases(envelope.result)))
     blocks = headed(envelope.target, question.view(envelope.result))
-    title = _title(envelope)
+    title = _title(question, envelope)
     if kind == "markdown":
         from curvcli.report.text import markdown
 
@@ -121,9 +121,13 @@ def render(
     return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
 
 
-def _title(envelope: "Envelope[Any]") -> str:
-    subject = envelope.target.checkpoint or envelope.target.model if envelope.target else None
-    return f"curvcli {envelope.command}" + (f": {Path(subject).name}" if subject else "")
+def _title(question: Question, envelope: "Envelope[Any]") -> str:
+    target, about = envelope.target, None
+    if target is not None:
+        about = Path(target.checkpoint or target.model or "").name
+    elif question.about is not None:
+        about = question.about(envelope.result)
+    return f"curvcli {envelope.command}" + (f": {about}" if about else "")
 
 
 def to_terminal(question: Question, envelope: "Envelope[Any]") -> None:

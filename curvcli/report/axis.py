@@ -1,7 +1,9 @@
 """Ticks of a chart's axis: round numbers, or powers of ten."""
 
 import math
+from collections.abc import Sequence
 
+from curvcli.report.data import Chart
 from curvcli.report.numbers import number
 
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -35,6 +37,23 @@ def ticks(low: float, high: float, count: int, log: bool = False) -> list[tuple[
     # As many decimals as the step has.
     decimals = next((d for d in range(9) if abs(step - round(step, d)) < 1e-9 * step), 9)
     return [(place, f"{place + 0.0:.{decimals}f}") for place in places]
+
+
+def counted(chart: Chart) -> bool:
+    """Whether its axis is one of few whole numbers, between which there is nothing: layers, ranks."""
+    return not chart.log_x and few_whole([v for s in chart.series for v in s.x])
+
+
+def few_whole(values: Sequence[float], few: int = 12) -> bool:
+    """Whether they are whole numbers of a range of at most so many; NaN does not count.
+
+    >>> few_whole([0.0, 1.0, 2.0]), few_whole([0.0, 100.0]), few_whole([0.0, 0.5])
+    (True, False, False)
+    """
+    known = [v for v in values if math.isfinite(v)]
+    if len(known) < 2 or any(v != int(v) for v in known):
+        return False
+    return 0 < max(known) - min(known) <= few
 
 
 def _between_powers(low: float, high: float, count: int) -> list[tuple[float, str]]:

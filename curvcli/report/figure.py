@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from curvcli.errors import OutputError, printable
+from curvcli.report.axis import counted
 from curvcli.report.chart import axis_name
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Bar, Bars, Block, Chart, HeatMap, Picture, Series, Table, flat
@@ -133,6 +134,8 @@ def _chart(axes: Any, chart: Chart) -> None:
             axes.vlines(series.x, 0, series.y, color=colour, linewidth=1)
         if series.low is not None and series.high is not None:
             axes.vlines(series.x, series.low, series.high, color=colour, linewidth=1.6)
+    if counted(chart):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=True, alpha=0.25)
     if len(chart.series) > 1:
         axes.legend(fontsize=9)

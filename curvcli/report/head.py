@@ -1,6 +1,7 @@
 """The first line of an answer: how well the network does on the data."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from curvcli.report.data import Block, Sentence, TargetInfo
 from curvcli.report.numbers import number
@@ -23,6 +24,11 @@ def headed(target: TargetInfo | None, blocks: Sequence[Block]) -> list[Block]:
     if line is not None and target.fit is not None:
         head.append(Sentence(line, "bad" if target.fit.at_chance else "plain"))
     return [*head, *blocks]
+
+
+def called(target: TargetInfo) -> str:
+    """The last two parts of its path, by which checkpoints of different runs are told apart."""
+    return "/".join(Path(target.checkpoint or target.model or "the target").parts[-2:])
 
 
 def fit_line(target: TargetInfo | None) -> str | None:

@@ -165,10 +165,11 @@ class Monitor:
         figures: dict[str, float] = {}
         try:
             found = self._probe.ask(self.analyses)
-            for name, (answer, whole) in found.items():
+            for name, (answer, whole) in found.answers.items():
                 answers[name] = replace(answer, vectors_KN=None)
                 envelopes[name] = whole
                 figures |= series_of(name, answer.result)
+            figures |= found.plasticity
             with undisturbed(), torch.no_grad():
                 figures |= self._micro.figures()
             holds = self._judged(envelopes, rate)

@@ -1,7 +1,7 @@
 """The fixed batch that a training loop is watched on, and the questions asked of copies of its model."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from curvcli.functions import spec_of
 from curvcli.loading.live import LiveTarget
 from curvcli.objective.network import copied
 from curvcli.report.data import Envelope
+from curvcli.training.plasticity import plasticity
 from curvcli.training.undisturbed import undisturbed, unwrapped, without_foreign_hooks
 
 # What a question is asked for in a loop, where it costs less than by default.
@@ -32,6 +33,13 @@ class _Copy(LiveTarget):
     def _build(self) -> nn.Module:
         model = copied(self._given)
         return model if self.hooks else without_foreign_hooks(model)
+
+
+class Asked(NamedTuple):
+    """What was found."""
+
+    answers: dict[str, tuple[Answer[Any], Envelope[Any]]]
+    plasticity: dict[str, float]
 
 
 class Probe:
@@ -92,7 +100,7 @@ class Probe:
                 )
             question.validate(self.options.get(name, {}), f"Monitor(options={{{name!r}: …}})")
 
-    def ask(self, analyses: tuple[str, ...]) -> dict[str, tuple[Answer[Any], Envelope[Any]]]:
+    def ask(self, analyses: tuple[str, ...]) -> Asked:
         """Answers for the weights as they are now.
 
         Raises:
@@ -105,7 +113,9 @@ class Probe:
             self._asked += 1
             if self._vector_N is not None:
                 subject.guess = Guess(self._vector_N, self._spec.seed + 7919 * self._asked)
-            return {name: self._answer(name, subject) for name in analyses}
+            answers = {name: self._answer(name, subject) for name in analyses}
+            has_loss = any(get(name).named == ("model", "data", "loss") for name in analyses)
+            return Asked(answers, plasticity(subject.objective) if has_loss else {})
 
     def _answer(self, name: str, subject: Subject) -> tuple[Answer[Any], Envelope[Any]]:
         journal = Journal()

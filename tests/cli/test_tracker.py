@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.oracles.checkpoints import descent
 from tests.oracles.program import run
 
 
@@ -19,6 +20,23 @@ def test_track_and_check_write_their_figures(samples: Path, tmp_path: Path) -> N
     run("check", target, "--rule", "info.nonfinite == 0", "--no-cache", "--log", f"jsonl:{place}")
     last = json.loads(place.read_text().splitlines()[-1])
     assert last == {"step": 0, "info.nonfinite": 0.0, "check.violated": 0.0}
+
+
+def test_a_report_writes_the_figures_of_all_its_analyses(samples: Path, tmp_path: Path) -> None:
+    """The same numbers as in the JSON, at the step in the checkpoint's name; of a training run its course before."""
+    place, target = tmp_path / "a.jsonl", str(samples / "linear_regression.toml")
+    series = descent(tmp_path)
+    done = run(
+        "report", target, str(series), "--analysis", "hessian", "--analysis", "taylor", "--log", f"jsonl:{place}",
+        "--format", "json",
+    )  # fmt: skip
+    result = json.loads(done.stdout)["result"]
+    lines = [json.loads(t) for t in place.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6, 8, 10, 10]
+    assert lines[0]["track.loss"] == result["overall"]["result"]["points"][0]["loss"]
+    hessian, taylor = (part["result"] for part in result["parts"])
+    assert lines[-1]["hessian.top[0].value"] == hessian["top"][0]["value"]
+    assert lines[-1]["taylor.critical_learning_rate"] == taylor["critical_learning_rate"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,10 @@ DOCS = {
     p.relative_to(ROOT).as_posix(): p.read_text("utf-8")
     for p in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 }
-GENERATED = ["docs/reference/commands.md", "docs/speed.md", "docs/architecture.md"]
+FIGURES = [
+    name for name in sorted(DOCS) if name.startswith("docs/figures/") and "index" not in name
+]
+GENERATED = ["docs/reference/commands.md", "docs/speed.md", "docs/architecture.md", *FIGURES]
 
 
 def test_help_texts_in_the_docs_are_those_of_the_program() -> None:

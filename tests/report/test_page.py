@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 import html5lib
 import pytest
+from matplotlib.figure import Figure
 
 from curvcli.errors import OutputError
 from curvcli.report.data import (
@@ -33,6 +34,7 @@ from curvcli.report.data import (
     State,
     Table,
 )
+from curvcli.report.figure import draw
 from curvcli.report.page import plotly
 from curvcli.report.page.html import Page, fragment, render
 from tests.report.browser import Browser, chromium
@@ -153,6 +155,21 @@ def test_log_axes_are_offered_where_all_figures_are_positive() -> None:
     assert plotly.figure(crossing)["logs"] == []
 
 
+def test_few_whole_numbers_have_a_tick_each() -> None:
+    """Between the layers 0, 1 and 2 there is none; many numbers, or broken ones, have round ticks."""
+
+    def step(*x: float) -> object:
+        chart = Chart("c", "x", [Series("s", list(x), [1.0] * len(x))])
+        return plotly.figure(chart)["layout"]["xaxis"].get("dtick")
+
+    layers = Chart("c", "x", [Series("s", [0.0, 1.0, 2.0], [1.0, 2.0, 3.0])])
+    assert {float(t) % 1 for t in draw(Figure().subplots(), layers).get_xticks()} == {0.0}
+    assert step(0.0, 1.0, 2.0, NAN) == 1
+    assert step(0.0, 100.0, 200.0) is None
+    assert step(0.0, 0.5, 1.0) is None
+    assert step(3.0) is None
+
+
 def test_what_a_cell_sorts_by_is_the_whole_number() -> None:
     table = Table(
         "t", (Column("v"),), [(Measured(1234567.125, 1000.0),), (0.1,), ("text",), (math.inf,)]
@@ -211,6 +228,31 @@ def test_a_browser_runs_nothing_that_a_name_says(browser: Browser, tmp_path: Pat
         assert browser.run("window.hurt") is None
         assert browser.run("document.querySelectorAll('img, a:not([href^=\"#\"])').length") == 0
         assert browser.messages == []
+
+
+@needs_browser
+def test_on_a_phone_words_stay_whole_and_tools_beside_names(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """No label is cut within a short word, and the tools of a figure do not lie on the names of its curves."""
+    lines = [Series(name, [1.0, 2.0], [1.0, 2.0]) for name in ("of the layer", "up to the layer")]
+    facts = Facts([("participation ratio", "exact on 16 Krylov vectors, 10 random vectors on the rest")])  # fmt: skip
+    columns = (Column("tensor", numeric=False), *map(Column, "abcd"))
+    table = Table("t", columns, [("fc1.weight", *[0.123456] * 4)])
+    section = Section("s", None, [Chart("c", "depth", lines), facts, table])
+    file = tmp_path / "page.html"
+    file.write_text(render(Page(title="t", sections=[section], provenance=Facts([]))), "utf-8")
+    browser.open(file, 400)
+    lines_of = (
+        "[...document.querySelectorAll('th[scope=row], .sortable td')].map(e => { const r = document.createRange();"
+        " r.selectNodeContents(e); return [e.textContent, new Set([...r.getClientRects()].map(q => q.top)).size]; })"
+    )
+    assert all(count <= text.count(" ") + 1 for text, count in browser.run(lines_of))
+    apart = (
+        "(() => { const box = s => document.querySelector(s).getBoundingClientRect();"
+        " return box('.legend').top >= box('.modebar-group').bottom; })()"
+    )
+    assert browser.run(apart)
 
 
 @needs_browser

@@ -8,7 +8,7 @@ from curvcli.analyses.compare.headline import headline
 from curvcli.analyses.compare.result import (
     CompareResult,
 )
-from curvcli.analyses.compare.view import view
+from curvcli.analyses.compare.view import about, view
 from curvcli.analyses.shared.question import Question
 
 
@@ -48,5 +48,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "compare", CompareOptions, CompareResult, view, headline, targets="pair", meaning=_MEANING
+    "compare",
+    CompareOptions,
+    CompareResult,
+    view,
+    headline,
+    targets="pair",
+    meaning=_MEANING,
+    about=about,
 )

@@ -16,7 +16,7 @@ from curvcli.report.data import (
     Series,
     Table,
 )
-from curvcli.report.head import fit_line
+from curvcli.report.head import called, fit_line
 from curvcli.report.numbers import number
 
 _ROWS = 12
@@ -66,6 +66,11 @@ def _sides(result: CompareResult) -> list[Block]:
         known = ". ".join(text for text in told if text)
         found += [Sentence(f"{letter}: {known}")] if known else []
     return found
+
+
+def about(result: CompareResult) -> str:
+    """Both checkpoints by name."""
+    return " and ".join(called(info) for info in (result.a, result.b) if info is not None)
 
 
 def _classes(result: CompareResult) -> list[Block]:

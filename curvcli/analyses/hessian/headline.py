@@ -19,7 +19,13 @@ def headline(answer: Answer[HessianResult]) -> Headline:
     open_ = sum(not p.converged for p in pairs)
     if open_:
         done = f"{len(pairs) - open_} of {len(pairs)} eigenvalues have converged"
-        parts.append(f"{done}; the others take more --max-matvecs or time.")
+        rounding = result.status == "converged"
+        why = (
+            "rounding leaves the others open"
+            if rounding
+            else "the others take more --max-matvecs or time"
+        )
+        parts.append(f"{done}; {why}.")
     level: Level = "attention" if open_ else "good"
     made = result.preconditioner
     limit = made.stability_threshold if made else None

@@ -13,7 +13,6 @@ from curvcli.report.data import (
     Sentence,
     Series,
     Table,
-    yes,
 )
 from curvcli.report.numbers import number
 
@@ -162,7 +161,7 @@ def _layers(result: JacobianResult) -> list[Block]:
                 Measured(layer.spectral, layer.spectral_residual),
                 layer.chi,
                 layer.condition,
-                yes(layer.isometry),
+                layer.isometry,
                 layer.running_spectral,
             )
             for layer in result.layers

@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 from curvcli.analyses.report.headline import headline
 from curvcli.analyses.report.result import ReportResult
-from curvcli.analyses.report.view import view
+from curvcli.analyses.report.view import about, view
 from curvcli.analyses.shared.question import Question
 
 
@@ -33,5 +33,12 @@ class ReportOptions(Struct, frozen=True, kw_only=True):
 
 
 QUESTION = Question(
-    "report", ReportOptions, ReportResult, view, headline, targets="series", named=("model", "data")
+    "report",
+    ReportOptions,
+    ReportResult,
+    view,
+    headline,
+    targets="series",
+    named=("model", "data"),
+    about=about,
 )

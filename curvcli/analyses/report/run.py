@@ -19,9 +19,11 @@ from curvcli.errors import NoAnswerError, UsageError, did_you_mean
 
 # Those that answer soon come first: what they leave of their time is for the others.
 _ORDER = (
-    "hessian", "saddle", "gradients", "jacobian", "backprop", "lr", "trace", "density", "taylor", "step", "sharpness",
-    "landscape",
+    "hessian", "saddle", "gradients", "jacobian", "backprop", "landscape", "taylor", "sharpness", "trace", "lr", "step",
+    "density",
 )  # fmt: skip
+# Options that a page needs more than a terminal does, where the target file does not have them.
+_OPTIONS: dict[str, dict[str, Any]] = {"jacobian": {"per_layer": True}}
 # Of the time that is left: for what looks at all checkpoints, and for one of n analyses, as a multiple of 1/n. Most
 # need less than their part, and those that need more can have it.
 _OVERALL, _GENEROUS = 0.4, 2.0
@@ -123,22 +125,25 @@ class _Run:
                 return None
         began = time.monotonic()
         part = self._journal.part(f"{name}: ", share)
-        values = subject.tables.get(name, {})
+        known = subject.tables.get(name, {})
+        more = {k: v for k, v in _OPTIONS.get(name, {}).items() if k not in known}
         answer: Answer[Any] | None = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                answer = get(name).ask(subject, values, part, f"[{name}] in the target file")
+                answer = get(name).ask(
+                    subject, {**more, **known}, part, f"[{name}] in the target file"
+                )
         except KeyboardInterrupt:
             raise
         except (Exception, SystemExit) as problem:
             # One analysis that fails must not hide what the others say.
-            known = explained(problem)
-            self.problem = self.problem or known or problem
+            told = explained(problem)
+            self.problem = self.problem or told or problem
             if part.stop() is not None:
                 self._without(name, target, _NO_TIME)
             else:
-                reason = known.message if known else internal(problem).message
+                reason = told.message if told else internal(problem).message
                 self.left_out.append(LeftOut(name, target, reason))
             return None
         if not answer.complete:
@@ -147,7 +152,7 @@ class _Run:
         return Part(
             analysis=name,
             target=target,
-            command=_command(name, subject),
+            command=_command(name, subject, more),
             seconds=round(time.monotonic() - began, 3),
             complete=answer.complete,
             verdict=answer.headline,
@@ -161,9 +166,9 @@ class _Run:
         self.left_out.append(LeftOut(name, target, reason))
 
 
-def _command(name: str, subject: Subject) -> str | None:
+def _command(name: str, subject: Subject, options: dict[str, Any]) -> str | None:
     """What asks the question again; of several targets the first one's settings hold for all."""
     if not subject.members:
-        return again(name, subject)
+        return again(name, subject, options)
     first, *rest = subject.members
-    return again(name, first, [m.name for m in rest])
+    return again(name, first, options, [m.name for m in rest])

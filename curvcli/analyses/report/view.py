@@ -19,7 +19,7 @@ from curvcli.report.data import (
     Table,
     TargetInfo,
 )
-from curvcli.report.head import fit_line
+from curvcli.report.head import called, fit_line
 
 # What the analyses on the cards are about, in the order of the cards.
 CARDS = {
@@ -41,7 +41,7 @@ def view(result: ReportResult) -> list[Block]:
     for info in result.targets:
         line = fit_line(info)
         if line is not None:
-            blocks.append(Sentence(f"{_name(info)}: {line[0].lower()}{line[1:]}"))
+            blocks.append(Sentence(f"{called(info)}: {line[0].lower()}{line[1:]}"))
     overall = [result.overall] if result.overall is not None else []
     if cards := _cards([*overall, *result.parts], len(sides) > 1):
         blocks.append(Cards(cards))
@@ -62,6 +62,14 @@ def view(result: ReportResult) -> list[Block]:
         ]
         blocks.append(Table("Without an answer", columns, rows))
     return [*blocks, *(_inspected(info) for info in result.targets)]
+
+
+def about(result: ReportResult) -> str:
+    """The checkpoints by name; of a series how many there are, and the last."""
+    names = " and ".join(called(info) for info in result.targets)
+    if result.overall is not None and result.overall.analysis == "track":
+        return f"{len(_result(result.overall).points)} checkpoints up to {names}"
+    return names
 
 
 def _cards(parts: list[Part], several: bool) -> list[Card]:
@@ -103,10 +111,6 @@ def _result(part: Part) -> Any:
     if isinstance(part.result, dict):
         return msgspec.convert(part.result, get(part.analysis).result, strict=False)
     return part.result
-
-
-def _name(info: TargetInfo) -> str:
-    return _short(info.checkpoint or info.model or "the target")
 
 
 def _short(path: str) -> str:

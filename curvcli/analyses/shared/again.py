@@ -15,12 +15,15 @@ from curvcli.loading.spec import TargetSpec
 _SINGULAR = {"model-args": "model-arg", "loss-args": "loss-arg"}
 
 
-def again(name: str, subject: Subject, others: Sequence[str] = ()) -> str | None:
+def again(
+    name: str, subject: Subject, options: dict[str, Any], others: Sequence[str] = ()
+) -> str | None:
     """The command with every setting that is not the usual one; None for objects in Python.
 
     Args:
         name: of the question.
         subject: the target; its settings hold for all of a series.
+        options: of the question, that the target file does not have.
         others: further checkpoints of a series or pair.
     """
     if subject.live:
@@ -39,6 +42,8 @@ def again(name: str, subject: Subject, others: Sequence[str] = ()) -> str | None
         value = getattr(spec, field.name)
         if field.name != "checkpoint" and value != getattr(base, field.name):
             words += _flags(field.encode_name, value)
+    for key, value in options.items():
+        words += _flags(key.replace("_", "-"), value)
     return f"curvcli {name} {shlex.join(words)}"
 
 

@@ -1,5 +1,6 @@
 """Paths to the values of a result, and what its types say of them."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ Step = str | int
 """A field or key, or a place in a list; ``"*"`` stands for all of them."""
 Kind = Literal["number", "integer", "text", "boolean"]
 _NAMES = ("name", "index")
+_STEP = re.compile(r"""(?:^|\.)([A-Za-z_]\w*)|\[(?:(-?\d+|\*)|["']([^"']+)["'])\]""")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,24 @@ def written(steps: tuple[Step, ...]) -> str:
         else:
             text += f'["{step}"]'
     return text
+
+
+def parsed(text: str) -> tuple[str, tuple[Step, ...]]:
+    """(question, steps) of ``hessian.top[0].value``.
+
+    Raises:
+        UsageError: it is no path.
+
+    >>> parsed('gradients.layers["fc1"].dead_fraction')
+    ('gradients', ('layers', 'fc1', 'dead_fraction'))
+    """
+    name, *rest = _STEP.findall(text)
+    if not rest or _STEP.sub("", text) or not name[0]:
+        raise UsageError(f"{text!r} names no figure", "write hessian.top[0].value, say")
+    steps = (
+        word or quoted or (place if place == "*" else int(place)) for word, place, quoted in rest
+    )
+    return name[0], tuple(steps)
 
 
 def leaf(result: type, steps: tuple[Step, ...], where: str) -> Leaf:

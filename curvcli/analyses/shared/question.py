@@ -53,6 +53,7 @@ class Question:
         targets: how many it looks at; those of more than one are `Subject.members`.
         cases: result -> what held and what did not, for the formats of CI systems.
         arrays: result -> its grids by name, for files of NumPy.
+        about: result -> what it is about, for titles, of a question about several targets.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Question:
     targets: Targets = "one"
     cases: Callable[[Any], list[Case]] | None = None
     arrays: Callable[[Any], dict[str, Any]] | None = None
+    about: Callable[[Any], str] | None = None
     named: tuple[str, ...] = ("model", "data", "loss")
     """Which parts of an objective have to be named."""
     meaning: str = ""

@@ -10,7 +10,7 @@ from curvcli.analyses.track.headline import headline
 from curvcli.analyses.track.result import (
     TrackResult,
 )
-from curvcli.analyses.track.view import view
+from curvcli.analyses.track.view import about, view
 
 
 class TrackOptions(Struct, frozen=True, kw_only=True):
@@ -49,6 +49,11 @@ class TrackOptions(Struct, frozen=True, kw_only=True):
     warm: Annotated[
         bool, "Start from the eigenvectors of the checkpoint before; --no-warm: from scratch."
     ] = True
+    figure: Annotated[
+        list[str],
+        "Figure of any analysis at every checkpoint too, named as in rules of check: sharpness.average.value; "
+        "repeatable.",
+    ] = []
     timeout: Annotated[
         str | None, "Stop after this time, e.g. 90s or 5m, and show what is known by then."
     ] = None
@@ -61,5 +66,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "track", TrackOptions, TrackResult, view, headline, targets="series", meaning=_MEANING
+    "track",
+    TrackOptions,
+    TrackResult,
+    view,
+    headline,
+    targets="series",
+    meaning=_MEANING,
+    about=about,
 )

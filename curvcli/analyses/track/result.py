@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from curvcli.analyses.shared.figures import Figure
 from curvcli.analyses.shared.spectrum.eigenpairs import Reach
 from curvcli.report.data import ErrorInfo, Number
 
@@ -80,6 +81,7 @@ class TrackPoint(Struct, frozen=True, kw_only=True):
         dict[str, float],
         Meta(description="‖Δθ‖/‖θ‖ of each parameter since the checkpoint before"),
     ] = {}
+    figures: Annotated[list[Figure], Meta(description="those that --figure names")] = []
     loss: Number = None
     gradient_norm: Number = None
     stationarity: Annotated[Number, Meta(description="ρ = ‖g‖² / (2 ‖H‖ (L − L*))")] = None

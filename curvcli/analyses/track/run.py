@@ -16,6 +16,7 @@ from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.spectrum.saved import packed, run_log, unpacked
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.shared.verdict import stationarity_interval, stationarity_of
+from curvcli.analyses.track.asked import Asked, asked_for, figures_at
 from curvcli.analyses.track.command import TrackOptions
 from curvcli.analyses.track.development import development
 from curvcli.analyses.track.findings import (
@@ -57,12 +58,13 @@ def run(subject: Subject, options: TrackOptions, journal: Journal) -> Answer[Tra
     Raises:
         CurvError: no checkpoint gives any figure.
     """
+    asked = asked_for(options.figure)
     with run_log(options.state, "track", journal) as log:
-        return _tracked(subject, options, journal, log)
+        return _tracked(subject, options, asked, journal, log)
 
 
 def _tracked(
-    subject: Subject, options: TrackOptions, journal: Journal, log: RunLog
+    subject: Subject, options: TrackOptions, asked: list[Asked], journal: Journal, log: RunLog
 ) -> Answer[TrackResult]:
     """The figures of all checkpoints."""
     points: list[TrackPoint] = []
@@ -87,7 +89,8 @@ def _tracked(
             )
             weights = weights_of(member.objective.model)
             health = health_of(member)._asdict()
-            point = replace(point, moved=moved(previous[1], weights), **health)
+            also = figures_at(member, asked, index, journal, log)
+            point = replace(point, moved=moved(previous[1], weights), figures=also, **health)
             previous = (place, weights)
             first = first or member
         except CurvError as problem:
@@ -115,7 +118,7 @@ def _tracked(
     subjects = {member.subject.name: member.subject for member in members}
 
     def look(point: TrackPoint) -> str:
-        return again("gradients", subjects[point.checkpoint]) or "curvcli gradients"
+        return again("gradients", subjects[point.checkpoint], {}) or "curvcli gradients"
 
     development(journal, points, options.train_batch, look)
     # What explains the others comes first: the data before training, and notes last.
@@ -137,7 +140,7 @@ def _kept_point(
     operator = Hessian(member.objective, memory=member.spec.memory_bytes, wanted=4)
     if options.state is None:
         return _point(journal, member, operator, options, guess_N, index, known, log)
-    figures = replace(options, state=None, timeout=None, train_batch=None)
+    figures = replace(options, state=None, timeout=None, train_batch=None, figure=[])
     name = f"{member.fingerprint()} {member.spec.seed} {index} {known} {figures}"
 
     def found() -> Kept:

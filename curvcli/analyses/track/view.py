@@ -1,5 +1,9 @@
 """How a series of checkpoints is shown."""
 
+import math
+from pathlib import Path
+
+from curvcli.analyses.shared.figures import Figure
 from curvcli.analyses.track.result import TrackedValue, TrackPoint, TrackResult
 from curvcli.report.data import Block, Cell, Chart, Column, Facts, Measured, Series, State, Table
 
@@ -31,6 +35,9 @@ def view(result: TrackResult) -> list[Block]:
     if any(p.dead_fraction or p.feature_rank or p.noise_scale for p in result.points):
         blocks.append(_health(result))
     known = [p for p in result.points if p.lambda_max is not None]
+    paths = list(dict.fromkeys(f.path for p in known for f in p.figures))
+    if paths:
+        blocks.append(_figures(result, paths))
     if len(known) > 1:
         steps = [float(p.step if p.step is not None else i) for i, p in enumerate(known)]
         curves = [_banded("λ max", steps, [p.lambda_max for p in known])]
@@ -63,7 +70,56 @@ def view(result: TrackResult) -> list[Block]:
                 log_y=positive,
             )
         )
+        blocks += [_course(path, steps, known) for path in paths if _numbers(path, known)]
     return blocks
+
+
+def _figures(result: TrackResult, paths: list[str]) -> Table:
+    """Those of other analyses, with half of the interval that each lies in."""
+    rows = []
+    for point in result.points:
+        found = {f.path: f for f in point.figures}
+        rows.append((_step(point), *(_cell(found.get(path)) for path in paths)))
+    return Table(
+        "Figures over training",
+        (_name(result), *(Column(path, numeric=True) for path in paths)),
+        rows,
+        "± half of the interval in which the figure lies.",
+    )
+
+
+def _cell(figure: Figure | None) -> Cell:
+    if figure is None or type(figure.value) is not float:
+        return None if figure is None else figure.value
+    low, high = figure.bounds
+    known = math.isfinite(high - low) and figure.basis != "rounding"
+    return Measured(figure.value, (high - low) / 2) if known else figure.value
+
+
+def _numbers(path: str, points: list[TrackPoint]) -> bool:
+    return any(type(f.value) in (int, float) for p in points for f in p.figures if f.path == path)
+
+
+def _course(path: str, steps: list[float], points: list[TrackPoint]) -> Chart:
+    """A figure over training with the band of its interval."""
+    nothing = float("nan")
+    found = [next((f for f in p.figures if f.path == path), None) for p in points]
+    values = [
+        nothing if f is None or not isinstance(f.value, int | float) else float(f.value)
+        for f in found
+    ]
+    ends = [(nothing, nothing) if f is None else f.bounds for f in found]
+    low, high = (
+        [e if math.isfinite(e) else v for e, v in zip(side, values, strict=True)]
+        for side in zip(*ends, strict=True)
+    )
+    return Chart(f"{path} over training", "step", [Series(path, steps, values, low, high)], path)
+
+
+def about(result: TrackResult) -> str:
+    """How many checkpoints there are, and the last."""
+    last = Path(result.points[-1].checkpoint).name if result.points else "none"
+    return f"{len(result.points)} checkpoints up to {last}"
 
 
 def _banded(name: str, steps: list[float], ends: list[TrackedValue | None]) -> Series:

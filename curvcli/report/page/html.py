@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _HERE = Path(__file__).parent
+# Letters of a name in a table that stay on one line, on a phone too.
+_WORD = 18
 
 
 class Page(Struct, frozen=True, kw_only=True):
@@ -123,6 +125,7 @@ def _environment() -> "Environment":
     made.filters |= {
         "text": text, "kind": lambda value: type(value).__name__, "mark": MARKS.__getitem__,
         "anchor": anchor, "svg": svg, "sort_key": _sort_key,
+        "word": _longest_word,
     }  # fmt: skip
     made.tests["picture"] = lambda block: isinstance(block, Picture)
     return made
@@ -142,6 +145,11 @@ def svg(block: Picture) -> _Script:
     if isinstance(block, Chart):
         return _Script(chart.svg(block))
     return _Script(bars.svg(block) if isinstance(block, Bars) else heat_map.svg(block))
+
+
+def _longest_word(cell: Cell) -> int:
+    """Letters that a cell is wide at least, so that no short word is cut."""
+    return min(_WORD, max(map(len, text(cell).split()), default=0))
 
 
 def _sort_key(cell: Cell) -> _Script:

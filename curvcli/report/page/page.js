@@ -4,7 +4,7 @@ const figures = JSON.parse(document.getElementById("figures")?.textContent ?? "[
 const common = {
   paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: "#888", size: 12 },
   modebar: { bgcolor: "rgba(0,0,0,0)", color: "#888", activecolor: "#2f78c4" },
-  margin: { l: 70, r: 20, t: 10, b: 50 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+  legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
 };
 const axis = { gridcolor: "#8883", zerolinecolor: "#8886", automargin: true };
 function button(name, act) {
@@ -39,7 +39,8 @@ function toggles(place, figure) {
 const flatButtons = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
 const deepButtons = [["toImage", "orbitRotation", "pan3d", "resetCameraDefault3d"]];
 function draw(place, figure) {
-  const layout = { ...common, ...figure.layout };
+  const margin = { l: 70, r: 20, t: figure.layout.showlegend ? 64 : 30, b: 50 };
+  const layout = { ...common, margin, ...figure.layout };
   for (const name of ["xaxis", "yaxis"]) layout[name] = { ...axis, ...figure.layout[name] };
   return Plotly.react(place, figure.data, layout, {
     responsive: true, displaylogo: false, modeBarButtons: figure.layout.scene ? deepButtons : flatButtons,

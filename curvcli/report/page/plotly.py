@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from curvcli.errors import OutputError, printable
+from curvcli.report import bars
+from curvcli.report.axis import counted, few_whole
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Bars, Chart, HeatMap, Picture, Series
+
+# A tick for each whole number.
+_EACH = {"dtick": 1}
+# Room above a figure, for the tools and the names of what is drawn.
+_HEAD = 30
 
 
 def library() -> str:
@@ -51,24 +58,28 @@ def _known(values: Sequence[float]) -> list[float | None]:
 def _axis(label: str, log: bool) -> dict[str, Any]:
     """An axis whose name does not say its scale, which can be changed."""
     kind = "log" if log else "linear"
-    return {"title": {"text": plain(label)}, "type": kind, "exponentformat": "power"}
+    title = {"text": plain(label), "standoff": 12}
+    return {"title": title, "type": kind, "exponentformat": "power"}
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for index, series in enumerate(chart.series):
         data += _series(series, CURVES[index % len(CURVES)], index)
+    places = [v for s in chart.series for v in s.x]
     logs = [
         letter
         for letter, values in (
-            ("x", [v for s in chart.series for v in s.x]),
+            ("x", places),
             ("y", [v for s in chart.series for v in s.y]),
         )
         if any(v > 0 for v in values) and all(v > 0 or math.isnan(v) for v in values)
     ]
+    counts = not chart.log_y and all(s.mark == "bars" for s in chart.series)
+    few = counts and few_whole([0.0, *(v for s in chart.series for v in s.y)])
     layout = {
-        "xaxis": _axis(chart.x_label, chart.log_x),
-        "yaxis": _axis(chart.y_label, chart.log_y),
+        "xaxis": _axis(chart.x_label, chart.log_x) | (_EACH if counted(chart) else {}),
+        "yaxis": _axis(chart.y_label, chart.log_y) | (_EACH if few else {}),
         "height": 360,
         "showlegend": len(chart.series) > 1,
         "hovermode": "x unified",
@@ -144,10 +155,11 @@ def _bars(block: Bars) -> dict[str, Any]:
         for k, group in enumerate(block.groups)
     ]  # fmt: skip
     values = [v for g in block.groups for v in g.values if math.isfinite(v)]
+    ends = {"range": list(bars.ends(block))} if block.log else {}
     layout = {
-        "xaxis": _axis(block.value_label, block.log),
+        "xaxis": _axis(block.value_label, block.log) | ends,
         "yaxis": {"tickvals": places, "ticktext": _short(block.names), "autorange": "reversed"},
-        "height": 110 + (10 * len(block.groups) + 10) * len(names),
+        "height": 110 + _HEAD + (10 * len(block.groups) + 10) * len(names),
         "showlegend": len(block.groups) > 1,
         "barmode": "group",
     }
@@ -177,7 +189,7 @@ def _map(block: HeatMap) -> dict[str, Any]:
         axes["xaxis"] |= {"tickvals": list(block.x), "ticktext": _short(block.x_names)}
         axes["yaxis"] |= {"tickvals": list(block.y), "ticktext": _short(block.y_names)}
         axes["yaxis"]["autorange"] = "reversed"
-        layout = {**axes, "height": max(260, 110 + 20 * len(block.y))}
+        layout = {**axes, "height": max(260, 110 + _HEAD + 20 * len(block.y))}
         return {"data": [cells], "layout": layout, "logs": []}
     data: list[dict[str, Any]] = [
         {**shared, "type": "contour", "colorscale": "Viridis", "colorbar": bar, "ncontours": 16}

@@ -164,6 +164,53 @@ def test_the_command_of_a_section_gives_its_answer_again(given: tuple[str, ...])
     assert alone["result"] == part["result"]
 
 
+def test_a_report_shows_the_jacobian_of_every_layer(tmp_path: Path) -> None:
+    """With the command that does so too; what the target file says about it holds."""
+    _, told = answer("report", MLP, "--analysis", "jacobian", "--max-batches", "1")
+    (part,) = told["result"]["parts"]
+    assert len(part["result"]["layers"]) == 3
+    assert "--per-layer" in part["command"]
+    _, alone = answer(*shlex.split(part["command"])[1:])
+    assert alone["result"] == part["result"]
+    folder = ROOT / "sample_models"
+    own = tmp_path / "own.toml"
+    own.write_text(
+        f'checkpoint = "{folder}/digits_mlp.safetensors"\nmodel = "{folder}/models.py:DigitsMLP"\n'
+        f'data = "{folder}/digits.npz"\nmax-batches = 1\n[jacobian]\nper-layer = false\n'
+    )
+    _, told = answer("report", str(own), "--analysis", "jacobian")
+    assert told["result"]["parts"][0]["result"]["layers"] == []
+    assert "layer" not in told["result"]["parts"][0]["command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        (["report", "--analysis", "hessian"], "curvcli report: {folder}/step_0.safetensors"),
+        (["report", "--analysis", "hessian", "--compare", "{path}/step_2.safetensors"],
+         "curvcli report: {folder}/step_0.safetensors and {folder}/step_2.safetensors"),
+        (["report", "{path}/step_2.safetensors", "--analysis", "hessian"],
+         "curvcli report: 2 checkpoints up to {folder}/step_2.safetensors"),
+        (["compare", "{path}/step_2.safetensors"],
+         "curvcli compare: {folder}/step_0.safetensors and {folder}/step_2.safetensors"),
+        (["track", "{path}/step_2.safetensors"], "curvcli track: 2 checkpoints up to step_2.safetensors"),
+        (["hessian"], "curvcli hessian: step_0.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_title_names_what_the_page_is_about(
+    checkpoints: list[str], words: list[str], title: str
+) -> None:
+    path = Path(checkpoints[0]).parent
+    given = [word.format(path=path) for word in words[1:]]
+    folder = ROOT / "sample_models"
+    done = invoke(
+        words[0], checkpoints[0], *given, "--model", f"{folder}/models.py:LinearRegression", "--data",
+        f"{folder}/breast_cancer.npz", "--loss", "mse", "--static", "--format", "html",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert f"<h1>{title.format(folder=path.name)}</h1>" in done.stdout
+
+
 @pytest.mark.parametrize("suffix", ["html", "md", "png", "csv", "json"])
 def test_a_report_is_written_in_every_format(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"report.{suffix}"

@@ -13,8 +13,9 @@ from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.spectrum.eigenpairs import Reach
 from curvcli.analyses.track.development import development
 from curvcli.analyses.track.headline import headline
-from curvcli.analyses.track.health import effective_rank, feature_rank, noise_scale
+from curvcli.analyses.track.health import noise_scale
 from curvcli.analyses.track.result import TrackedValue, TrackPoint, TrackResult
+from curvcli.operators.signals.ranks import effective_rank, feature_rank
 from curvcli.report.data import ErrorInfo, Finding
 from tests.conftest import MakeObjective
 

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 
 from curvcli.analyses.registry import get
+from curvcli.api import analyse, load
 from curvcli.report.data import json_schema
+from curvcli.training.afterwards import series_in
 from tests.oracles.checkpoints import descent, moved_regression
 from tests.oracles.program import ROOT, answer, in_terminal, invoke, run
 
@@ -115,3 +118,48 @@ def test_track_and_compare_in_a_terminal(series: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "Layers that moved" in shown
     assert "\x1b" not in run("compare", LINEAR, str(other), "--analysis", "hessian").stdout
+
+
+def test_figures_of_other_analyses_are_those_of_the_analyses_alone(
+    series: Path, tmp_path: Path
+) -> None:
+    """With their intervals, in table and picture; from the saved state too."""
+    named = ["sharpness.average_adaptive.value", "hessian.top[1].value", "saddle.verdict"]
+    given = [word for path in named for word in ("--figure", path)]
+    settings = ("--probes", "0", "--dtype", "float64", "--state", str(tmp_path / "state"))
+    code, envelope = answer("track", LINEAR, str(series), *given, *settings)
+    assert code == 0
+    points = envelope["result"]["points"]
+    last = series / points[-1]["checkpoint"]
+    subject = load(LINEAR, checkpoint=str(last), dtype="float64")
+    alone = {name: analyse(name, subject).result for name in ("sharpness", "hessian", "saddle")}
+    values = [alone["sharpness"].average_adaptive.value, alone["hessian"].top[1].value]
+    assert [f["value"] for f in points[-1]["figures"]] == [*values, alone["saddle"].verdict]
+    assert [f["path"] for f in points[0]["figures"]] == named
+    spread, eigenvalue, _ = points[-1]["figures"]
+    assert spread["low"] < spread["value"] < spread["high"]
+    assert eigenvalue["basis"] == "residual"
+    kept = answer("track", LINEAR, str(series), *given, *settings)[1]["result"]["points"]
+    assert [p["figures"] for p in kept] == [p["figures"] for p in points]
+    result = msgspec.convert(envelope["result"], get("track").result, strict=False)
+    titles = [getattr(block, "title", "") for block in get("track").view(result)]
+    assert "Figures over training" in titles
+    assert "sharpness.average_adaptive.value over training" in titles
+    assert "saddle.verdict over training" not in titles
+    logged = series_in("track", result)[-1][1]
+    assert logged["hessian.top[1].value"] == eigenvalue["value"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("sharp.average", "sharpness"),
+        ("hessian.tops", "top"),
+        ("hessian", "figure"),
+        ("a b", "figure"),
+    ],
+)
+def test_a_figure_that_does_not_exist_is_refused_at_once(path: str, told: str) -> None:
+    done = invoke("track", LINEAR, LINEAR, "--figure", path)
+    assert done.exit_code == 2
+    assert told in done.stderr
