@@ -71,7 +71,7 @@ def look_at_layers(
     blocks = DiagonalBlocks(operator, blocks_of(objective, by))
     if not blocks.pruned:
         journal.note(
-            "block products are cut out of whole ones here: each layer costs as much as the whole"
+            "here a product for one layer costs as much as one for the whole network"
         )
     before = objective.cost.matvecs
     spectra = block_ends(
