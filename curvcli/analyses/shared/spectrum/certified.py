@@ -202,7 +202,8 @@ def _rounding(
     if moved > PRECISION_LIMIT * found.norm:
         journal.find(
             PRECISION, "top",
-            f"rounding in {dtype_name(operator)} moves these eigenvalues by up to {moved / found.norm:.1%} of the largest",
+            f"rounding in {dtype_name(operator)} moves these eigenvalues by up to {moved / found.norm:.1%} of "
+            "the largest",
             value=moved / found.norm,
         )  # fmt: skip
     return moved
@@ -294,8 +295,8 @@ def check_products(
     if cause is not None and cause.kink:
         journal.find(
             KINKS, "hvp_check",
-            "the weights sit exactly on a kink of the loss (ReLU, max pooling): to both sides the curvature is another, "
-            f"and these figures are those of one side ({check:.0%} off finite differences)",
+            "the weights sit exactly on a kink of the loss (ReLU, max pooling): its two sides bend differently, and "
+            f"these figures are those of one side ({check:.0%} off finite differences)",
             value=check,
         )  # fmt: skip
     elif cause is not None and cause.error <= SUSPECT and cause.step > STEPS[0]:
