@@ -22,7 +22,7 @@ from curvcli.cli.options import split
 from curvcli.cli.processes import Team, start
 from curvcli.cli.progress import ProgressLine
 from curvcli.cli.signals import Interruption
-from curvcli.cli.streams import say, say_error
+from curvcli.cli.streams import fitted, say, say_error
 from curvcli.cli.tracker import Tracker
 from curvcli.cli.write import SUFFIXES, check_output, emit
 from curvcli.errors import (
@@ -225,7 +225,7 @@ def finish(
         return whole.error.exit_code if whole.error else EXIT_INTERNAL
     if not output["quiet"] and kind != "json":
         for note in whole.notes:
-            say(f"note: {printable(note)}\n")
+            say(fitted(f"note: {printable(note)}"))
     if kind == "ndjson" and not output["quiet"]:
         for finding in whole.findings:
             say(f"{finding.severity}: {printable(finding.message)}\n")

@@ -4,12 +4,15 @@ import codecs
 import contextlib
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import TextIO
 
 from curvcli.errors import OutputError, printable
 
 _SPELLED = "curvcli-spelled"
+# Columns: the fewest that are written for, and those of a terminal that does not say how many it has.
+_NARROW, _USUAL = 20, 80
 _WORDS = {"✓": "OK", "✗": "X"}
 """Where an encoding has no such mark."""
 
@@ -43,6 +46,20 @@ def say(text: str) -> None:
             sys.stderr.flush()
 
 
+def fitted(text: str, indent: str = "") -> str:
+    """Lines as wide as the terminal that stderr is, cut between words; anywhere else one line."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return f"{indent}{text}\n"
+    with contextlib.suppress(OSError, ValueError):
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL
+        lines = textwrap.wrap(
+            text, max(width, _NARROW), initial_indent=indent, subsequent_indent=indent,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        return "".join(f"{line}\n" for line in lines)
+    return f"{indent}{text}\n"
+
+
 def coloured(stream: TextIO | None) -> bool:
     """Whether it is a terminal that shows colours, and nobody asked for none."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
@@ -51,10 +68,12 @@ def coloured(stream: TextIO | None) -> bool:
 
 def say_error(message: str, hint: str | None = None) -> None:
     """What was expected and found, and under it what to do; ``error:`` is bold red on a terminal."""
-    label = "\x1b[1;31merror:\x1b[0m" if coloured(sys.stderr) else "error:"
-    say(f"{label} {printable(message)}\n")
+    told = fitted(f"error: {printable(message)}")
+    if coloured(sys.stderr):
+        told = told.replace("error:", "\x1b[1;31merror:\x1b[0m", 1)
+    say(told)
     if hint:
-        say(f"  {printable(hint)}\n")
+        say(fitted(printable(hint), "  "))
 
 
 def put(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 import curvcli
@@ -89,3 +90,25 @@ def test_rules_that_hold_over_a_network_at_chance_get_no_tick() -> None:
     assert said is not None
     assert said.level == "attention"
     assert "no better than a constant" in said.sentence
+
+
+def _answered(begin: str) -> Answer[Any]:
+    return next(m for p in RECORDED if p.name.startswith(begin) and (m := recorded(p)))[1]
+
+
+def test_what_is_hardly_there_gets_no_tick() -> None:
+    """A trace within its error, an output that does not depend on its input, and steps that change nothing."""
+    trace = _answered("trace-mlp").result
+    vague = replace(trace, trace=replace(trace.trace, standard_error=abs(trace.trace.value)))
+    said = get("trace").headline(Answer(vague, [], [], True))
+    assert said.level == "attention"
+    assert "not known yet" in said.sentence
+    jacobian = _answered("jacobian-mlp").result
+    small = replace(jacobian.spectral, maximum=4e-12, median=3e-12)
+    said = get("jacobian").headline(Answer(replace(jacobian, spectral=small), [], [], True))
+    assert said.level == "attention"
+    assert said.sentence.startswith("The output hardly depends on the input.")
+    step = _answered("step-linear").result
+    still = [replace(m, true_change=-1e-9) for m in step.methods]
+    said = get("step").headline(Answer(replace(step, methods=still), [], [], True))
+    assert "leaves the loss at" in said.sentence

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from curvcli.cli import streams
 from curvcli.files import Replacement, write_whole
 from tests.oracles.program import ROOT, invoke
 
@@ -143,3 +144,22 @@ def test_an_encoding_that_lacks_a_character_gets_an_escape(
     again = invoke("info", os.fsdecode(odd), "--format", form, "-o", str(written))
     assert again.exit_code == 0
     assert written.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(40, 2), (0, 1)])
+def test_messages_are_cut_between_words(
+    columns: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal no name is broken over two lines; one that does not tell its width has 80; a pipe gets one line."""
+    note = "note: the weights were found under 'model_state_dict'"
+    assert streams.fitted(note) == f"{note}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
+    size = os.terminal_size((columns, 24))
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: size)
+    shown = streams.fitted(note).splitlines()
+    assert len(shown) == lines
+    assert " ".join(shown) == note
+    assert all(len(line) <= (columns or 80) for line in shown)
+    long = "n" * 50
+    assert long in streams.fitted(f"note: {long}")

@@ -91,7 +91,7 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
         journal.cut_short()
         journal.find(
             NOT_CONVERGED, "wasserstein",
-            "the probes do not agree to the tolerance: "
+            "the random probes do not agree to within --tol yet: "
             + ("raise --max-probes" if status == "max_matvecs" else "the run ended early"),
             value=spread, threshold=options.tol * found.scale(),
         )  # fmt: skip

@@ -70,9 +70,7 @@ def look_at_layers(
     probes, density_probes = options.layer_probes, options.layer_density
     blocks = DiagonalBlocks(operator, blocks_of(objective, by))
     if not blocks.pruned:
-        journal.note(
-            "block products are cut out of whole ones here: each layer costs as much as the whole"
-        )
+        journal.note("here a product for one layer costs as much as one for the whole network")
     before = objective.cost.matvecs
     spectra = block_ends(
         blocks, tol=options.tol, max_matvecs=options.max_matvecs, capacity=operator.plan.capacity,

@@ -8,6 +8,8 @@ from curvcli.report.numbers import number
 
 # Figures that differ by less are said as one.
 _SAME = 1.01
+# A gain of rounding of float32.
+_NOTHING = 1e-6
 
 
 def headline(answer: Answer[JacobianResult]) -> Headline:
@@ -22,7 +24,12 @@ def headline(answer: Answer[JacobianResult]) -> Headline:
     if len(result.samples) > 1 and gain > _SAME * typical:
         text += f" (sample {result.worst[0]}; {number(typical, 3)} times in the median)"
     if result.condition is not None and (result.condition.median or 0.0) > _SAME:
-        text += f"; directions differ {number(result.condition.median, 3)}-fold"
+        ratio = number(result.condition.median, 3)
+        text += f"; the most sensitive direction counts {ratio} times as much as the least"
+    if gain < _NOTHING:
+        return judged(
+            answer, f"The {result.of} hardly depends on the {result.wrt}. {text}.", "attention"
+        )
     return judged(answer, f"{text}.")
 
 

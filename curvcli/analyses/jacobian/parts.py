@@ -69,7 +69,7 @@ def with_layers(
     layers, path = summary.layers_and_path(chain, piece.size)
     if len(layers) == 1:
         journal.note(
-            "no module's input lies on every way from source to target: the path is one layer"
+            "no layer lies on every way from input to output: the network is taken as one layer"
         )
     if path.product_check is not None and path.product_check > CHAIN_LIMIT:
         journal.find(

@@ -175,7 +175,9 @@ def _what_would_settle(
                      "the gradient is within its rounding, and the loss is not: what is stationary cannot be told",
                      value=scales.norm, threshold=scales.resolution.gradient)  # fmt: skip
     if not state.first_cycle:
-        journal.note("the basis is full, so that the reach cannot improve: raise --memory")
+        journal.note(
+            "memory is used up, so the bounds of the spectrum cannot improve: raise --memory"
+        )
     if state.matvecs >= max_matvecs:
         journal.cut_short("the budget of products ended before the verdict: raise --max-matvecs")
 

@@ -19,8 +19,8 @@ def headline(answer: Answer[SharpnessResult]) -> Headline:
     if result.worst_adaptive is not None:
         told = _worst(result.worst_adaptive, "it")
         parts.append(
-            f"In proportion to the weights, which rescaled layers leave as it is, {told} within "
-            f"{result.worst_adaptive.rho:g}."
+            f"Relative to the size of the weights (adaptive, the same for rescaled layers), {told} "
+            f"within {result.worst_adaptive.rho:g}."
         )
     width = result.pac_bayes
     if width is not None and width.value is not None and width.standard_error is not None:

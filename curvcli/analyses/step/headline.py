@@ -6,6 +6,16 @@ from curvcli.analyses.step.result import StepResult
 from curvcli.report.data import Headline
 from curvcli.report.numbers import number
 
+# Methods by their names in the literature.
+_NAMES = {
+    "gradient": "gradient",
+    "newton": "Newton",
+    "newton-npc": "Newton with negative curvature",
+    "saddle-free": "saddle-free Newton",
+    "gauss-newton": "Gauss-Newton",
+    "lbfgs": "L-BFGS",
+}
+
 
 def headline(answer: Answer[StepResult]) -> Headline:
     """The best method and its gain."""
@@ -13,10 +23,13 @@ def headline(answer: Answer[StepResult]) -> Headline:
     if result.best is None:
         return judged(answer, "No step of any method lowers the loss.", "attention")
     change = next(m.true_change for m in result.methods if m.name == result.best)
-    text = (
-        f"One {result.best} step lowers the loss most: from {number(result.loss)} to "
-        f"{number(result.loss + (change or 0.0))}"
-    )
+    before, after = number(result.loss), number(result.loss + (change or 0.0))
+    if before == after:
+        return judged(
+            answer, f"One step of any method leaves the loss at {before}, to four digits."
+        )
+    text = f"One {_NAMES.get(result.best, result.best)} step lowers the loss most: from {before} to {after}"
     if result.as_good:
-        text += f"; {', '.join(result.as_good)} as much, to rounding"
+        others = ", ".join(_NAMES.get(name, name) for name in result.as_good)
+        text += f"; as much to rounding: {others}"
     return judged(answer, f"{text}.")

@@ -17,5 +17,6 @@ def headline(answer: Answer[TaylorResult]) -> Headline:
         first = result.directions[0]
         far = f"{'at least ' if first.trusted_to_the_end else ''}{at_least(first.trust_radius, 3)}"
         right = f"the quadratic model is right to {result.trust:.0%}"
-        parts.append(f"Along {first.name} {right} up to a distance of {far}.")
+        name = "the gradient" if first.name == "gradient" else first.name
+        parts.append(f"Along {name} {right} up to a distance of {far}.")
     return judged(answer, " ".join(p for p in parts if p))

@@ -6,12 +6,18 @@ from curvcli.analyses.trace.result import Estimate, TraceResult
 from curvcli.report.data import Headline, Level
 from curvcli.report.numbers import number
 
+# An estimate whose error is a larger share of it says hardly more than its sign.
+_VAGUE = 1 / 3
+
 
 def headline(answer: Answer[TraceResult]) -> Headline:
     """How much curvature there is, and how many directions share it."""
     result = answer.result
     share, trace = result.participation_ratio, result.trace
     level: Level = "good" if trace.standard_error is not None else "attention"
+    if (trace.standard_error or 0.0) > _VAGUE * abs(trace.value):
+        told = f"The curvature's sum is not known yet: {_within(trace)} (the trace). More --max-matvecs tell it"
+        return judged(answer, f"{told}.", "attention")
     text = f"The curvature sums to {_within(trace)} (the trace); "
     if share.value >= 1:
         text += f"about {_within(share)} of {result.parameters:,} directions share it."

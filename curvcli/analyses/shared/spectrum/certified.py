@@ -202,7 +202,8 @@ def _rounding(
     if moved > PRECISION_LIMIT * found.norm:
         journal.find(
             PRECISION, "top",
-            f"{dtype_name(operator)} resolves this curvature only to {moved / found.norm:.1%}",
+            f"rounding in {dtype_name(operator)} moves these eigenvalues by up to {moved / found.norm:.1%} of "
+            "the largest",
             value=moved / found.norm,
         )  # fmt: skip
     return moved
@@ -294,8 +295,8 @@ def check_products(
     if cause is not None and cause.kink:
         journal.find(
             KINKS, "hvp_check",
-            f"the weights sit on a kink (ReLU, max): the gradient moves differently to both sides, and by {check:.0%} "
-            "otherwise than the second derivative says; curvature is that of one side",
+            "the weights sit exactly on a kink of the loss (ReLU, max pooling): its two sides bend differently, and "
+            f"these figures are those of one side ({check:.0%} off finite differences)",
             value=check,
         )  # fmt: skip
     elif cause is not None and cause.error <= SUSPECT and cause.step > STEPS[0]:
@@ -308,8 +309,8 @@ def check_products(
     elif cause is not None and cause.error <= SUSPECT:
         journal.find(
             KINKS, "hvp_check",
-            f"a small step feels a curvature that differs by {check:.0%} from the second derivative: "
-            f"kinks (ReLU, max) lie near these weights; products themselves are right ({cause.error:.0e} in float64)",
+            "kinks of the loss (ReLU, max pooling) lie close to these weights: over a small step the curvature is "
+            f"{check:.0%} off the second derivative, which itself is right (to {cause.error:.0e}, checked in float64)",
             value=check,
         )  # fmt: skip
     else:
