@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "docs" / "typical.json"
 # Network: what it is.
 NETWORKS = {
-    "linear_regression": "least squares, converged",
+    "linear_regression": "least squares, near its solution",
     "digits_mlp": "MLP, trained with weight decay",
     "digits_cnn": "CNN with BatchNorm, trained",
     "digits_lstm": "LSTM, trained",
@@ -174,7 +174,8 @@ def _cell(known: list[Any] | None) -> str:
     ):
         return text(value)
     if basis in ("interval", "reach"):
-        return f"{number(value)} [{number(low)}, {number(high)}]"
+        wide = number(low) != number(high)
+        return f"{number(value)} [{number(low)}, {number(high)}]" if wide else number(value)
     return text(Measured(value, (high - low) / 2))
 
 
