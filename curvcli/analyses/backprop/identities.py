@@ -160,6 +160,7 @@ class BackpropCheck:
         seed: int,
         tolerance: float,
         progress: Callable[[int, int], None] = lambda done, all_: None,
+        stop: Callable[[], object] = lambda: None,
     ) -> list[Slope]:
         """∂L along a random direction of each parameter tensor, against central differences.
 
@@ -167,6 +168,7 @@ class BackpropCheck:
             seed: of the directions.
             tolerance: relative difference up to which they agree.
             progress: told of each parameter.
+            stop: asked before each one but the first; a reason ends with those that are known.
 
         A detached branch or a wrong backward shows in the parameters in front of it.
         """
@@ -175,6 +177,8 @@ class BackpropCheck:
         found = []
         zero_N = torch.zeros(objective.n, dtype=torch.float64, device=objective.device)
         for index, (name, gradient) in enumerate(zip(objective.names, self.gradients, strict=True)):
+            if index and stop() is not None:
+                break
             progress(index, len(objective.names))
             v = torch.randn(gradient.shape, generator=generator, dtype=torch.float64).to(
                 gradient.device

@@ -243,6 +243,9 @@ class GradientsResult(Struct, frozen=True, kw_only=True):
     attention: list[Head]
     noise: Noise | None
     initialisations: Annotated[list[Scheme], Meta(description="best first; empty without --reinit")]
+    unused: Annotated[
+        list[str], Meta(description="layers with weights that the loss does not depend on")
+    ] = []
     unmoved: Annotated[
         list[Unmoved], Meta(description="since the checkpoint of --since; empty without it")
     ] = []

@@ -13,11 +13,12 @@ from curvcli.analyses.gradients.result import GradientsResult, Idle, LayerSignal
 from curvcli.analyses.gradients.rules import limits_of
 from curvcli.analyses.gradients.schemes import compare
 from curvcli.analyses.gradients.time import attention_heads, time_trends
+from curvcli.analyses.gradients.unused import unused
 from curvcli.analyses.gradients.verdicts import Judge
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import CheckpointError, UsageError, did_you_mean
+from curvcli.errors import CheckpointError, UsageError, did_you_mean, some
 from curvcli.loading.checkpoints.training import given, read_training, steps_by_name
 from curvcli.objective.faults import fault_in_data
 from curvcli.objective.movement import moved, still, weights_of
@@ -55,6 +56,10 @@ def run(subject: Subject, options: GradientsOptions, journal: Journal) -> Answer
             f"ended early: {sum(found.part_samples)} of {objective.samples} samples were seen"
         )
     result = _answer(subject, journal, objective, found, options.worst, schemes, options.seeds)
+    aside = unused(objective, result.layers) if found.complete and found.finite else []
+    if aside:
+        result = replace(result, unused=aside)
+        journal.note(f"the loss does not depend on {some(aside)}: no gradient is due there")
     if options.since is not None:
         result = replace(result, unmoved=_unmoved(subject, found, options.since))
     idle, given = _idle(subject, found, journal)

@@ -77,7 +77,11 @@ class Judge:
 
     def _zero(self) -> Iterator[Finding]:
         """Layers with weights whose gradient is exactly zero, and where on the way back it becomes that."""
-        weighted = [s for s in self.result.layers if s.weight_gradient_rms is not None]
+        weighted = [
+            s
+            for s in self.result.layers
+            if s.weight_gradient_rms is not None and s.name not in self.result.unused
+        ]
         zero = [s for s in weighted if s.weight_gradient_rms == 0]
         if not zero or self.result.loss is None:
             return

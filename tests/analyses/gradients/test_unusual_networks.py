@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvcli import Batch, Subject, analyse, make_objective
+from curvcli.analyses.shared.journal import Journal
 from curvcli.errors import LossError
 from curvcli.loading.loss import loss_terms
 from curvcli.objective.objective import Objective
@@ -64,6 +65,22 @@ class Noisy(nn.Module):
         return out + torch.rand_like(out)
 
 
+class Headed(nn.Module):
+    """A library's network with a second head: not used, or detached from what the loss sees."""
+
+    def __init__(self, detached: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.detached = detached
+        self.body, self.head, self.other = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.body(x))
+        out: Tensor = self.head(h)
+        other: Tensor = self.other(h)
+        return out + other.detach() if self.detached else out
+
+
 def objective_of(model: nn.Module) -> Objective:
     return make_objective(model, [Batch(((X,), {}, Y), 12)], loss_terms("cross_entropy", {}))
 
@@ -104,3 +121,23 @@ def test_randomness_outside_of_the_layers_is_named_by_its_module() -> None:
         objective_of(Noisy())
     with pytest.raises(LossError, match=r"random modules: '0'"):
         objective_of(nn.Sequential(Noisy(), nn.Tanh()))
+
+
+def test_a_head_that_nobody_uses_is_no_illness() -> None:
+    """The loss does not depend on it; on a detached one it does, and that stays an error."""
+    answer = analyse("gradients", Subject(objective=objective_of(Headed(detached=False))))
+    assert answer.result.unused == ["other"]
+    assert not [f for f in answer.findings if f.severity == "error"]
+    assert any("does not depend on 'other'" in note for note in answer.notes)
+    answer = analyse("gradients", Subject(objective=objective_of(Headed(detached=True))))
+    assert not answer.result.unused
+    assert [f.rule for f in answer.findings if f.severity == "error"] == ["gradients.zero-gradient"]
+
+
+def test_a_gradient_check_ends_when_it_is_asked_to() -> None:
+    """What was compared by then is shown, and the answer says that it is a part."""
+    subject = Subject(objective=objective_of(Mapped()))
+    answer = analyse("backprop", subject, Journal(interrupted=lambda: True))
+    assert not answer.complete
+    assert len(answer.result.slopes) == 1
+    assert any("1 of 4 gradients" in note for note in answer.notes)
