@@ -50,9 +50,9 @@ USAGE: dict[str, Usage] = {
     "lr": Usage(
         (
             ("curvcli lr model.toml", "a learning rate for SGD, tried in short runs"),
-            ("curvcli lr model.toml --optimizer-kind adam", "for Adam"),
+            ("curvcli lr model.toml --optimizer adam", "for Adam"),
         ),
-        ("optimizer_kind", "steps", "timeout"),
+        ("optimizer", "steps", "timeout"),
     ),
     "taylor": Usage(
         (

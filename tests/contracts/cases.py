@@ -84,7 +84,7 @@ def _more() -> dict[str, tuple[str, ...]]:
         "taylor-to": ("taylor", mlp, *_FEW, "--to", "far.safetensors", "--max-matvecs", "60"),
         "step-linear": ("step", linear, "--dtype", "float64"),
         "step-mlp": ("step", mlp, *_FEW, "--max-matvecs", "40", "--pairs", "3"),
-        "lr-linear": ("lr", linear, "--dtype", "float64", "--optimizer-kind", "momentum", "--steps", "10"),
+        "lr-linear": ("lr", linear, "--dtype", "float64", "--optimizer", "momentum", "--steps", "10"),
         "gradients-rate": ("gradients", mlp, "--learning-rate", "0.1", "--worst", "2"),
         "gradients-reinit": ("gradients", mlp, *_FEW, "--reinit", "kaiming,xavier", "--seeds", "2"),
         "jacobian-mlp": ("jacobian", mlp, *_FEW),

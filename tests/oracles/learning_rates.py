@@ -140,7 +140,7 @@ def answer(case: Case) -> LrResult:
     """What `lr` says."""
     batch = Batch(((case.x,), {}, case.y), len(case.x))
     objective = make_objective(copy.deepcopy(case.model), [batch], loss_terms(case.loss, {}))
-    result = analyse("lr", Subject(objective=objective), optimizer_kind=case.kind).result
+    result = analyse("lr", Subject(objective=objective), optimizer=case.kind).result
     assert isinstance(result, LrResult)
     return result
 

@@ -27,7 +27,7 @@ def stepped(truth: Truth, tally: Tally) -> None:
 def learning_rates(truth: Truth, tally: Tally) -> None:
     """2/λ of gradient descent, after three products."""
     options = {"steps": 4, "refine": 0, "confirm": 0, "max_trials": 2, "max_matvecs": 3}
-    bound = truth.ask("lr", optimizer_kind="sgd", **options).result.bound
+    bound = truth.ask("lr", optimizer="sgd", **options).result.bound
     top = float(truth.values_N[0])
     if bound.interval is None or top <= truth.error:
         return

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from curvcli.analyses.lr.headline import headline
-from curvcli.analyses.lr.result import Kind, LrResult
+from curvcli.analyses.lr.result import LrResult
 from curvcli.analyses.lr.view import view
 from curvcli.analyses.shared.question import Question
 
@@ -18,11 +18,9 @@ class LrOptions(Struct, frozen=True, kw_only=True):
     checkpoint holds an optimizer's state, the runs go on from it.
     """
 
-    optimizer_kind: Annotated[
-        Kind | None, "The optimizer.  [default: that of the checkpoint's state, else sgd]"
-    ] = None
     optimizer: Annotated[
-        str | None, "File with the optimizer's state.  [default: the checkpoint]"
+        str | None,
+        "sgd, momentum, adam or adamw; or a file with its state.  [default: the checkpoint's state, else sgd]",
     ] = None
     momentum: Annotated[
         Annotated[float, Meta(ge=0, lt=1)] | None,

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from curvcli.analyses.lr.command import LrOptions
 from curvcli.analyses.lr.result import Kind
 from curvcli.analyses.shared.subject import Subject
-from curvcli.errors import CheckpointError, UsageError, some
+from curvcli.errors import CheckpointError, UsageError, did_you_mean, some
 from curvcli.loading.checkpoints.order import Gradient
 from curvcli.loading.checkpoints.training import (
     Optimizer as Saved,
@@ -27,6 +27,7 @@ from curvcli.loading.checkpoints.training import (
 )
 from curvcli.objective.objective import Objective
 
+_KINDS: dict[str, Kind] = {k: k for k in ("sgd", "momentum", "adam", "adamw")}
 _BETA = 0.9
 _SECOND = 0.999
 _EPS = 1e-8
@@ -107,17 +108,24 @@ def setup(subject: Subject, options: LrOptions) -> Setup:
     """What the options and the checkpoint say.
 
     Raises:
-        UsageError: a kind was asked for that the named state is not of; or there is no state in the file.
+        UsageError: there is no such optimizer or file, or no state in it, or one of another kind than these.
     """
-    path = options.optimizer or subject.spec.checkpoint
+    asked = _KINDS.get(options.optimizer or "")
+    file = None if asked else options.optimizer
+    if file is not None and not Path(file).exists():
+        raise UsageError(
+            f"--optimizer is {file!r}, which is no optimizer and no file.{did_you_mean(file, _KINDS)}",
+            f"name a file with optimizer.state_dict(), or {', '.join(_KINDS)}",
+        )
+    path = file or subject.spec.checkpoint
     training = read_training(Path(path), subject.spec.unsafe_pickle) if path else None
     saved = training.optimizer if training else None
-    if options.optimizer is not None and saved is None:
+    if file is not None and saved is None:
         raise UsageError(
-            f"{options.optimizer!r} holds no state of an optimizer",
+            f"{file!r} holds no state of an optimizer",
             "pass a file with optimizer.state_dict(), or leave --optimizer out",
         )
-    kind = _kind(options.optimizer_kind, saved, options.optimizer is not None)
+    kind = asked or _kind_of(saved)
     own = saved if saved is not None and saved.kind == kind else None
     settings = _settings(kind, own, options.momentum)
     states: Mapping[str, Mapping[str, Any]] = {}
@@ -160,24 +168,15 @@ def _shares(saved: Saved, path: Path, subject: Subject) -> dict[str, float]:
     return shares
 
 
-def _kind(asked: Kind | None, saved: Saved | None, named: bool) -> Kind:
-    known: dict[str, Kind] = {k: k for k in ("sgd", "momentum", "adam", "adamw")}
-    if asked is None:
-        if saved is None:
-            return "sgd"
-        if saved.kind not in known:
-            raise UsageError(
-                f"the optimizer's state is that of {saved.kind}, which lr does not train with",
-                "name another by --optimizer-kind: sgd, momentum, adam or adamw",
-            )
-        return known[saved.kind]
-    alike = {frozenset(("adam", "adamw"))}
-    if named and saved is not None and saved.kind != asked and {saved.kind, asked} not in alike:
+def _kind_of(saved: Saved | None) -> Kind:
+    if saved is None:
+        return "sgd"
+    if saved.kind not in _KINDS:
         raise UsageError(
-            f"--optimizer-kind is {asked}, but the state is that of {saved.kind}",
-            "leave one of them out",
+            f"the optimizer's state is that of {saved.kind}, which lr does not train with",
+            f"name another by --optimizer: {', '.join(_KINDS)}",
         )
-    return asked
+    return _KINDS[saved.kind]
 
 
 def _settings(kind: Kind, saved: Saved | None, momentum: float | None) -> dict[str, Any]:

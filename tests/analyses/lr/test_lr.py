@@ -37,7 +37,7 @@ def test_on_a_quadratic_the_answer_is_the_bound(
     x, y = regression()
     largest = float(torch.linalg.eigvalsh(2 / 40 * x.T @ x)[-1])
     result = lr_of(
-        make_objective(nn.Linear(4, 1, bias=False).double(), x, y, "mse"), optimizer_kind=kind
+        make_objective(nn.Linear(4, 1, bias=False).double(), x, y, "mse"), optimizer=kind
     )
     assert result.bound.rate == pytest.approx(limit / largest, rel=1e-2)
     assert result.highest is not None
@@ -61,7 +61,7 @@ def test_the_weights_come_back_to_the_bit(make_objective: MakeObjective) -> None
     x, y = torch.randn(32, 64), torch.randint(0, 10, (32,))
     before = [(p.data_ptr(), p.detach().clone()) for p in model.parameters()]
     for kind in ("sgd", "momentum", "adam", "adamw"):
-        lr_of(make_objective(model, x, y), optimizer_kind=kind, steps=4, refine=1, confirm=1)
+        lr_of(make_objective(model, x, y), optimizer=kind, steps=4, refine=1, confirm=1)
     for (place, values), p in zip(before, model.parameters(), strict=True):
         assert p.data_ptr() == place
         assert torch.equal(p, values)
@@ -75,7 +75,7 @@ def test_units_that_die_end_the_range(make_objective: MakeObjective) -> None:
         nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)
     )
     x, y = 4 + torch.rand(64, 8), torch.randint(0, 4, (64,))
-    result = lr_of(make_objective(model, x, y), optimizer_kind="adam")
+    result = lr_of(make_objective(model, x, y), optimizer="adam")
     assert result.ends_by in ("dies", "diverges")
     failing = [t for t in result.trials if t.verdict == "dies"]
     assert failing
@@ -200,4 +200,13 @@ def test_a_file_without_a_state_is_refused(tmp_path: Path, make_objective: MakeO
         lr_of(
             make_objective(fresh_mlp(), torch.randn(8, 64), torch.randint(0, 10, (8,))),
             optimizer=str(tmp_path / "weights.pt"),
+        )
+
+
+def test_an_optimizer_that_does_not_exist(make_objective: MakeObjective) -> None:
+    """Neither one of the four nor a file: the nearest is named."""
+    with pytest.raises(UsageError, match=r"no optimizer and no file\. Did you mean 'adamw'"):
+        lr_of(
+            make_objective(fresh_mlp(), torch.randn(8, 64), torch.randint(0, 10, (8,))),
+            optimizer="adamww",
         )
