@@ -19,6 +19,13 @@ def headline(answer: Answer[BackpropResult]) -> Headline:
         return judged(answer, text, "attention" if result.passed else "bad")
     if not result.passed:
         return judged(answer, "The backward pass is wrong: see the findings.", "bad")
+    if not answer.complete:
+        are = (
+            "tensor that was looked at is"
+            if tensors == 1
+            else f"{tensors} tensors that were looked at are"
+        )
+        return judged(answer, f"No wrong gradient so far: the {are} right.", "attention")
     return judged(
         answer,
         f"The backward pass is right: the gradients of all {tensors} tensors are those of the loss.",

@@ -21,7 +21,8 @@ def headline(answer: Answer[ReportResult]) -> Headline:
     if good == len(told):
         sentence = f"All {good} answers are good." if good > 1 else worst.sentence
     else:
-        sentence = f"{good} of {len(told)} answers are good. Look first at {_named(part)}: {worst.sentence}"
+        count = f"{good} of {len(told)} answers {'is' if good == 1 else 'are'} good"
+        sentence = f"{count}. Look first at {_named(part)}: {worst.sentence}"
     if not answer.complete and PART not in sentence:
         sentence = f"{sentence} {PART}"
     return Headline(level, sentence)

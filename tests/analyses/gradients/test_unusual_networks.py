@@ -141,3 +141,5 @@ def test_a_gradient_check_ends_when_it_is_asked_to() -> None:
     assert not answer.complete
     assert len(answer.result.slopes) == 1
     assert any("1 of 4 gradients" in note for note in answer.notes)
+    assert answer.headline is not None
+    assert answer.headline.sentence.startswith("No wrong gradient so far: the tensor")
