@@ -28,6 +28,7 @@ ELSEWHERE = {
 SAYS = {
     "curvcli init model.pt": ["model.toml is written", "accuracy 99.6%"],
     "curvcli gradients model.toml": ["Healthy: gradients reach all"],
+    "curvcli gradients run.toml": ["Healthy: gradients reach all"],
     "curvcli gradients weights.safetensors": ["Healthy: gradients reach all"],
     "curvcli gradients gpt2/": ["Gradients reach all", "lm_head"],
     "curvcli hessian model.toml --data": ["Sharpest curvature", "every eigenvalue is in"],

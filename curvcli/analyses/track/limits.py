@@ -12,7 +12,7 @@ from torch import Tensor
 from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.track.command import TrackOptions
-from curvcli.analyses.track.result import TrackedValue
+from curvcli.analyses.track.result import Edge, TrackedValue
 from curvcli.errors import CurvError, some
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
@@ -29,6 +29,8 @@ ADAPTIVE = ("adam", "adamw")
 _SETTLED = 10
 # So many parts of the data, or a few more, are compared where there are fewer batches.
 _GROUPS = 8
+# "At" the edge of stability: λ_max within this of 2/lr (the range that training monitors use).
+_EDGE = 0.3
 # A share of the largest √v̂ at which gradients are rounding: a hundred times the last place of float32.
 _SILENT = 1e-5
 
@@ -220,3 +222,15 @@ def _without_silent(journal: Journal, diagonal: dict[str, Tensor]) -> dict[str, 
             f"without a gradient in training, and left out of the preconditioned sharpness: {some(silent, 3)}"
         )
     return {n: torch.full_like(d, math.inf) if n in silent else d for n, d in diagonal.items()}
+
+
+def edge_of(low: float, high: float, limit: float | None) -> Edge | None:
+    """Where λ, which lies between two numbers, is beside the limit."""
+    if limit is None:
+        return None
+    below, above = ((1 + sign * _EDGE) * limit for sign in (-1, 1))
+    if low > above:
+        return "above"
+    if high < below:
+        return "below"
+    return "at" if below <= low and high <= above else "undecided"

@@ -28,7 +28,7 @@ from curvcli.analyses.track.findings import (
     SUSPICIOUS,
 )
 from curvcli.analyses.track.health import health_of
-from curvcli.analyses.track.limits import Known, Whole, held, limit_of, momentum_of
+from curvcli.analyses.track.limits import Known, Whole, edge_of, held, limit_of, momentum_of
 from curvcli.analyses.track.order import ordered
 from curvcli.analyses.track.result import (
     Edge,
@@ -47,8 +47,6 @@ from curvcli.linalg.stochastic.probes import deflated_trace
 from curvcli.objective.movement import moved, weights_of
 from curvcli.operators.curvature.hessian import Hessian
 
-# "At" the edge of stability: λ_max within this of 2/lr (the range that training monitors use).
-_EDGE = 0.3
 _GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -307,7 +305,7 @@ def _beside_limit(
     journal.gather(part, member.name)
     if found is None or limit is None:
         return _Beside(rate, limit, None, None, None, None)
-    edge = _edge(found.low, found.high, limit)
+    edge = edge_of(found.low, found.high, limit)
     if not found.settled:
         edge = "undecided"
     return _Beside(
@@ -324,18 +322,6 @@ def _guess(vectors_KN: Tensor) -> Tensor:
     """What the next checkpoint starts from: both extreme eigenvectors."""
     guess_N: Tensor = vectors_KN.sum(0)
     return guess_N
-
-
-def _edge(low: float, high: float, limit: float | None) -> Edge | None:
-    """Where λ, which lies between two numbers, is beside the limit."""
-    if limit is None:
-        return None
-    below, above = ((1 + sign * _EDGE) * limit for sign in (-1, 1))
-    if low > above:
-        return "above"
-    if high < below:
-        return "below"
-    return "at" if below <= low and high <= above else "undecided"
 
 
 def _findings(journal: Journal, result: TrackResult) -> None:
