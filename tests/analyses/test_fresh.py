@@ -102,10 +102,12 @@ def test_differences_that_bend_accuse_nobody(make_objective: MakeObjective) -> N
             self.token, self.norm, self.head = (
                 nn.Parameter(torch.zeros(8)), partial(F.layer_norm, normalized_shape=(8,), eps=1e-12), nn.Linear(8, 2),
             )  # fmt: skip
+            self.memory = torch.zeros(0)
 
         def forward(self, x: Tensor) -> Any:
-            h = self.norm(self.token.float() + 0 * x.float().sum(-1, keepdim=True))
-            return self.head(h.to(self.head.weight))
+            # What is written into a tensor of float32 is not lifted to float64 with the rest.
+            kept = self.memory.new_zeros(len(x), 8).copy_(self.token + 0 * x.sum(-1, keepdim=True))
+            return self.head(self.norm(kept).to(self.head.weight))
 
     model = Zeros()
     objective = make_objective(model, torch.randn(6, 3), torch.zeros(6, dtype=torch.long))

@@ -51,6 +51,9 @@ def test_typical_values_are_those_that_are_measured() -> None:
     found = TYPICAL.measured("linear_regression", ("hessian", "taylor"))
     assert len(found) > 5
     for path, (value, low, high, _) in found.items():
+        # A bound, and a difference that is rounding, are no estimates: other ones on other machines hold as well.
+        if ".reach." in path or path.endswith("hvp_check"):
+            continue
         before, bottom, top, _ = written[path]
         if isinstance(value, float) and None not in (low, high, bottom, top):
             assert low <= top, path
