@@ -73,7 +73,7 @@ class FitInfo(Struct, frozen=True):
     def why(self) -> str:
         """What a network that is no better than a constant has done."""
         if (self.loss or 0.0) > WRONG * (self.chance or 0.0) > 0:
-            return "it is sure of wrong answers"
+            return "the network has not learned, or is sure of wrong answers"
         return "the network has not learned, or has died"
 
 

@@ -121,12 +121,13 @@ class SanityInfo(Struct, frozen=True, kw_only=True):
 
     @property
     def wrong(self) -> bool:
-        """Whether the answers are sure and wrong: a loss far above that of a constant, and few right answers."""
-        return (
-            self.at_chance
-            and not self.constant
-            and (self.loss or 0.0) > WRONG * (self.chance or math.inf)
-        )
+        """Whether the answers are sure and wrong: a loss far above those of constants, and few right answers.
+
+        A fresh network of many classes has a loss of ln C, which may be far above that of the few classes in a batch.
+        """
+        if self.uniform is None or not self.chance or not self.at_chance or self.constant:
+            return False
+        return (self.loss or 0.0) > WRONG * max(self.chance, self.uniform)
 
     @property
     def fit(self) -> FitInfo:

@@ -267,3 +267,23 @@ def test_one_loss_is_shown_in_a_coarse_type(make_objective: MakeObjective) -> No
     result = asked(objective).result
     assert result.sanity is not None
     assert result.loss == objective.loss == result.sanity.loss
+
+
+def test_a_fresh_language_model_is_not_sure_of_anything(make_objective: MakeObjective) -> None:
+    """Its loss is ln C, far above that of the few tokens in a batch; the same outputs times twenty are sure."""
+
+    class Tokens(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.scale = scale
+            self.embedding, self.head = nn.Embedding(2000, 16), nn.Linear(16, 2000)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.embedding(x)) * self.scale
+            return out
+
+    x, y = torch.arange(64) % 9, (torch.arange(64) + 3) % 7
+    for scale, sure in ((1.0, False), (20.0, True)):
+        answer = analyse("gradients", Subject(objective=make_objective(Tokens(scale), x, y)))
+        assert any(f.rule == "gradients.sure-and-wrong" for f in answer.findings) is sure
