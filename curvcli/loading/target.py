@@ -233,6 +233,7 @@ class Target:
             readers=readers_of(self.spec, self.directory, self.notes, self._takes_grey),
             memory=self.spec.memory_bytes,
             stop=self.stop,
+            opaque=self.spec.objective is not None,
         )
         if self.stop() is not None:
             self.notes.append(

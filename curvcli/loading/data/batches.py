@@ -15,7 +15,7 @@ from torch import Tensor
 from curvcli.errors import DataError, did_you_mean, some
 from curvcli.loading.checkpoints.checkpoint import check_plain
 from curvcli.loading.data.arrays import read_file
-from curvcli.loading.data.counts import lengths
+from curvcli.loading.data.counts import is_samples, lengths
 from curvcli.loading.data.pairs import TARGET_NAMES
 from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
@@ -51,6 +51,7 @@ def read_batches(
     readers: "Readers | None" = None,
     memory: int | None = None,
     stop: Callable[[], object] = lambda: None,
+    opaque: bool = False,
 ) -> list[Any]:
     """The raw batches: containers of tensors on the CPU, or whatever objects an iterable yields.
 
@@ -65,14 +66,15 @@ def read_batches(
         readers: of the kinds of data that the model has a say in.
         memory: bytes that the process may use in all.
         stop: asked after each batch; a reason ends the reading.
+        opaque: the batches are for an ``--objective``, which knows what (tensor, number) is.
 
     Raises:
         DataError: the source is missing, damaged, empty, or its tensors do not fit each other.
     """
     if isinstance(source, str):
-        raw = _raw(source, batch_size, unsafe_pickle, readers)
+        raw = _raw(source, batch_size, unsafe_pickle, readers, opaque)
     else:
-        raw, source = _iterate(source, "the data", batch_size), "the data"
+        raw, source = _iterate(source, "the data", batch_size, opaque), "the data"
     batches: list[Any] = []
     try:
         for batch in itertools.islice(raw, max_batches):
@@ -92,11 +94,15 @@ def read_batches(
 
 
 def _raw(
-    source: str, batch_size: int | None, unsafe_pickle: bool, readers: "Readers | None"
+    source: str,
+    batch_size: int | None,
+    unsafe_pickle: bool,
+    readers: "Readers | None",
+    opaque: bool,
 ) -> Iterator[Any]:
     """The batches as they come."""
     if is_reference(source):
-        yield from _iterate(resolve(source, "--data", DataError), source, batch_size)
+        yield from _iterate(resolve(source, "--data", DataError), source, batch_size, opaque)
     elif readers is not None and is_text(source):
         yield from readers.text(Path(source))
     elif readers is not None and Path(source).is_dir():
@@ -305,7 +311,7 @@ def _cut(tensors: Any, batch_size: int | None, source: str) -> Iterator[Any]:
         yield piece.data
 
 
-def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
+def _iterate(found: Any, source: str, batch_size: int | None, opaque: bool) -> Iterator[Any]:
     if callable(found) and not isinstance(found, Tensor) and not hasattr(found, "__iter__"):
         try:
             found = found()
@@ -324,7 +330,7 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
     mapped_style = isinstance(found, torch.utils.data.Dataset) and not isinstance(
         found, torch.utils.data.IterableDataset
     )
-    if mapped_style or _is_samples(found):
+    if mapped_style or (not opaque and is_samples(found)):
         found = torch.utils.data.DataLoader(found, batch_size=batch_size or 256)
     if not isinstance(found, Iterable) and not hasattr(found, "__getitem__"):
         raise DataError(
@@ -334,18 +340,6 @@ def _iterate(found: Any, source: str, batch_size: int | None) -> Iterator[Any]:
     if batch_size is not None and not isinstance(found, torch.utils.data.DataLoader):
         found = _resize(found, batch_size)
     yield from found
-
-
-def _is_samples(found: Any) -> bool:
-    """Whether it is a list of samples (tensor, plain number), as a data set is, and not of batches.
-
-    >>> _is_samples([(torch.ones(3), 1), (torch.ones(3), 0)]), _is_samples([torch.ones(2, 3)])
-    (True, False)
-    """
-    return isinstance(found, list) and all(
-        isinstance(sample, tuple) and len(sample) > 1 and isinstance(sample[-1], int | float)
-        for sample in found
-    )
 
 
 def _resize(found: Iterable[Any], batch_size: int) -> Iterator[Any]:

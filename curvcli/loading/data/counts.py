@@ -68,3 +68,16 @@ def lengths(tensors: Any) -> str:
         for name, value in named
         for t in tensors_in(value)
     )
+
+
+def is_samples(found: Any) -> bool:
+    """Whether it is a list of samples (tensor, plain number), as a data set is, and not of batches.
+
+    >>> import torch
+    >>> is_samples([(torch.ones(3), 1), (torch.ones(3), 0)]), is_samples([torch.ones(2, 3)])
+    (True, False)
+    """
+    return isinstance(found, list) and all(
+        isinstance(sample, tuple) and len(sample) > 1 and isinstance(sample[-1], int | float)
+        for sample in found
+    )

@@ -102,6 +102,25 @@ def test_one_target_cannot_be_compared() -> None:
         curvcli.analyse("compare", subject)
 
 
+def test_an_objective_gets_its_batches_as_they_are() -> None:
+    """(tensor, number) may be anything there: a count, a weight, a time."""
+    with Path("usual.py").open("a") as script:
+        script.write("""
+
+weighted = [(x[:4], 2), (x[4:], 5)]
+
+
+def objective(model, batch):
+    rows, weight = batch
+    assert rows.dim() == 2
+    return weight * model(rows).square().sum(), len(rows)
+""")
+    subject = curvcli.load(
+        model="usual.py:net", data="usual.py:weighted", objective="usual.py:objective"
+    )
+    assert curvcli.analyse("hessian", subject, top=1, bottom=0).result.top
+
+
 def test_settings_that_do_not_exist() -> None:
     with pytest.raises(UsageError, match=r"there is no setting .los.\. Did you mean .loss."):
         curvcli.load(model="usual.py:net", los="mse")
