@@ -44,3 +44,21 @@ def test_freed_blocks_count_as_free(device: torch.device) -> None:
     del held
     assert torch.cuda.memory_reserved() >= 1 << 28
     assert free_memory(device) == pytest.approx(before, rel=0.01)
+
+
+def test_recorded_products_are_those_that_are_computed(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``CURVCLI_CUDA_GRAPHS=1`` changes no product beyond rounding, and is not dropped with a note."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 10))
+    x, y = torch.randn(512, 64, device=device), (torch.arange(512) % 10).to(device)
+    batch = Batch(((x,), {}, y), len(x))
+    objective = make_objective(model.to(device), [batch], loss_terms("cross_entropy", {}))
+    computed = Hessian(objective, strategy="keep")
+    monkeypatch.setenv("CURVCLI_CUDA_GRAPHS", "1")
+    recorded = Hessian(objective, strategy="keep")
+    for _ in range(6):
+        v_N = torch.randn(computed.n, device=device)
+        torch.testing.assert_close(recorded.matvec(v_N), computed.matvec(v_N))
+    assert not [note for note in objective.notes if "not recorded" in note]

@@ -4,6 +4,8 @@
 """
 
 import copy
+import multiprocessing
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,6 +19,8 @@ from tests.oracles.moves import learning_rates, stepped
 from tests.oracles.populations import compared, gradients
 from tests.oracles.tally import Tally, Truth, half_width
 
+# Parts that the processes take one by one: some networks take much longer than others.
+_PARTS = 20
 # Options with which random vectors are drawn even for the small matrices here.
 _FEW = {"deflate": 2, "steps": 8, "probes": 8, "max_matvecs": 68}
 _FEW_PROBES = {"steps": 12, "probes": 5, "max_probes": 5, "outliers": 3}
@@ -197,12 +201,20 @@ QUESTIONS: dict[str, Callable[[Truth, Tally], None]] = {
 
 
 def _main() -> None:
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    found = tally(range(int(sys.argv[1])), sys.argv[2:])
+    count, kinds = int(sys.argv[1]), sys.argv[2:]
+    workers = os.cpu_count() or 1
+    # Every worker starts anew: a forked torch may hang in its thread pool.
+    with multiprocessing.get_context("spawn").Pool(workers, _quiet) as pool:
+        parts = [(range(first, count, _PARTS), kinds) for first in range(_PARTS)]
+        found = sum(pool.starmap(tally, parts, chunksize=1), Tally())
     print(found.table())
     for kind, names in found.which.items():
-        print(f"{kind}: {'; '.join(names[:5])}", file=sys.stderr)
+        print(f"{kind}: {'; '.join(names)}", file=sys.stderr)
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,13 @@ class Tally:
             self.missed[kind] += 1
             self.which.setdefault(kind, []).append(name)
 
+    def __add__(self, other: "Tally") -> "Tally":
+        which = {
+            kind: self.which.get(kind, []) + other.which.get(kind, [])
+            for kind in [*self.which, *other.which]
+        }
+        return Tally(self.tried + other.tried, self.missed + other.missed, which)
+
     def table(self) -> str:
         """Misses with Clopper and Pearson's interval of 95 %, as Markdown."""
         rows = ["| what | missed | tried | share, 95 % |", "|---|---|---|---|"]

@@ -16,6 +16,7 @@ from curvcli.linalg.ranks import Ranks
 from curvcli.machine.memory import retried, room
 from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan
+from curvcli.machine.replay import Replay, recorder
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.finite import check_finite
@@ -75,6 +76,7 @@ class Curvature(ABC, Generic[G]):
         self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
         self.finite_differences = strategy == "finite-difference"
         self._graphs: list[G | None] | None = None
+        self._replay = Replay(recorder(self.device), objective.notes.append)
         self._multiplied = False
         self._memory = memory
         if like is not None:
@@ -213,7 +215,8 @@ class Curvature(ABC, Generic[G]):
         if self._graphs is None:
             objective = self.objective
             parts = [objective.mine(batch, i) for i, batch in enumerate(objective.batches)]
-            self._graphs = [None if part is None else self._graph(part) for part in parts]
+            with self._replay.building():
+                self._graphs = [None if part is None else self._graph(part) for part in parts]
         return self._graphs
 
     def within_memory(self, compute: Callable[[], R]) -> R:
@@ -228,6 +231,7 @@ class Curvature(ABC, Generic[G]):
 
     def release(self) -> None:
         """Drop the kept graph; the next product builds it again."""
+        self._replay.forget()
         self._graphs = None
 
     def _shared(self, own: Tensor) -> Tensor:
@@ -245,6 +249,10 @@ class Curvature(ABC, Generic[G]):
         if self.finite_differences:
             batches = self.objective.batches
             return torch.stack([self._difference_part(b, v_N[None])[0] for b in batches]).sum(0)
+        compute = self._product_on_graphs
+        return self._replay(compute, v_N) if self.plan.keep_graph else compute(v_N)
+
+    def _product_on_graphs(self, v_N: Tensor) -> Tensor:
         views, out_N = self.views(v_N), None
         for graph in self.graphs():
             product_N = self._multiply(graph, views, retain=self.plan.keep_graph)
@@ -338,7 +346,7 @@ class Curvature(ABC, Generic[G]):
 
     def _give_way(self) -> None:
         """After running out of memory: smaller pieces, if there are any."""
-        self._graphs = None
+        self.release()
         largest = self.ranks.largest_share(max(batch.size for batch in self.objective.batches))
         self.plan = self.plan.smaller(largest, self.objective.splittable)
         self.objective.notes.append(
