@@ -6,7 +6,8 @@ Each engine finds the ten eigenvalues of largest magnitude to 1e-3. Times are di
 same batch, measured before and after each run in the same process; engines take turns, medians and ranges are given.
 The error is the largest relative one against float64 and 1e-6 (ARPACK). Memory is the growth of the
 resident set over the loaded workload, in a process of its own for each engine that is not too slow for that. Writes
-``results.json`` and ``results.md`` beside this file; rows of other workloads of the same day and threads stay.
+``results.json`` and ``results.md`` beside this file; rows of other workloads, of the same torch and threads, stay with
+their date.
 """
 
 import argparse
@@ -94,7 +95,10 @@ def measure(name: str, repeats: int) -> list[dict[str, Any]]:
         ) in ENGINES.values():  # what is imported and compiled at the first call is not counted
             with contextlib.suppress(Exception):
                 run(workload, steps)
-    rows = {e: {"workload": workload.title, "engine": e, "times": []} for e in ENGINES}
+    today = datetime.date.today().isoformat()
+    rows: dict[str, dict[str, Any]] = {
+        e: {"workload": workload.title, "engine": e, "date": today, "times": []} for e in ENGINES
+    }
     for repeat in range(repeats):
         for engine, row in rows.items():
             if repeat and min(row["times"]) > _LONG:
@@ -154,22 +158,23 @@ def refresh_memory(results: dict[str, Any]) -> None:
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        f"{results['date']}, {results['machine']}, {results['threads']} threads, torch {results['torch']}; "
+        f"{results['machine']}, {results['threads']} threads, torch {results['torch']}; "
         "time in gradients: median, and lowest to highest where there are several.",
         "",
-        "| workload | engine | gradients | products | largest error | memory |",
-        "|:---|:---|---:|---:|---:|---:|",
+        "| workload | engine | gradients | products | largest error | memory | date |",
+        "|:---|:---|---:|---:|---:|---:|---:|",
     ]
     for row in results["rows"]:
         name = f"{row['workload']}, {row['parameters']:,} parameters"
         if not row["times"]:
-            lines.append(f"| {name} | {row['engine']} | failed: {row.get('failed')} | | | |")
+            lines.append(f"| {name} | {row['engine']} | failed: {row.get('failed')} | | | | {row['date']} |")
             continue
         times, peak = row["times"], row["peak_memory"]
         spread = f" ({min(times):.0f} to {max(times):.0f})" if len(times) > 1 else ""
         lines.append(
             f"| {name} | {row['engine']} | {statistics.median(times):.0f}{spread} | {row['products']} "
-            f"| {row['error']:.0e} | {f'{peak / 1e6:.0f} MB' if peak is not None else 'not measured'} |"
+            f"| {row['error']:.0e} | {f'{peak / 1e6:.0f} MB' if peak is not None else 'not measured'} "
+            f"| {row['date']} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -195,7 +200,6 @@ def main() -> None:
         print(json.dumps(measure(asked.workloads[0], asked.repeats)))
         return
     results = {
-        "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()} with {os.cpu_count()} cores",
         "threads": asked.threads,
         "torch": torch.__version__,
@@ -210,7 +214,7 @@ def main() -> None:
             file.write_text(json.dumps(before, indent=1) + "\n")
             (HERE / "results.md").write_text(table(before))
             return
-        if all(before[k] == results[k] for k in ("date", "threads", "torch")):
+        if all(before[k] == results[k] for k in ("threads", "torch")):
             titles = {WORKLOADS[n]().title for n in asked.workloads}
             results["rows"] = [r for r in before["rows"] if r["workload"] not in titles]
     for name in asked.workloads:

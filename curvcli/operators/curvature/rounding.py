@@ -36,7 +36,7 @@ _PROBABILITIES = ("cross_entropy", "token_cross_entropy", "nll", "bce_with_logit
 _ALL = 32
 # Samples at a time in float64, relative to those that fit in the operator's own precision: twice the bytes, and on a
 # CPU as much again, since its float64 convolutions unfold their input.
-_SHARE = 4
+_SHARE = 8
 
 
 class ProductError(NamedTuple):
