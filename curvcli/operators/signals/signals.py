@@ -68,6 +68,7 @@ class _Frame:
     name: str
     module: nn.Module
     signal: Signal | None
+    differentiated: bool
     inner_calls: int = 0
     outcome: ActivationCounts | None = None
     """Where the module's output, that of an activation function, is still to be counted."""
@@ -126,8 +127,8 @@ class Recorder(TorchFunctionMode):
             # A parametrised weight is computed by modules of its own, which are no layers.
             if "parametrizations" in name or isinstance(module, torch.jit.ScriptModule):
                 continue
-            handles.append(module.register_forward_pre_hook(outside_transforms(self._enter)))
-            leave = outside_transforms(self._leave)
+            enter, leave = outside_transforms(self._enter), outside_transforms(self._leave)
+            handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave, with_kwargs=True))
         try:
             yield
@@ -159,13 +160,11 @@ class Recorder(TorchFunctionMode):
     def _open(self, module: nn.Module) -> None:
         if self._frames:
             self._frames[-1].inner_calls += 1
-        name = self._names[id(module)]
-        signal = None
+        name, signal = self._names[id(module)], None
         if is_leaf(module):
-            if has_weights(module):
-                self._depth += 1
+            self._depth += has_weights(module)
             signal = self._signal(name, type(module).__name__, module, leaf=True)
-        self._frames.append(_Frame(name, module, signal))
+        self._frames.append(_Frame(name, module, signal, torch.is_grad_enabled()))
 
     def _leave(self, module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any) -> Any:
         # Nothing that is done here is an operation of the network.
@@ -304,10 +303,11 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _LOOKED_AT or transformed(unknown=False):
             return func(*args, **kwargs)
-        activation = FUNCTIONS.get(func) if self._frames else None
-        if activation is not None and args and isinstance(args[0], Tensor):
+        # The forward of an autograd.Function is one operation: no gradient passes what it calls.
+        inner = not self._frames or self._frames[-1].differentiated > torch.is_grad_enabled()
+        if func in FUNCTIONS and not inner and args and isinstance(args[0], Tensor):
             return self._activate(func, args, kwargs)
-        if not self._details or not self._frames:
+        if inner or not self._details:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self._attend(lambda: head_entropy(*args, **kwargs), fused=True)
@@ -320,8 +320,7 @@ class Recorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _activate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        activation = FUNCTIONS[func]
-        frame = self._frames[-1]
+        activation, frame = FUNCTIONS[func], self._frames[-1]
         signal = frame.signal
         inside = signal is not None
         if signal is None:

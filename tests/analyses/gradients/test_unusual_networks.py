@@ -55,6 +55,33 @@ class Midpoint(nn.Module):
         return out
 
 
+class Doubled(torch.autograd.Function):
+    """Calls an activation function in its forward, and has a backward of its own."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return 2 * F.relu(x)
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return 2 * g * (x > 0)
+
+
+class WithFunction(nn.Module):
+    """An operation of its own between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.relu(Doubled.apply(self.first(x))))
+        return out
+
+
 class Noisy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -143,3 +170,13 @@ def test_a_gradient_check_ends_when_it_is_asked_to() -> None:
     assert any("1 of 4 gradients" in note for note in answer.notes)
     assert answer.headline is not None
     assert answer.headline.sentence.startswith("No wrong gradient so far: the tensor")
+
+
+def test_what_an_operation_of_its_own_calls_is_no_layer() -> None:
+    """No gradient passes the functions inside of an autograd.Function; the one outside is seen."""
+    objective = make_objective(
+        WithFunction(), [Batch(((X,), {}, Y), len(X))], loss_terms("cross_entropy", {})
+    )
+    result = analyse("gradients", Subject(objective=objective)).result
+    assert [layer.name for layer in result.layers] == ["first", "relu()", "last"]
+    assert all(layer.activation_gradient_rms for layer in result.layers)
