@@ -16,6 +16,8 @@ def headline(answer: Answer[LandscapeResult]) -> Headline:
     along = " and ".join(dict.fromkeys(_called(a.name) for a in result.axes))
     parts: list[str] = []
     level: Level = "good"
+    if result.evaluations <= 1 and result.missing:
+        return judged(answer, f"The loss along {along} is not known yet.", "attention")
     if result.path:
         share = min(1.0, sum(result.variance_shares))
         parts.append(f"{share:.0%} of the variance of the series lies along {along}.")

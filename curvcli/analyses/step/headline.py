@@ -21,7 +21,11 @@ def headline(answer: Answer[StepResult]) -> Headline:
     """The best method and its gain."""
     result = answer.result
     if result.best is None:
-        return judged(answer, "No step of any method lowers the loss.", "attention")
+        tried = ", ".join(_NAMES.get(m.name, m.name) for m in result.methods)
+        sentence = "No step of any method lowers the loss."
+        if not answer.complete:
+            sentence = f"No step that was computed lowers the loss: {tried}."
+        return judged(answer, sentence if tried else "No step was computed.", "attention")
     change = next(m.true_change for m in result.methods if m.name == result.best)
     before, after = number(result.loss), number(result.loss + (change or 0.0))
     if before == after:

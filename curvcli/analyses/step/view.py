@@ -41,6 +41,8 @@ def view(result: StepResult) -> list[Block]:
         ],
         "predicted and true: change of the loss. to saddle: climbs along negative curvature.",
     )
+    if not result.methods:
+        return [facts, table]
     nothing = float("nan")
     changes = Bars(
         "Change of the loss by one step",

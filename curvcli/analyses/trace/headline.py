@@ -3,7 +3,7 @@
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.analyses.trace.result import Estimate, TraceResult
-from curvcli.report.data import Headline, Level
+from curvcli.report.data import Headline
 from curvcli.report.numbers import number
 
 # An estimate whose error is a larger share of it says hardly more than its sign.
@@ -14,8 +14,10 @@ def headline(answer: Answer[TraceResult]) -> Headline:
     """How much curvature there is, and how many directions share it."""
     result = answer.result
     share, trace = result.participation_ratio, result.trace
-    level: Level = "good" if trace.standard_error is not None else "attention"
-    if (trace.standard_error or 0.0) > _VAGUE * abs(trace.value):
+    if trace.standard_error is None:
+        told = "The curvature's sum is not known yet: what has been drawn so far tells no error"
+        return judged(answer, f"{told}. More --max-matvecs tell it.", "attention")
+    if trace.standard_error > _VAGUE * abs(trace.value):
         told = f"The curvature's sum is not known yet: {_within(trace)} (the trace). More --max-matvecs tell it"
         return judged(answer, f"{told}.", "attention")
     text = f"The curvature sums to {_within(trace)} (the trace); "
@@ -25,7 +27,7 @@ def headline(answer: Answer[TraceResult]) -> Headline:
         text += (
             f"upwards and downwards cancel, beside a Frobenius norm of {_within(result.frobenius)}."
         )
-    return judged(answer, text, level)
+    return judged(answer, text)
 
 
 def _within(estimate: Estimate) -> str:

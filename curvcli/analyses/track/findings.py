@@ -7,7 +7,7 @@ NOT_CONVERGED = Rule(
     "track.not-converged",
     "warning",
     "products against --max-matvecs",
-    remedy="raise --max-matvecs or --tol",
+    remedy="allow more --max-matvecs or --timeout, or a larger --tol",
 )
 SUSPICIOUS = Rule(
     "track.suspicious",
