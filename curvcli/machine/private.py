@@ -35,6 +35,12 @@ def will_run(node: Any) -> bool:
         return True
 
 
+def children(spec: Any) -> list[Any]:
+    """The parts of a `TreeSpec`, whose attribute became a method."""
+    found = spec.children() if hasattr(spec, "children") else spec.children_specs
+    return list(found)
+
+
 @contextmanager
 def quiet_batching() -> Iterator[None]:
     """No warnings, from threads that Python does not filter, about operations that are batched one by one."""

@@ -49,6 +49,15 @@ def test_each_fallback_gives_the_same_answer(
     assert found == [pytest.approx(s, rel=_RELATIVE) for s in sizes]
 
 
+def test_the_parts_of_a_tree_are_found_under_both_names() -> None:
+    """An attribute up to torch 2.8, a method later."""
+    spec: Any = torch.utils._pytree.tree_structure(((1, 2), {"y": 3}))
+    kinds = [part.type for part in private.children(spec)]
+    old: Any = type("Old", (), {"children_specs": private.children(spec)})()
+    assert kinds == [tuple, dict]
+    assert [part.type for part in private.children(old)] == kinds
+
+
 def test_a_transform_is_seen() -> None:
     assert not private.transformed()
     seen: list[bool] = []

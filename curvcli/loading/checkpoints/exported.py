@@ -14,6 +14,7 @@ from torch import nn
 from curvcli.errors import CheckpointError
 from curvcli.loading.checkpoints.program_check import check_program
 from curvcli.machine.memory import not_of_memory
+from curvcli.machine.private import children
 from curvcli.objective.network import CALLS_RECURRENT
 
 _RECURRENT = ("aten.lstm.", "aten.gru.", "aten.rnn_tanh.", "aten.rnn_relu.")
@@ -115,7 +116,7 @@ class Program(nn.Module):
         self.__dict__["_program"] = module
         self.__dict__["_exported"] = exported
         spec: Any = module.module_call_graph[0].signature.in_spec  # type: ignore[union-attr,index]
-        self.__dict__["_keywords"] = list(spec.children()[1].context or ())
+        self.__dict__["_keywords"] = list(children(spec)[1].context or ())
         graphs: list[Any] = [p.graph for p in module.modules() if hasattr(p, "graph")]
         targets = {str(node.target) for graph in graphs for node in graph.nodes}
         setattr(self, CALLS_RECURRENT, any(t.startswith(_RECURRENT) for t in targets))

@@ -37,7 +37,7 @@ def pullback(
     _check_shapes(outputs, [v.shape for v in vectors])
     with torch.enable_grad():
         end = _End.apply(_Sent(vectors), *outputs)
-    return torch.autograd.grad(
+    found = torch.autograd.grad(
         end,
         inputs,
         retain_graph=retain_graph,
@@ -45,6 +45,8 @@ def pullback(
         allow_unused=True,
         materialize_grads=True,
     )
+    # A TorchScript program's own backward leaves a graph on what it returns, in torch 2.8 and earlier.
+    return found if create_graph else tuple(part.detach() for part in found)
 
 
 def pullbacks(

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib.util
 import io
 import json
 import pickle
@@ -246,10 +247,13 @@ def test_pickles_inside_a_program_do_not_run(entry: str, program: Path, tmp_path
         with zipfile.ZipFile(bad, "a") as archive:
             root = archive.namelist()[0].partition("/")[0]
             archive.writestr(f"{root}/data/constants/opaque_obj_0", pickle.dumps(Bomb(canary)))
-    with pytest.raises(CheckpointError):
+    # Torch 2.8 reads neither opaque objects nor weights one by one: what lies there is left alone.
+    new = importlib.util.find_spec("torch._library.opaque_object") is not None
+    read = new or entry not in ("opaque", "data/weights/weight_0")
+    with pytest.raises(CheckpointError) if read else contextlib.nullcontext():
         open_checkpoint(bad)
     assert not canary.exists()
-    if entry != "data/weights/weight_0":  # the attack is real: with the flag it succeeds
+    if read and entry != "data/weights/weight_0":  # the attack is real: with the flag it succeeds
         with contextlib.suppress(CheckpointError):
             open_checkpoint(bad, unsafe_pickle=True)
         assert canary.exists()
