@@ -1,6 +1,7 @@
 """Small training loops, and all that a measurement must leave as it is."""
 
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,8 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
         [t.clone() for t in model.state_dict().values()],
         [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         [m.training for m in model.modules()],
-        [len(m._forward_hooks) for m in model.modules()],
+        [list(getattr(m, kind)) for m in model.modules() for kind in _HOOKS],
+        [list(getattr(nn.modules.module, f"_global{kind}")) for kind in _HOOKS],
         [p.requires_grad for p in model.parameters()],
         [
             v.clone() if isinstance(v, torch.Tensor) else v
@@ -42,7 +44,21 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
         torch.is_autocast_enabled("cpu"),
         torch.is_grad_enabled(),
         torch.get_float32_matmul_precision(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.cudnn.enabled,
+        torch.backends.mkldnn.enabled,
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        list(warnings.filters),
     ]
+
+
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
 
 
 def same(a: Any, b: Any) -> bool:
