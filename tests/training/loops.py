@@ -16,11 +16,19 @@ X, Y = (
 )
 
 
+class Draws(nn.Module):
+    """Draws numbers at every call, as layers that are skipped at random do, and computes nothing from them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        random.random(), np.random.rand(), torch.rand(1)
+        return x
+
+
 def network() -> nn.Module:
-    """Has dropout, running statistics and units that can die."""
+    """Has dropout, running statistics and units that can die, and draws random numbers of three kinds."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 3)
+        nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 3), Draws()
     )
 
 

@@ -42,14 +42,26 @@ def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], 
     )
 
     def after() -> None:
-        monitor.micro_batch(16)
         before = everything(model, optimizer)
+        monitor.micro_batch(16)
         monitor.step()
         assert same(before, everything(model, optimizer))
         assert all(m.problem is None for m in monitor.history)
         assert len(monitor.history) == monitor.steps // 3
 
     return after
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_measures_where_nothing_is_differentiated(mode: Callable[[], Any]) -> None:
+    """In a block of evaluation; gradients are off afterwards as before."""
+    monitor = Monitor(small(), "cross_entropy", data=(X50, Y50), every=1, budget=None)
+    with mode():
+        monitor.step()
+        assert not torch.is_grad_enabled()
+        assert torch.is_inference_mode_enabled() is (mode is torch.inference_mode)
+    assert monitor.history[0].problem is None
+    assert monitor.history[0].figures["hessian.top[0].value"] > 0
 
 
 @pytest.mark.parametrize("amp", [False, True])
@@ -67,6 +79,8 @@ def test_a_model_in_distributed_data_parallel_is_looked_into(tmp_path: Path) -> 
         assert same(
             train(None, wrap=DistributedDataParallel), train(watched, wrap=DistributedDataParallel)
         )
+        monitor = Monitor(DistributedDataParallel(network()), "cross_entropy", data=(X, Y))
+        assert "plasticity.weight_rank.0" in monitor.measure().figures  # not of module.0
     finally:
         distributed.destroy_process_group()
 
@@ -94,6 +108,10 @@ def test_hooks_of_others_do_not_see_the_probe_and_stay() -> None:
     """A recorder of activations has what the training has; pruning's own hook is a part of the network."""
     model, seen = small(), list[int]()
     prune.random_unstructured(model[0], "weight", 0.5)
+    with torch.no_grad():
+        model[0].get_parameter("weight_orig").mul_(
+            2
+        )  # pruning's hook computes the weight from it at the next call
     model[0].register_forward_hook(lambda *_: seen.append(1))
     monitor = Monitor(model, "cross_entropy", data=(X50, Y50), every=1, budget=None)
     monitor.step()
@@ -279,6 +297,25 @@ def test_it_stops_when_the_condition_certainly_holds() -> None:
         )  # fmt: skip
         assert monitor.step() is monitor.should_stop is stops
         assert monitor.history[0].holds == (("hessian.top[0].value > 2/lr",) if stops else ())
+
+
+def test_it_goes_on_where_a_residual_leaves_a_doubt() -> None:
+    """Thresholds within the residual of λ, and outside of it."""
+    options = {"hessian": {"tol": 0.5, "bottom": 0}}
+
+    def measured(stop_if: str | None) -> Monitor:
+        monitor = Monitor(
+            small(), "cross_entropy", data=(X50, Y50), every=1, budget=None, analyses=["hessian"],
+            options=options, stop_if=stop_if,
+        )  # fmt: skip
+        monitor.step()
+        return monitor
+
+    figures = measured(None).history[0].figures
+    value, residual = (figures[f"hessian.top[0].{name}"] for name in ("value", "residual"))
+    assert residual > 0.001 * value
+    for threshold, stops in ((value - residual / 2, False), (value - 2 * residual, True)):
+        assert measured(f"hessian.top[0].value > {threshold}").should_stop is stops
 
 
 def test_a_hook_of_the_optimizer_counts_the_steps() -> None:
