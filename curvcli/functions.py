@@ -7,7 +7,7 @@
 
 Every function takes the options of its command with underscores, and the settings of a target (``dtype``, ``device``,
 ``batch_size``, ``params``, ``weight_decay``, ``train_mode``, ``memory``, ``seed``, …). The model is copied: what it
-holds stays as it is.
+holds stays as it is. In notebooks a line below the cell says how far a longer run has come.
 """
 
 import itertools
@@ -20,9 +20,11 @@ import msgspec
 from curvcli.analyses.registry import get
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal
+from curvcli.analyses.shared.question import Question
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import CheckpointError, UsageError
 from curvcli.loading.spec import TargetSpec
+from curvcli.notebook import progress_line
 from curvcli.report.data import Finding, Headline
 
 if TYPE_CHECKING:
@@ -96,13 +98,21 @@ def spec_of(settings: dict[str, Any]) -> TargetSpec:
 
 def _ask(name: str, model: "nn.Module", loss: Any, data: Any, given: dict[str, Any]) -> Answer[Any]:
     """The answer; what is no option of the question is a setting of the target."""
-    journal = given.pop("journal", None) or Journal()
     question = get(name)
-    options = {o.name for o in question.fields()}
+    options = {o.name for o in question.fields()} | {"journal"}
     settings = {key: value for key, value in given.items() if key not in options}
     subject = inspect(model, loss, data, **settings)
     chosen = {key: value for key, value in given.items() if key in options}
-    return question.ask(subject, chosen, journal, f"curvcli.{name}")
+    return _told(question, subject, chosen, f"curvcli.{name}")
+
+
+def _told(question: Question, subject: Subject, chosen: dict[str, Any], where: str) -> Answer[Any]:
+    """The answer, with progress in notebooks unless there is a journal."""
+    journal = chosen.pop("journal", None)
+    if journal is not None:
+        return question.ask(subject, chosen, journal, where)
+    with progress_line() as progress:
+        return question.ask(subject, chosen, Journal(progress=progress), where)
 
 
 def hessian(
@@ -194,14 +204,13 @@ def check(
 ) -> "Answer[CheckResult]":
     """Whether rules over the figures of any question hold, ``rules=["hessian.top[0].value < 50"]``; the default ones
     without."""
-    journal = options.pop("journal", None) or Journal()
     question = get("check")
-    names = {o.name for o in question.fields()}
+    names = {o.name for o in question.fields()} | {"journal"}
     if isinstance(data, Iterator):  # every question reads the data again
         data = list(itertools.islice(data, options.get("max_batches")))
     subject = inspect(model, loss, data, **{k: v for k, v in options.items() if k not in names})
     chosen = {k: v for k, v in options.items() if k in names}
-    return question.ask(Subject(members=[subject]), chosen, journal, "curvcli.check")
+    return _told(question, Subject(members=[subject]), chosen, "curvcli.check")
 
 
 def read_answer(path: "str | Path") -> Answer[Any]:

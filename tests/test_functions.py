@@ -1,9 +1,11 @@
 """The questions as functions of live objects: the figures of files, a model that is left alone, answers that travel."""
 
 import copy
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,32 @@ def test_a_notebook_shows_verdict_and_tables() -> None:
     assert 'class="headline' in shown
     assert "<table" in shown
     assert "<script" not in shown
+
+
+def test_a_notebook_shows_how_far_a_run_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is drawn again in its place and empty at the end; none without a kernel, or with a journal."""
+    drawn = list[str]()
+
+    class Handle:
+        def update(self, told: dict[str, str], raw: bool) -> None:
+            drawn.append(told["text/plain"])
+
+    def display(told: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        drawn.append(told["text/plain"])
+        return Handle()
+
+    shell, now = SimpleNamespace(kernel=None), itertools.count()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr("curvcli.notebook.time", SimpleNamespace(monotonic=lambda: next(now)))
+    curvcli.hessian(small(), "cross_entropy", (X50, Y50), top=1)
+    assert any(text.startswith("products ") for text in drawn)
+    assert drawn[-1] == ""
+    drawn.clear()
+    curvcli.hessian(small(), "cross_entropy", (X50, Y50), top=1, journal=curvcli.Journal())
+    del shell.kernel
+    curvcli.hessian(small(), "cross_entropy", (X50, Y50), top=1)
+    assert not drawn
 
 
 def test_tables_for_pandas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ class LightningCallback(Callback):  # type: ignore[misc]
         """Read the probe."""
         optimizer = {"optimizer": trainer.optimizers[0]} if trainer.optimizers else {}
         self.monitor = Monitor(pl_module, self._loss, **{**optimizer, **self._options})
+        self.monitor.steps = trainer.global_step  # of a checkpoint that the run goes on from
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Count the optimizer steps since the batch before: none within an accumulation."""

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,7 +116,10 @@ class Monitor:
         self._loggers = [make_logger(g) if isinstance(g, str) else g for g in given]
         self._share = Share(parse_share(budget), clock)
         self._micro = MicroBatches()
+        self._compares: bool | None = None
+        self._failed: set[int] = set()
         self.steps = 0
+        """Made so far; a run that goes on from a checkpoint sets it to those of the checkpoint."""
         self.skipped = 0
         """Measurements that the budget had no time for."""
         self.should_stop = False
@@ -133,15 +137,21 @@ class Monitor:
             device = next(self._model.parameters()).device
             self.should_stop = agreed(self.should_stop, device)
         self._micro.clear()
+        self._compares = None
         return self.should_stop
 
     def micro_batch(self, samples: int) -> None:
         """After each backward pass of an accumulation: its gradient is compared with those of the others.
 
-        Costs nothing but in the accumulation before a measurement, where one copy of the gradient is kept for each.
+        Costs nothing but in the accumulation before a measurement that the budget has time for, where one copy of the
+        gradient is kept for each.
         """
-        if leads() and (self.steps + 1) % self.every == 0:
-            with undisturbed(), torch.no_grad():
+        if not leads() or (self.steps + 1) % self.every != 0:
+            return
+        if self._compares is None:  # of an accumulation all or none
+            self._compares = self._share.allows()
+        if self._compares:
+            with self._share.preparation(), undisturbed(), torch.no_grad():
                 self._micro.add(self._model.parameters(), samples)
 
     def attach(self, optimizer: optim.Optimizer) -> Any:
@@ -157,7 +167,13 @@ class Monitor:
 
     def measure(self) -> Measurement:
         """Measure now, whatever the budget says."""
-        self._share.begin()
+        with self._share.measurement() as seconds:
+            made = self._measured(seconds)
+            self.history.append(made)
+            self._tell(made)
+        return made
+
+    def _measured(self, seconds: Callable[[], float]) -> Measurement:
         rate = self._rate()
         envelopes: dict[str, Envelope[Any]] = {}
         answers: dict[str, Answer[Any]] = {}
@@ -177,17 +193,14 @@ class Monitor:
             known = explained(error)
             problem, holds = known.message if known else f"{type(error).__name__}: {error}", ()
         products = max((e.cost.matvecs for e in envelopes.values()), default=0)  # of one objective
-        made = Measurement(
-            self.steps, self._share.end(), rate, figures, answers, holds, problem, products
-        )
-        self.history.append(made)
-        self._tell(made)
-        return made
+        return Measurement(self.steps, seconds(), rate, figures, answers, holds, problem, products)
 
     def close(self) -> None:
         """Write what the loggers hold."""
         for logger in self._loggers:
-            logger.close()
+            trouble = self._logged(logger, logger.close)
+            if trouble is not None:
+                _warn(trouble, 3)
 
     @property
     def share(self) -> float:
@@ -226,13 +239,27 @@ class Monitor:
             _warn(f"step {made.step}: {warn.text}")
         if stop is not None and stop.text in made.holds:
             self.should_stop = True
-        with undisturbed():
-            for logger in self._loggers:
-                logger.log(made.step, made.figures)
+        for logger in self._loggers:
+            trouble = self._logged(logger, partial(logger.log, made.step, made.figures))
+            if trouble is not None:
+                _warn(trouble)
+
+    def _logged(self, logger: Logger, call: Callable[[], None]) -> str | None:
+        """A tracker that fails, as when its server is away, does not end the run; the first time it is told."""
+        try:
+            with undisturbed():
+                call()
+        except Exception as error:
+            if id(logger) not in self._failed:
+                self._failed.add(id(logger))
+                name = type(logger).__name__
+                return f"step {self.steps}: {name} took no figures: {type(error).__name__}: {error}"
+        return None
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, MonitorWarning, stacklevel=5)
+def _warn(text: str, level: int = 5) -> None:
+    """As from the line of the loop: of ``step()``, or ``level`` calls up."""
+    warnings.warn(text, MonitorWarning, stacklevel=level)
 
 
 def _row(made: Measurement) -> dict[str, Any]:

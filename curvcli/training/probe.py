@@ -1,6 +1,7 @@
 """The fixed batch that a training loop is watched on, and the questions asked of copies of its model."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,13 @@ from curvcli.loading.live import LiveTarget
 from curvcli.objective.network import copied
 from curvcli.report.data import Envelope
 from curvcli.training.plasticity import plasticity
-from curvcli.training.undisturbed import undisturbed, unwrapped, without_foreign_hooks
+from curvcli.training.undisturbed import (
+    generators_of,
+    undisturbed,
+    unwrapped,
+    without_foreign_hooks,
+    without_global_hooks,
+)
 
 # What a question is asked for in a loop, where it costs less than by default.
 _LEAN: dict[str, dict[str, Any]] = {
@@ -72,7 +79,9 @@ class Probe:
         if "device" not in settings and first is not None:
             spec = replace(spec, device=str(first.device))
         self._spec, self.options = spec, options
-        with undisturbed():  # a loader draws a seed when it is read
+        with undisturbed(
+            *generators_of(data)
+        ):  # a loader draws a seed and an order when it is read
             self._data = _Copy(self._model, data, loss, objective, spec, [])._raw_batches
         self._vector_N: torch.Tensor | None = None
         self._asked = 0
@@ -106,7 +115,7 @@ class Probe:
         Raises:
             CurvError: there is none.
         """
-        with undisturbed():
+        with undisturbed(), nullcontext() if self._hooks else without_global_hooks():
             target = _Copy(self._model, self._data, self._loss, self._objective, self._spec, [])
             target.hooks = self._hooks
             subject = Subject(target.spec, target=target, name=type(self._model).__name__)

@@ -1,6 +1,7 @@
 """How much of a program's time measurements may take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from curvcli.errors import UsageError
 
@@ -41,27 +42,35 @@ class Share:
     def __init__(self, limit: float | None, clock: Callable[[], float]) -> None:
         self.limit, self._clock = limit, clock
         self._began = clock()
-        self._started: float | None = None
         self.spent = 0.0
-        self.last = 0.0
+        self.last: float | None = None
+        """Time of the measurement before."""
 
     def allows(self) -> bool:
         """Whether another measurement fits."""
-        if self.limit is None or self.spent == 0.0:
+        if self.limit is None or self.last is None:
             return True
         elapsed = self._clock() - self._began
         return self.spent + self.last <= self.limit * (elapsed + self.last)
 
-    def begin(self) -> None:
-        """A measurement begins."""
-        self._started = self._clock()
+    @contextmanager
+    def measurement(self) -> Iterator[Callable[[], float]]:
+        """A measurement and all that is done with it; gives the seconds since it began."""
+        began = self._clock()
+        try:
+            yield lambda: self._clock() - began
+        finally:
+            self.last = self._clock() - began
+            self.spent += self.last
 
-    def end(self) -> float:
-        """It has ended; how long it took."""
-        assert self._started is not None
-        self.last = self._clock() - self._started
-        self.spent += self.last
-        return self.last
+    @contextmanager
+    def preparation(self) -> Iterator[None]:
+        """What is kept for a measurement to come."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self.spent += self._clock() - began
 
     @property
     def used(self) -> float:

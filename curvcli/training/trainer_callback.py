@@ -27,6 +27,7 @@ class TrainerCallback(_Callback):
         """Read the probe."""
         optimizer = {"optimizer": given["optimizer"]} if given.get("optimizer") else {}
         self.monitor = Monitor(given["model"], self._loss, **{**optimizer, **self._options})
+        self.monitor.steps = state.global_step  # of a checkpoint that the run goes on from
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An optimizer step has been made."""

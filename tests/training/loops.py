@@ -1,6 +1,7 @@
 """Small training loops, and all that a measurement must leave as it is."""
 
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,19 @@ X, Y = (
 )
 
 
+class Draws(nn.Module):
+    """Draws numbers at every call, as layers that are skipped at random do, and computes nothing from them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        random.random(), np.random.rand(), torch.rand(1)
+        return x
+
+
 def network() -> nn.Module:
-    """Has dropout, running statistics and units that can die."""
+    """Has dropout, running statistics and units that can die, and draws random numbers of three kinds."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 3)
+        nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 3), Draws()
     )
 
 
@@ -29,7 +38,8 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
         [t.clone() for t in model.state_dict().values()],
         [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         [m.training for m in model.modules()],
-        [len(m._forward_hooks) for m in model.modules()],
+        [list(getattr(m, kind)) for m in model.modules() for kind in _HOOKS],
+        [list(getattr(nn.modules.module, f"_global{kind}")) for kind in _HOOKS],
         [p.requires_grad for p in model.parameters()],
         [
             v.clone() if isinstance(v, torch.Tensor) else v
@@ -42,7 +52,21 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
         torch.is_autocast_enabled("cpu"),
         torch.is_grad_enabled(),
         torch.get_float32_matmul_precision(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.cudnn.enabled,
+        torch.backends.mkldnn.enabled,
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        list(warnings.filters),
     ]
+
+
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
 
 
 def same(a: Any, b: Any) -> bool:

@@ -92,6 +92,66 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(e["step"], e["hessian/top/0/value"]) for e in logs] == [(10, 2.5), (20, 3.0)]
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_run_of_wandb_that_is_open_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the training's figures and these, and is open afterwards."""
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = wandb.init(project="training", dir=str(tmp_path))
+    try:
+        run.log({"loss": 1.0})
+        fill("wandb:other")
+        run.log({"loss": 0.5})
+        assert wandb.run is run
+        assert run.summary["loss"] == 0.5
+        assert run.summary["hessian/top/0/value"] == 3.0
+    finally:
+        run.finish()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_run_of_mlflow_that_is_open_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the training's figures and these, and is open afterwards."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri(f"file://{tmp_path}")
+    mlflow.set_experiment("training")
+    with mlflow.start_run() as run:
+        fill("mlflow:other")
+        mlflow.log_metric("loss", 0.5, step=30)
+        assert mlflow.active_run().info.run_id == run.info.run_id
+    metrics = mlflow.MlflowClient().get_run(run.info.run_id).data.metrics
+    assert metrics == {"hessian/top/0/value": 3.0, "gradients/loss": 0.25, "loss": 0.5}
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_run_of_trackio_that_is_open_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training's own figures go to the same run before and after, at steps of its own."""
+    trackio = pytest.importorskip("trackio", reason="trackio is not installed")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    run = trackio.init(project="training", name="own")
+    trackio.log({"loss": 1.0})
+    fill("trackio:other")
+    trackio.log({"loss": 0.5})
+    trackio.finish()
+    assert SQLiteStorage.get_runs("training") == [run.name]
+    assert "other" not in SQLiteStorage.get_projects()
+    logs = SQLiteStorage.get_logs("training", run.name)
+    assert [(e["step"], e.get("loss"), e.get("curvcli/step")) for e in logs] == [
+        (0, 1.0, None), (1, None, 10), (2, None, 20), (3, 0.5, None),
+    ]  # fmt: skip
+
+
 def test_an_unknown_tracker_is_told() -> None:
     """With those that are known."""
     with pytest.raises(UsageError, match="Did you mean 'wandb'"):

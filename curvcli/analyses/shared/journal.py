@@ -199,3 +199,25 @@ class Journal:
     def answer(self, result: R, *, exit_code: int | None = None, **vectors: Any) -> Answer[R]:
         """The result with all that was said on the way; ``vectors`` are the fields of `Answer` for eigenvectors."""
         return Answer(result, self.findings, self.notes, self.complete, exit_code, **vectors)
+
+
+def line(stage: Stage, elapsed: float) -> str:
+    """``products 23 of about 41, 5 of 13 converged, about 12 s left``."""
+    parts = [stage.what]
+    if stage.expected:
+        parts[0] += f" {stage.done} of about {stage.expected}"
+    elif stage.done:
+        parts[0] += f" {stage.done}"
+    if stage.detail:
+        parts.append(stage.detail)
+    if stage.expected and stage.done:
+        left = elapsed / stage.done * max(0, stage.expected - stage.done)
+        parts.append(f"about {duration(left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
