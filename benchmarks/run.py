@@ -167,7 +167,9 @@ def table(results: dict[str, Any]) -> str:
     for row in results["rows"]:
         name = f"{row['workload']}, {row['parameters']:,} parameters"
         if not row["times"]:
-            lines.append(f"| {name} | {row['engine']} | failed: {row.get('failed')} | | | | {row['date']} |")
+            lines.append(
+                f"| {name} | {row['engine']} | failed: {row.get('failed')} | | | | {row['date']} |"
+            )
             continue
         times, peak = row["times"], row["peak_memory"]
         spread = f" ({min(times):.0f} to {max(times):.0f})" if len(times) > 1 else ""

@@ -18,6 +18,11 @@ def headline(answer: Answer[TraceResult]) -> Headline:
     if (trace.standard_error or 0.0) > _VAGUE * abs(trace.value):
         told = f"The curvature's sum is not known yet: {_within(trace)} (the trace). More --max-matvecs tell it"
         return judged(answer, f"{told}.", "attention")
+    if trace.standard_error is None and not answer.complete:
+        told = (
+            "The curvature's sum is not known: the run ended before random vectors told its error."
+        )
+        return judged(answer, told, "attention")
     text = f"The curvature sums to {_within(trace)} (the trace); "
     if share.value >= 1:
         text += f"about {_within(share)} of {result.parameters:,} directions share it."
