@@ -3,16 +3,22 @@
 import re
 from html import unescape
 from itertools import product
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from curvcli.report import bars, heat_map
-from curvcli.report.data import BarGroup, Bars, Chart, HeatMap, Series
+from curvcli.report.data import BarGroup, Bars, Chart, Facts, HeatMap, Section, Series
 from curvcli.report.figure import draw
 from curvcli.report.names import shortened
 from curvcli.report.page import plotly
+from curvcli.report.page.html import Page, render
+from tests.report.browser import Browser, chromium
 
+needs_browser = pytest.mark.skipif(
+    chromium() is None, reason="there is no Chromium, and CHROMIUM names none"
+)
 # Of a BERT: what differs stands in the middle, and the ends are alike.
 LAYERS = [
     f"encoder.layer.{i}.{part}.{end}"
@@ -68,3 +74,27 @@ def test_rows_of_a_picture_have_different_names(where: str) -> None:
     for found in told:
         assert len(found) == len(set(found))
         assert len(found) >= len(curves)
+
+
+@needs_browser
+def test_names_of_curves_do_not_lie_on_one_another(tmp_path: Path) -> None:
+    """In the legend of a drawing each ends before the next one begins, and within the drawing."""
+    curves = [Series(name, [0.0, 1.0], [0.0, 1.0]) for name in (*LAYERS[:4], "a", "b" * 200)]
+    section = Section("s", None, [Chart("c", "x", curves)])
+    file = tmp_path / "page.html"
+    file.write_text(render(Page(title="t", sections=[section], provenance=Facts([])), static=True))
+    with Browser(tmp_path) as browser:
+        browser.open(file, 1000)
+        boxes = browser.run(
+            "[...document.querySelectorAll('svg text[font-size=\"13\"]')].map(e => { const b ="
+            " e.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom]; })"
+        )
+        frame = browser.run(
+            "(b => [b.right, b.bottom])(document.querySelector('svg').getBoundingClientRect())"
+        )
+    assert len(boxes) == len(curves)
+    for i, (left, right, top, bottom) in enumerate(boxes):
+        assert right <= frame[0]
+        assert bottom <= frame[1] + 4  # below the last line there is room for what hangs down
+        for other in boxes[:i]:
+            assert other[1] < left or other[3] <= top + 2 or other[0] > right
