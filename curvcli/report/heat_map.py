@@ -19,6 +19,8 @@ UNKNOWN = "?"
 COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 """Of viridis (Smith & van der Walt 2015), which the colour-blind tell apart by lightness."""
 _WIDEST, _TALLEST = 64, 20
+# Pixels of a letter.
+_LETTER = 7.5
 
 
 class Shaded(NamedTuple):
@@ -228,7 +230,9 @@ def _svg_axes(
         )
         if k < len(edges) and k % 4 == 3:
             parts.append(_label(right + 32, y + 4, "start", number(edges[k], 3)))
-    parts.append(_label(right + 14, 12, "start", block.value_label))
+    # Above its bar; what is long ends with the drawing.
+    start = min(right + 14, right + 118 - _LETTER * len(printable(block.value_label)))
+    parts.append(_label(start, 12, "start", block.value_label))
     return parts
 
 

@@ -80,7 +80,11 @@ def test_rows_of_a_picture_have_different_names(where: str) -> None:
 def test_names_of_curves_do_not_lie_on_one_another(tmp_path: Path) -> None:
     """In the legend of a drawing each ends before the next one begins, and within the drawing."""
     curves = [Series(name, [0.0, 1.0], [0.0, 1.0]) for name in (*LAYERS[:4], "a", "b" * 200)]
-    section = Section("s", None, [Chart("c", "x", curves)])
+    cells = HeatMap(
+        "m", "", "", "decades from the median", [0.0], [0.0, 1.0], [[1.0], [2.0]], x_names=["a"],
+        y_names=["b", "c"], texts=[["1"], ["2"]],
+    )  # fmt: skip
+    section = Section("s", None, [Chart("c", "x", curves), cells])
     file = tmp_path / "page.html"
     file.write_text(render(Page(title="t", sections=[section], provenance=Facts([])), static=True))
     with Browser(tmp_path) as browser:
@@ -92,6 +96,11 @@ def test_names_of_curves_do_not_lie_on_one_another(tmp_path: Path) -> None:
         frame = browser.run(
             "(b => [b.right, b.bottom])(document.querySelector('svg').getBoundingClientRect())"
         )
+        beyond = browser.run(
+            "[...document.querySelectorAll('svg text')].filter(e => e.getBoundingClientRect().right >"
+            " e.ownerSVGElement.getBoundingClientRect().right).map(e => e.textContent)"
+        )
+    assert beyond == []
     assert len(boxes) == len(curves)
     for i, (left, right, top, bottom) in enumerate(boxes):
         assert right <= frame[0]
