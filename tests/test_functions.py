@@ -193,15 +193,17 @@ def test_a_notebook_shows_how_far_a_run_has_come(monkeypatch: pytest.MonkeyPatch
 
 
 def test_tables_for_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers and their errors in columns of their own; without pandas a sentence says what to install."""
-    from curvcli.report.data import Bar, Column, Measured, Table
+    """Numbers and their errors in columns of their own, states as text; without pandas a sentence says what to install."""
+    from curvcli.report.data import Bar, Column, Measured, State, Table
     from curvcli.report.frame import columns_of
 
     table = Table(
-        "t", (Column("λ ± residual"), Column("n"), Column("")),
-        [(Measured(1.0, 0.5), 3, Bar(0.5)), (None, 4, Bar(1.0))],
+        "t", (Column("λ ± residual"), Column("n"), Column("converged"), Column("")),
+        [(Measured(1.0, 0.5), 3, State("yes", "good"), Bar(0.5)), (None, 4, None, Bar(1.0))],
     )  # fmt: skip
-    assert columns_of(table) == {"λ": [1.0, None], "residual": [0.5, None], "n": [3, 4]}
+    assert columns_of(table) == {
+        "λ": [1.0, None], "residual": [0.5, None], "n": [3, 4], "converged": ["yes", None],
+    }  # fmt: skip
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="pandas"):
         curvcli.hessian(small(), "cross_entropy", (X50, Y50), top=1).to_frame()

@@ -236,9 +236,8 @@ class Target:
             opaque=self.spec.objective is not None,
         )
         if self.stop() is not None:
-            self.notes.append(
-                f"half of the time went by while data was read: {len(read)} batches are taken"
-            )
+            taken = f"{len(read)} batches are" if len(read) > 1 else "one batch is"
+            self.notes.append(f"half of the time went by while data was read: {taken} taken")
         return read
 
     def _takes_grey(self, shape: tuple[int, int, int]) -> bool:

@@ -8,6 +8,7 @@ from curvcli.report.axis import ticks
 from curvcli.report.chart import axis_name
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Bars
+from curvcli.report.names import cut_names
 from curvcli.report.numbers import bar, number
 
 # Decades that a logarithmic axis has at least: nearly equal figures have nearly equal bars.
@@ -39,7 +40,7 @@ def rows(block: Bars, columns: int) -> list[tuple[str, int, str]]:
     low, high = ends(block)
     if not block.log:
         low, high = 0.0, max(-low, high)
-    names = [_cut(printable(name)) for name in block.names]
+    names = cut_names(block.names, _NAME)
     wide = max(map(len, names), default=0)
     values = {number(v, 3) for g in block.groups for v in g.values}
     room = max(8, min(40, columns - wide - max(map(len, values), default=0) - 4))
@@ -51,10 +52,6 @@ def rows(block: Bars, columns: int) -> list[tuple[str, int, str]]:
             drawn = bar(size or 0.0, room)
             found.append((f"{'' if k else name:<{wide}}", k, f"{drawn} {number(value, 3)}"))
     return found
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _NAME else f"{name[: _NAME // 2 - 1]}…{name[-_NAME // 2 :]}"
 
 
 def as_text(block: Bars, columns: int = 72) -> str:
@@ -80,9 +77,9 @@ def svg(block: Bars, width: int = 640) -> str:
         f'<svg viewBox="0 0 {width} {bottom + 62}" width="{width}" role="img" '
         f'aria-label="{escape(printable(block.title), quote=True)}">'
     ]
-    for i, name in enumerate(block.names):
+    for i, (name, short) in enumerate(zip(block.names, cut_names(block.names, _NAME), strict=True)):
         y = top + step * i
-        parts.append(_text(left - 8, y + step / 2, "end", _cut(printable(name)), "currentColor"))
+        parts.append(_text(left - 8, y + step / 2, "end", short, "currentColor"))
         for k, group in enumerate(block.groups):
             part = share(group.values[i], low, high, block.log)
             if part is None:

@@ -9,9 +9,12 @@ from curvcli.errors import printable
 from curvcli.report.axis import ticks
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Chart, Series
+from curvcli.report.names import cut_names
 
 _COLUMNS, _HEIGHT = 72, 10
 _EMPTY = 0x2800
+# Pixels of a letter of a legend, most of which are narrower.
+_LETTER = 9
 # Bit of each dot of a braille character, by (column, row).
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
@@ -140,16 +143,19 @@ def svg(chart: Chart, width: int = 640, height: int = 310) -> str:
     """The curves as inline SVG."""
     frame = _frame(chart)
     left, top, bottom = 70, 20, height - 60
+    legend = _legend([series.name for series in chart.series], left + 10, width)
+    whole = height + max((y for _, y, _ in legend), default=0)
     parts = [
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
+        f'<svg viewBox="0 0 {width} {whole}" width="{width}" role="img" '
         f'aria-label="{escape(printable(chart.title), quote=True)}">',
         f'<path d="M{left} {top}V{bottom}H{width - 10}" fill="none" stroke="currentColor" opacity=".4"/>',
     ]
-    for index, series in enumerate(chart.series):
+    for index in range(len(chart.series)):
         parts += _svg_series(chart, index, frame, (left, bottom, width - 10 - left, bottom - top))
+        along, under, name = legend[index]
         parts.append(
-            f'<text x="{left + 10 + 150 * index}" y="{height - 4}" fill="{CURVES[index % len(CURVES)]}" font-size="13">'
-            f"{escape(printable(series.name))}</text>"
+            f'<text x="{along}" y="{height - 4 + under}" fill="{CURVES[index % len(CURVES)]}" font-size="13">'
+            f"{escape(name)}</text>"
         )
     for place, label in ticks(frame.y0, frame.y1, 5, chart.log_y):
         y = bottom - _share(place, frame.y0, frame.y1) * (bottom - top)
@@ -163,6 +169,18 @@ def svg(chart: Chart, width: int = 640, height: int = 310) -> str:
     parts.append(_label((left + width) // 2, bottom + 34, "middle", name))
     parts.append(_label(4, 12, "start", axis_name(chart.y_label, chart.log_y)))
     return "".join(parts) + "</svg>"
+
+
+def _legend(names: list[str], left: int, width: int) -> list[tuple[int, int, str]]:
+    """(x, y from the first line, name) of each curve: as many beside one another as there is room for."""
+    found, x, y = [], left, 0
+    for name in cut_names(names, (width - left) // _LETTER):
+        wide = _LETTER * len(name)
+        if x > left and x + wide > width:
+            x, y = left, y + 18
+        found.append((x, y, name))
+        x += max(150, wide + 20)
+    return found
 
 
 def _svg_series(

@@ -11,9 +11,12 @@ from curvcli.report.axis import counted
 from curvcli.report.chart import axis_name
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Bar, Bars, Block, Chart, HeatMap, Picture, Series, Table, flat
+from curvcli.report.names import cut_names
 from curvcli.report.numbers import text
 
 Drawn = Picture | Table
+# Letters of a name beside a picture.
+_NAME = 40
 
 
 def render(title: str, blocks: Sequence[Block], kind: str) -> bytes:
@@ -150,7 +153,7 @@ def _bars(axes: Any, block: Bars) -> None:
             places, group.values, height=0.8 / count, color=CURVES[k % len(CURVES)],
             label=printable(group.name), xerr=group.errors, error_kw={"linewidth": 1},
         )  # fmt: skip
-    axes.set_yticks(range(len(block.names)), labels=[printable(n) for n in block.names], fontsize=8)
+    axes.set_yticks(range(len(block.names)), labels=cut_names(block.names, _NAME), fontsize=8)
     axes.invert_yaxis()
     if block.log and any(v > 0 for g in block.groups for v in g.values):
         axes.set_xscale("log")
@@ -164,7 +167,8 @@ def _cells(figure: Any, axes: Any, block: HeatMap) -> None:
     """A cell for each pair of names."""
     drawn = axes.pcolormesh(block.x, block.y, block.values, cmap="viridis", shading="nearest")
     axes.set_xticks(block.x, labels=[printable(n) for n in block.x_names], fontsize=8)
-    axes.set_yticks(block.y, labels=[printable(n) for n in block.y_names], fontsize=8)
+    axes.set_yticks(block.y, labels=cut_names(block.y_names, _NAME), fontsize=8)
+    axes.invert_yaxis()
     figure.colorbar(drawn, ax=axes, label=printable(block.value_label))
 
 

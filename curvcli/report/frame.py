@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from curvcli.errors import UsageError
-from curvcli.report.data import Bar, Block, Cell, Measured, Table, flat
+from curvcli.report.data import Bar, Block, Cell, Measured, State, Table, flat
 
 
 def frame_of(blocks: Sequence[Block]) -> Any:
@@ -35,7 +35,7 @@ def columns_of(table: Table) -> dict[str, list[Any]]:
             found[name] = [cell.value if isinstance(cell, Measured) else cell for cell in cells]
             found[error or f"{name} error"] = [_error(cell) for cell in cells]
         else:
-            found[column.name] = list(cells)
+            found[column.name] = [cell.text if isinstance(cell, State) else cell for cell in cells]
     return found
 
 

@@ -10,6 +10,7 @@ from curvcli.errors import printable
 from curvcli.report.axis import ticks
 from curvcli.report.chart import below
 from curvcli.report.data import HeatMap
+from curvcli.report.names import cut_names
 from curvcli.report.numbers import number
 
 SHADES = " ░▒▓█"
@@ -18,6 +19,8 @@ UNKNOWN = "?"
 COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 """Of viridis (Smith & van der Walt 2015), which the colour-blind tell apart by lightness."""
 _WIDEST, _TALLEST = 64, 20
+# Pixels of a letter.
+_LETTER = 7.5
 
 
 class Shaded(NamedTuple):
@@ -153,12 +156,15 @@ def svg(block: HeatMap, width: int = 640, height: int = 420) -> str:
         return left + (x - xs[0]) / (xs[-1] - xs[0]) * (right - left)
 
     def down(y: float) -> float:
-        return bottom - (y - ys[0]) / (ys[-1] - ys[0]) * (bottom - top)
+        share = (y - ys[0]) / (ys[-1] - ys[0])
+        # Names are read from the top, numbers grow upwards.
+        return top + share * (bottom - top) if block.y_names else bottom - share * (bottom - top)
 
     for j, row in enumerate(block.values):
         for i, value in enumerate(row):
             colour = "#8884" if math.isnan(value) else colour_of(level(value, edges) / len(edges))
-            x0, x1, y0, y1 = across(xs[i]), across(xs[i + 1]), down(ys[j + 1]), down(ys[j])
+            x0, x1 = across(xs[i]), across(xs[i + 1])
+            y0, y1 = sorted((down(ys[j]), down(ys[j + 1])))
             parts.append(
                 f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0 + 0.3:.1f}" height="{y1 - y0 + 0.3:.1f}" '
                 f'fill="{colour}">{_title(block, i, j)}</rect>'
@@ -194,11 +200,7 @@ def _named(
     """Ticks of an axis; its names where it has any, shortened."""
     if not names:
         return ticks(places[0], places[-1], count)
-    told = [printable(name) for name in names]
-    return [
-        (place, name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 :]}")
-        for place, name in zip(places, told, strict=True)
-    ]
+    return list(zip(places, cut_names(names, longest), strict=True))
 
 
 def _svg_axes(
@@ -228,7 +230,9 @@ def _svg_axes(
         )
         if k < len(edges) and k % 4 == 3:
             parts.append(_label(right + 32, y + 4, "start", number(edges[k], 3)))
-    parts.append(_label(right + 14, 12, "start", block.value_label))
+    # Above its bar; what is long ends with the drawing.
+    start = min(right + 14, right + 118 - _LETTER * len(printable(block.value_label)))
+    parts.append(_label(start, 12, "start", block.value_label))
     return parts
 
 

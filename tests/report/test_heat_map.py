@@ -9,7 +9,8 @@ from rich.console import Console
 
 from curvcli.report import heat_map
 from curvcli.report.data import HeatMap, Spot
-from curvcli.report.figure import render
+from curvcli.report.figure import draw, render
+from curvcli.report.page.plotly import figure
 from curvcli.report.text import terminal
 
 X = [-1.0, 0.0, 1.0, 2.0]
@@ -68,3 +69,24 @@ def test_a_picture_of_a_map() -> None:
     assert render("t", [plane()], "png").startswith(b"\x89PNG")
     flat = HeatMap("flat", "x", "y", "v", X, Y, [[1.0] * 4] * 3)
     assert render("t", [flat], "svg").startswith(b"<?xml")
+
+
+def test_rows_with_names_are_read_from_the_top_everywhere() -> None:
+    """The first layer of a network stands above the last one: in the page, the drawing and the file."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from matplotlib.figure import Figure
+
+    names = ["first", "last"]
+    block = HeatMap(
+        "m", "", "", "v", [0.0], [0.0, 1.0], [[1.0], [2.0]], x_names=["a"], y_names=names,
+        texts=[["1"], ["2"]],
+    )  # fmt: skip
+    drawn = heat_map.svg(block)
+    labels = dict(re.findall(r'y="([-.0-9]+)"[^>]*>(first|last)<', drawn))
+    assert [labels[y] for y in sorted(labels, key=float)] == names
+    cells = re.findall(r'<rect[^>]* y="([-.0-9]+)"[^>]*><title>(first|last)', drawn)
+    assert [name for _, name in sorted(cells, key=lambda c: float(c[0]))] == names
+    axes = draw(Figure().subplots(), block)
+    bottom, top = axes.get_ylim()
+    assert bottom > top
+    assert figure(block)["layout"]["yaxis"]["autorange"] == "reversed"

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from base64 import b64encode
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -12,6 +13,7 @@ from xml.etree.ElementTree import Element
 import html5lib
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from curvcli.errors import OutputError
 from curvcli.report.data import (
@@ -275,6 +277,52 @@ def test_headings_sort_and_buttons_change_axes(browser: Browser, tmp_path: Path)
     kind = "document.querySelector('.js-plotly-plot').layout.yaxis.type"
     assert browser.run(kind) == "linear"
     assert browser.run(f"document.querySelectorAll('.tools button')[1].click(); {kind}") == "log"
+
+
+@needs_browser
+def test_labels_of_log_axes_are_whole_numbers_that_do_not_overlap(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """No lone digit between powers of ten, and none on another, whatever the range; a linear axis has its own."""
+    for decades in (0.2, 1.2, 1.8, 6.0, 30.0):
+        ends = [3e-9, 3e-9 * 10**decades]
+        chart = Chart("c", "x", [Series("s", ends, ends)], log_x=True, log_y=True)
+        page = Page(title="t", sections=[Section("s", None, [chart])], provenance=Facts([]))
+        file = tmp_path / "page.html"
+        file.write_text(render(page), "utf-8")
+        for width in (400, 1400):
+            browser.open(file, width)
+            for axis in "xy":
+                script = (
+                    f"[...document.querySelectorAll('.{axis}tick text')].map(e => {{ const b ="
+                    " e.getBoundingClientRect(); return [e.textContent, b.left, b.right, b.top, b.bottom]; })"
+                )
+                labels = browser.run(script)
+                assert len(labels) >= 2
+                assert all("10" in text or "." in text or text == "1" for text, *_ in labels)
+                first, last = (1, 2) if axis == "x" else (3, 4)
+                spans = sorted((label[first], label[last]) for label in labels)
+                assert all(a[1] <= b[0] + 1 for a, b in pairwise(spans)), (decades, axis, labels)
+    browser.run("document.querySelectorAll('.tools button')[1].click()")
+    assert browser.run("document.querySelectorAll('.ytick').length") > 3
+
+
+@needs_browser
+def test_a_shadow_shows_that_a_table_goes_on(browser: Browser, tmp_path: Path) -> None:
+    """At the edge of a phone where columns are hidden, and nowhere beside a table that is whole."""
+    columns = [Column("layer", numeric=False), *(Column(f"figure {i}") for i in range(12))]
+    for count in (2, len(columns)):
+        table = Table("t", tuple(columns[:count]), [("conv", *[1.5] * (count - 1))] * 4)
+        page = Page(title="t", sections=[Section("s", None, [table])], provenance=Facts([]))
+        file = tmp_path / "page.html"
+        file.write_text(render(page, static=True), "utf-8")
+        browser.open(file, 400)
+        box = "document.querySelector('.wide').getBoundingClientRect()"
+        right, top = browser.run(f"[{box}.right, {box}.top]")
+        shot = tmp_path / "shot.png"
+        browser.picture(shot, int(top), 40)
+        shade = imread(shot)[20, int(right) - 2, :3].mean()
+        assert (shade < 0.9) == (count > 2)
 
 
 @needs_browser

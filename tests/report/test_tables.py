@@ -13,7 +13,7 @@ from curvcli.report.colours import BAD
 from curvcli.report.data import Bar, Block, Cell, Column, Facts, Measured, Sentence, State, Table
 from curvcli.report.numbers import text
 from curvcli.report.text import terminal
-from curvcli.report.text.layout import fitted, folded, shortened
+from curvcli.report.text.layout import fitted, folded
 from tests.report.screens import GOLDEN, SHOWN, WIDTHS, recorded, screen
 
 
@@ -153,17 +153,6 @@ def test_the_caption_of_bars_leaves_with_them() -> None:
     narrow = shown([table], 36)
     assert "own" in narrow
     assert not any("bars" in line or "█" in line for line in narrow)
-
-
-def test_names_are_cut_in_their_middle_and_stay_apart() -> None:
-    assert (
-        shortened(["layers.3.block.linear10"], 15)["layers.3.block.linear10"] == "layers…linear10"
-    )
-    same = [f"encoder.layers.{i}.attention.weight" for i in range(12)]
-    short = shortened(same, 12)
-    assert len(set(short.values())) == 12
-    assert all(s.endswith("weight") or "…" in s for s in short.values())
-    assert shortened(["fc1", "fc2"], 3) == {"fc1": "fc1", "fc2": "fc2"}
 
 
 def test_a_value_and_its_error_stay_together() -> None:

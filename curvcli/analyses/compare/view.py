@@ -93,7 +93,12 @@ def _figures(result: CompareResult) -> list[Block]:
     rows = [(words, by_path[path]) for path, words in _WORDS.items() if path in by_path]
     if not rows:
         telling = [r for r in result.figures if r.path.count(".") <= 2 and _telling(r)]
-        rows = [(r.path, r) for r in sorted(telling, key=lambda r: r.path.count("."))]
+        # What was measured with an error comes before what was set and what is exact.
+        exact = ("exact", "rounding")
+        rows = [
+            (r.path, r)
+            for r in sorted(telling, key=lambda r: (r.a.basis in exact, r.path.count(".")))
+        ]
     rows = rows[:_ROWS]
     table = Table(
         "Figures",

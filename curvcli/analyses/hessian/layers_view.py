@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from curvcli.analyses.hessian.layers_result import LayerCurvature, PerLayer, Sampled
 from curvcli.report.data import (
     Bar,
+    BarGroup,
+    Bars,
     Block,
     Cell,
     Chart,
@@ -34,7 +36,9 @@ def layer_blocks(found: PerLayer | None) -> list[Block]:
     if found is None:
         return []
     shown = _fold(found.layers)
-    blocks: list[Block] = [_facts(found), _table(found, shown), _shares(found, shown)]
+    blocks: list[Block] = [
+        _facts(found), _table(found, shown), _ends(found, shown), _shares(found, shown),
+    ]  # fmt: skip
     if found.grid is not None:
         blocks.append(_densities(found))
     return [*blocks, *_meaning(found)]
@@ -106,6 +110,19 @@ def _table(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:
         Column("trace ± s.e."),
     )
     return Table(f"Curvature of each {found.by}", columns, rows, caption, bars)
+
+
+def _ends(found: PerLayer, shown: Sequence[LayerCurvature]) -> Bars:
+    """Largest and smallest eigenvalue of each layer with their residuals."""
+    groups = [
+        BarGroup(name, [e.value for e in ends], [e.residual for e in ends])
+        for name, ends in (
+            ("λ_max", [layer.lambda_max for layer in shown]),
+            ("λ_min", [layer.lambda_min for layer in shown]),
+        )
+    ]
+    names = [layer.name for layer in shown]
+    return Bars(f"Ends of the spectrum of each {found.by}", "λ", names, groups, tabled=True)
 
 
 def _shares(found: PerLayer, shown: Sequence[LayerCurvature]) -> Table:

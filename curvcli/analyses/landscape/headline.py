@@ -8,16 +8,19 @@ from curvcli.report.numbers import at_least, at_most
 
 # Standard errors of the safe end of a difference.
 _CERTAIN = 3.0
+# Points that a bend can be seen from.
+_FEWEST = 3
 
 
 def headline(answer: Answer[LandscapeResult]) -> Headline:
     """Barrier, lower loss or bowl, and how far the quadratic model is right; safe ends only."""
     result = answer.result
+    if result.evaluations < _FEWEST:
+        told = "There was time for the weights themselves only"
+        return judged(answer, f"{told}: how the loss bends around them is not known.", "attention")
     along = " and ".join(dict.fromkeys(_called(a.name) for a in result.axes))
     parts: list[str] = []
     level: Level = "good"
-    if result.evaluations <= 1 and result.missing:
-        return judged(answer, f"The loss along {along} is not known yet.", "attention")
     if result.path:
         share = min(1.0, sum(result.variance_shares))
         parts.append(f"{share:.0%} of the variance of the series lies along {along}.")

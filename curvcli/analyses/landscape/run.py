@@ -229,7 +229,7 @@ def _looked(
         nonfinite=sum(not math.isfinite(s.loss) for s in scan.known.values()),
         missing=scan.missing,
         evaluations=len(scan.known) + len(scan.others),
-        parts=len(surface.parts),
+        parts=len(scan.centre.sums_P),
         parameters=subject.objective.dimension,
         hvp_check=products.check.difference,
     )

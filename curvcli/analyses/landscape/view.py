@@ -35,7 +35,8 @@ def view(result: LandscapeResult) -> list[Block]:
         blocks.append(_barriers(result))
     if result.path:
         blocks.append(_path(result))
-    blocks += _charts(result) if result.map is None else _maps(result)
+    if result.evaluations > 1:
+        blocks += _charts(result) if result.map is None else _maps(result)
     return blocks
 
 

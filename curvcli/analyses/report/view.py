@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from curvcli.analyses.registry import get
 from curvcli.analyses.report.result import Part, ReportResult
@@ -38,6 +39,7 @@ def view(result: ReportResult) -> list[Block]:
     """What was inspected, the cards, what has no answer, and the sections."""
     sides = list(dict.fromkeys(part.target for part in result.parts))
     blocks: list[Block] = []
+    shared = _shared_notes(result.parts)
     for info in result.targets:
         line = fit_line(info)
         if line is not None:
@@ -46,10 +48,13 @@ def view(result: ReportResult) -> list[Block]:
     if cards := _cards([*overall, *result.parts], len(sides) > 1):
         blocks.append(Cards(cards))
     blocks += [_section(part, part.analysis) for part in overall]
+    parts = [
+        replace(part, notes=[n for n in part.notes if n not in shared]) for part in result.parts
+    ]
     if len(sides) > 1:
-        blocks += _beside(result.parts)
+        blocks += _beside(parts)
     else:
-        blocks += [_section(part, part.analysis) for part in result.parts]
+        blocks += [_section(part, part.analysis) for part in parts]
     if result.left_out:
         columns = (
             Column("analysis", numeric=False, rank=0),
@@ -61,6 +66,8 @@ def view(result: ReportResult) -> list[Block]:
             for one in result.left_out
         ]
         blocks.append(Table("Without an answer", columns, rows))
+    if shared:
+        blocks += [Sentence(f"All answers: {note}.") for note in shared]
     return [*blocks, *(_inspected(info) for info in result.targets)]
 
 
@@ -70,6 +77,13 @@ def about(result: ReportResult) -> str:
     if result.overall is not None and result.overall.analysis == "track":
         return f"{len(_result(result.overall).points)} checkpoints up to {names}"
     return names
+
+
+def _shared_notes(parts: list[Part]) -> list[str]:
+    """What each of several answers notes, which is said once."""
+    if len(parts) < 2:
+        return []
+    return [note for note in parts[0].notes if all(note in part.notes for part in parts)]
 
 
 def _cards(parts: list[Part], several: bool) -> list[Card]:

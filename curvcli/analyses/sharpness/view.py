@@ -10,22 +10,25 @@ _Row = tuple[Cell, ...]
 
 def view(result: SharpnessResult) -> list[Block]:
     """The measures, and relative flatness by layer."""
-    blocks: list[Block] = [
-        Facts([("loss", result.loss), ("product check", product_check(result.hvp_check))]),
-        Table(
-            "Sharpness",
-            (
-                Column("measure", numeric=False),
-                Column("value ± s.e.", rank=0),
-                Column("of", numeric=False, folds=True),
-                Column("rescaled layers", numeric=False),
-                Column("quadratic model", numeric=False, rank=2, folds=True),
-            ),
-            _rows(result),
-            "worst: found by ascent, so the worst case is no less. rescaled layers: whether the measure changes when a "
-            "ReLU layer is multiplied by a number and the next one divided by it, which leaves the function as it is.",
-        ),
-    ]
+    facts = Facts([("loss", result.loss), ("product check", product_check(result.hvp_check))])
+    blocks: list[Block] = [facts]
+    if rows := _rows(result):
+        blocks.append(
+            Table(
+                "Sharpness",
+                (
+                    Column("measure", numeric=False),
+                    Column("value ± s.e.", rank=0),
+                    Column("of", numeric=False, folds=True),
+                    Column("rescaled layers", numeric=False),
+                    Column("quadratic model", numeric=False, rank=2, folds=True),
+                ),
+                rows,
+                "worst: found by ascent, so the worst case is no less. rescaled layers: whether the measure changes "
+                "when a ReLU layer is multiplied by a number and the next one divided by it, which leaves the function "
+                "as it is.",
+            )
+        )
     flatness = result.relative_flatness
     if flatness is not None and flatness.layers:
         blocks.append(

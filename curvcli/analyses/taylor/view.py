@@ -62,7 +62,7 @@ def view(result: TaylorResult) -> list[Block]:
                 y_label="loss",
             )
         )
-    return [facts, table, *charts]
+    return [facts, *([table] if result.directions else []), *charts]
 
 
 def _rate(result: TaylorResult) -> str | None:

@@ -15,8 +15,8 @@ def headline(answer: Answer[TraceResult]) -> Headline:
     result = answer.result
     share, trace = result.participation_ratio, result.trace
     if trace.standard_error is None:
-        told = "The curvature's sum is not known yet: what has been drawn so far tells no error"
-        return judged(answer, f"{told}. More --max-matvecs tell it.", "attention")
+        told = "The curvature's sum is not known yet: the run ended before random vectors told its error"
+        return judged(answer, f"{told}.", "attention")
     if trace.standard_error > _VAGUE * abs(trace.value):
         told = f"The curvature's sum is not known yet: {_within(trace)} (the trace). More --max-matvecs tell it"
         return judged(answer, f"{told}.", "attention")

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class Surface:
     ) -> None:
         self.objective, self.directions, self.operator = objective, directions, operator
         self._statistics = statistics
-        self.parts = parts_of_data(objective)
+        self._part = part_size(objective)
 
     def __call__(self, *place: float) -> Sampled:
         """The loss there."""
@@ -117,16 +118,37 @@ class Surface:
                 return self._evaluated(amount)
 
     def _evaluated(self, amount: float) -> Sampled:
-        sums_P, weights_P, right_P = torch.zeros(3, len(self.parts), dtype=torch.float64)
-        answers = 0
-        for i, part in enumerate(self.parts):
-            for piece in part.pieces(self.operator.micro_batch or part.size):
-                total, count, right, asked = _terms(self.objective, piece)
-                sums_P[i] += total
-                weights_P[i] += count
-                right_P[i] += math.nan if right is None else right
-                answers += asked
-        return Sampled(sums_P, weights_P, right_P, answers, amount)
+        found: list[_Terms] = []
+        for batch in self.objective.batches:
+            most = self.operator.micro_batch or batch.size
+            # As many whole parts at a time as there is memory for.
+            for parts in batch.pieces(max(self._part, most - most % self._part)):
+                found += self._parts(parts, most)
+        sums, weights, right, answers = zip(*found, strict=True)
+        sums_P, weights_P, right_P = torch.tensor([sums, weights, right], dtype=torch.float64)
+        return Sampled(sums_P, weights_P, right_P, sum(answers), amount)
+
+    def _parts(self, batch: Batch, most: int) -> "list[_Terms]":
+        """Part by part; from one pass through the network where each sample has its row of the outputs."""
+        parts = list(batch.pieces(self._part))
+        if len(parts) == 1 or not self._rows:
+            return [_sum([_terms(self.objective, q) for q in p.pieces(most)]) for p in parts]
+        terms: Any = self.objective.terms
+        outputs = terms.outputs(self.objective.model, batch.data).split(self._part)
+        return [_of_outputs(terms, o, p.data) for o, p in zip(outputs, parts, strict=True)]
+
+    @cached_property
+    def _rows(self) -> bool:
+        """Whether the loss is one of outputs whose first dimension runs over the samples, by batches of two sizes."""
+        terms: Any = self.objective.terms
+        if not _has_outputs(terms):
+            return False
+        batch = self.objective.batches[0]
+        for few in (next(batch.pieces(size)) for size in (2, 3)):
+            outputs = terms.outputs(self.objective.model, few.data)
+            if not isinstance(outputs, Tensor) or outputs.shape[:1] != (few.size,):
+                return False
+        return True
 
     def _renew(self, objective: Objective) -> None:
         """Running statistics from all batches, each counting alike (Izmailov et al. 2018, section 3.1)."""
@@ -170,22 +192,43 @@ def running_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     ]
 
 
-def parts_of_data(objective: Objective) -> list[Batch]:
-    """The batches, cut into about `PARTS` pieces where there are fewer and they can be cut."""
+def part_size(objective: Objective) -> int:
+    """Samples of a part: a batch, or about 1 / `PARTS` of all where there are fewer batches that can be cut."""
     if not objective.splittable or len(objective.batches) >= PARTS:
-        return list(objective.batches)
-    size = max(1, math.ceil(objective.samples / PARTS))
-    return [piece for batch in objective.batches for piece in batch.pieces(size)]
+        return max(batch.size for batch in objective.batches)
+    return max(1, math.ceil(objective.samples / PARTS))
 
 
-def _terms(objective: Objective, batch: Batch) -> tuple[float, float, int | None, int]:
-    """(sum of the loss terms, how many, right answers, answers) of a piece."""
+class _Terms(NamedTuple):
+    """Of a piece of the data."""
+
+    total: float
+    """Sum of the loss terms."""
+    weight: float
+    """How many."""
+    right: float
+    """Right answers; NaN where the loss has no such thing."""
+    answers: int
+
+
+def _has_outputs(terms: Any) -> bool:
+    return hasattr(terms, "outputs") and hasattr(terms, "targets")
+
+
+def _terms(objective: Objective, batch: Batch) -> _Terms:
     terms: Any = objective.terms
-    if not hasattr(terms, "outputs") or not hasattr(terms, "targets"):
+    if not _has_outputs(terms):
         total, count = terms(objective.model, batch.data)
-        return float(total), float(count), None, 0
-    outputs = terms.outputs(objective.model, batch.data)
-    total, count = terms.of_outputs(outputs, batch.data)
-    name = str(getattr(terms, "name", ""))
-    right = right_answers(name, outputs, terms.targets(batch.data))
-    return float(total), float(count), *(right or (None, 0))
+        return _Terms(float(total), float(count), math.nan, 0)
+    return _of_outputs(terms, terms.outputs(objective.model, batch.data), batch.data)
+
+
+def _of_outputs(terms: Any, outputs: Tensor, data: Any) -> _Terms:
+    total, count = terms.of_outputs(outputs, data)
+    right = right_answers(str(getattr(terms, "name", "")), outputs, terms.targets(data))
+    return _Terms(float(total), float(count), *(right or (math.nan, 0)))
+
+
+def _sum(pieces: Sequence[_Terms]) -> _Terms:
+    total, count, right, answers = map(sum, zip(*pieces, strict=True))
+    return _Terms(total, count, right, answers)

@@ -6,7 +6,9 @@ const common = {
   modebar: { bgcolor: "rgba(0,0,0,0)", color: "#888", activecolor: "#2f78c4" },
   legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
 };
-const axis = { gridcolor: "#8883", zerolinecolor: "#8886", automargin: true };
+const axis = { gridcolor: "#8883", zerolinecolor: "#8886", automargin: true, minorloglabels: "complete" };
+// On a logarithmic axis 1, 2 and 5 of each decade, or powers of ten: more labels lie on one another.
+const few = (kind) => (kind === "log" ? 3 : 0);
 function button(name, act) {
   const made = document.createElement("button");
   made.type = "button";
@@ -23,7 +25,8 @@ function toggles(place, figure) {
     tools.append(button(`${letter}: ${log ? "linear" : "log"} axis`, (self) => {
       log = !log;
       self.textContent = `${letter}: ${log ? "linear" : "log"} axis`;
-      Plotly.relayout(place, { [key]: log ? "log" : "linear", [letter + "axis.autorange"]: figure.reversed === letter ? "reversed" : true });
+      const kind = log ? "log" : "linear";
+      Plotly.relayout(place, { [key]: kind, [letter + "axis.nticks"]: few(kind), [letter + "axis.autorange"]: figure.reversed === letter ? "reversed" : true });
     }), " ");
   }
   if (figure.surface) {
@@ -41,7 +44,10 @@ const deepButtons = [["toImage", "orbitRotation", "pan3d", "resetCameraDefault3d
 function draw(place, figure) {
   const margin = { l: 70, r: 20, t: figure.layout.showlegend ? 64 : 30, b: 50 };
   const layout = { ...common, margin, ...figure.layout };
-  for (const name of ["xaxis", "yaxis"]) layout[name] = { ...axis, ...figure.layout[name] };
+  for (const name of ["xaxis", "yaxis"]) {
+    const own = figure.layout[name];
+    layout[name] = { ...axis, nticks: few(own?.type), ...own };
+  }
   return Plotly.react(place, figure.data, layout, {
     responsive: true, displaylogo: false, modeBarButtons: figure.layout.scene ? deepButtons : flatButtons,
   });

@@ -11,11 +11,16 @@ from curvcli.report import bars
 from curvcli.report.axis import counted, few_whole
 from curvcli.report.colours import CURVES
 from curvcli.report.data import Bars, Chart, HeatMap, Picture, Series
+from curvcli.report.names import cut_names
 
 # A tick for each whole number.
 _EACH = {"dtick": 1}
 # Room above a figure, for the tools and the names of what is drawn.
 _HEAD = 30
+# Letters of a name beside a figure, on a phone too.
+_NAME = 26
+# And above one.
+_LEGEND = 48
 
 
 def library() -> str:
@@ -64,8 +69,9 @@ def _axis(label: str, log: bool) -> dict[str, Any]:
 
 def _chart(chart: Chart) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
-    for index, series in enumerate(chart.series):
-        data += _series(series, CURVES[index % len(CURVES)], index)
+    names = _short([series.name for series in chart.series], _LEGEND)
+    for index, (series, name) in enumerate(zip(chart.series, names, strict=True)):
+        data += _series(series, name, CURVES[index % len(CURVES)], index)
     places = [v for s in chart.series for v in s.x]
     logs = [
         letter
@@ -87,9 +93,9 @@ def _chart(chart: Chart) -> dict[str, Any]:
     return {"data": data, "layout": layout, "logs": logs}
 
 
-def _series(series: Series, colour: str, index: int) -> list[dict[str, Any]]:
+def _series(series: Series, name: str, colour: str, index: int) -> list[dict[str, Any]]:
     x, y = _known(series.x), _known(series.y)
-    shared = {"x": x, "y": y, "name": plain(series.name), "legendgroup": str(index)}
+    shared = {"x": x, "y": y, "name": name, "legendgroup": str(index)}
     ends = series.low is not None and series.high is not None
     if series.mark == "line":
         line = {"color": colour, "width": 2, "dash": "dash" if index else "solid"}
@@ -145,9 +151,10 @@ def _bars(block: Bars) -> dict[str, Any]:
     names = [plain(name, 200) for name in block.names]
     # Plotly takes equal names for one: places tell them apart.
     places = list(range(len(names)))
+    groups = _short([group.name for group in block.groups], _LEGEND)
     data = [
         {
-            "type": "bar", "orientation": "h", "name": plain(group.name), "y": places, "x": _known(group.values),
+            "type": "bar", "orientation": "h", "name": groups[k], "y": places, "x": _known(group.values),
             "marker": {"color": CURVES[k % len(CURVES)]}, "text": names, "textposition": "none",
             "hoverinfo": "text+x+name",
             **({} if group.errors is None else {"error_x": {"array": _known(group.errors), "color": "#888"}}),
@@ -167,8 +174,8 @@ def _bars(block: Bars) -> dict[str, Any]:
     return {"data": data, "layout": layout, "logs": ["x"] if positive else []}
 
 
-def _short(names: Sequence[str]) -> list[str]:
-    return [plain(name, 26) for name in names]
+def _short(names: Sequence[str], longest: int = _NAME) -> list[str]:
+    return [plain(name, len(name)) for name in cut_names(names, longest)]
 
 
 def _map(block: HeatMap) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 
 from curvcli.errors import printable
+from curvcli.report import names as names_
 from curvcli.report.data import Bar, Column, Table
 from curvcli.report.numbers import BAR, text
 
@@ -135,50 +136,8 @@ def _kept(
 
 
 def shortened(names: Sequence[str], width: int) -> dict[str, str]:
-    """Each name in at most ``width`` characters, cut in its middle: ``layers…linear10``.
-
-    No two names become one: where ``width`` is too small for that, all may be longer.
-    """
-    distinct = list(dict.fromkeys(names))
-    longest = max(map(cell_len, distinct), default=0)
-    for limit in range(max(3, width), longest):
-        for cut in (_at_dots, _in_the_middle, _keeping_the_end):
-            short = [name if cell_len(name) <= limit else cut(name, limit) for name in distinct]
-            if len(set(short)) == len(distinct):
-                return dict(zip(distinct, short, strict=True))
-    return {name: name for name in distinct}
-
-
-def _at_dots(name: str, limit: int) -> str:
-    """The first part and as many of the last ones as there is room for."""
-    parts = name.split(".")
-    for first in range(1, len(parts) - 1):
-        tail = ".".join(parts[first + 1 :])
-        if cell_len(parts[0]) + 1 + cell_len(tail) <= limit:
-            return f"{parts[0]}…{tail}"
-    return _in_the_middle(name, limit)
-
-
-def _in_the_middle(name: str, limit: int) -> str:
-    return _cut(name, (limit - 1) // 2, limit)
-
-
-def _keeping_the_end(name: str, limit: int) -> str:
-    return _cut(name, (limit - 1) // 4, limit)
-
-
-def _cut(name: str, head: int, limit: int) -> str:
-    """``head`` characters, and the last ones that there is room for; wide characters count twice."""
-    front, back = "", ""
-    for character in name:
-        if cell_len(front + character) > head:
-            break
-        front += character
-    for character in reversed(name):
-        if cell_len(front) + 1 + cell_len(character + back) > limit:
-            break
-        back = character + back
-    return f"{front}…{back}"
+    """Each name in at most ``width`` characters, of which wide ones count twice; see `names.shortened`."""
+    return names_.shortened(names, width, cell_len)
 
 
 def longest_word(raw: str) -> int:

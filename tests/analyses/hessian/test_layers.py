@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from curvcli import analyse
 from curvcli.analyses.hessian.layers_result import PerLayer
 from curvcli.analyses.hessian.result import HessianResult
+from curvcli.analyses.hessian.view import view
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.subject import Subject
 from curvcli.cli.main import make_app
@@ -41,8 +42,10 @@ from curvcli.operators.curvature.diagonal_blocks import DiagonalBlocks, blocks_o
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.curvature.layer_spectra import block_ends, leading, sample_norms
+from curvcli.report.data import Bars
 from tests.conftest import MakeObjective
 from tests.oracles.dense import dense_hessian, dense_hessian_of, random_data, random_network
+from tests.oracles.samples import X50, Y50, small
 
 X, Y = random_data(3, 40, 6, 3, "cross_entropy")
 
@@ -295,6 +298,16 @@ def test_layers_come_in_execution_order_and_blocks_by_their_number() -> None:
         assert abs(layer.lambda_max.value - float(ends[-1])) <= 1e-3 * float(ends.abs().max())
         assert abs(layer.lambda_min.value - float(ends[0])) <= 1e-3 * float(ends.abs().max())
         assert layer.reach.lower <= float(ends[0]) + 1e-12
+
+
+def test_the_picture_of_layers_has_the_figures_of_the_answer(make_objective: MakeObjective) -> None:
+    """A bar for each end of each layer's spectrum with its residual, beside the eigenvalues of the whole."""
+    result, found, _ = layers(make_objective(small().double(), X50.double(), Y50))
+    (bars,) = (b for b in view(result) if isinstance(b, Bars))
+    assert list(bars.names) == [layer.name for layer in found.layers]
+    for group, end in zip(bars.groups, ("lambda_max", "lambda_min"), strict=True):
+        assert group.values == [getattr(layer, end).value for layer in found.layers]
+        assert group.errors == [getattr(layer, end).residual for layer in found.layers]
 
 
 def test_a_budget_that_runs_out_is_said(make_objective: MakeObjective) -> None:

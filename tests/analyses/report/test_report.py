@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from curvcli.analyses.report.run import _names
+from curvcli.analyses.report.view import view
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.api import analyse, load
 from curvcli.errors import CurvError, UsageError
 from curvcli.loading.target import Target
-from curvcli.report.data import Cards, Section, flat
+from curvcli.report.data import Cards, Chart, Section, Sentence, Table, flat
 from tests.oracles.program import ROOT, answer, invoke
 
 LINEAR = str(ROOT / "sample_models" / "linear_regression.toml")
@@ -217,3 +218,49 @@ def test_a_report_is_written_in_every_format(suffix: str, tmp_path: Path) -> Non
     done = invoke("report", LINEAR, "--analysis", "hessian", "--static", "-o", str(file))
     assert done.exit_code == 0, done.stderr
     assert file.stat().st_size > 500
+
+
+@pytest.mark.parametrize(
+    ("name", "looks", "unknown"),
+    [
+        ("taylor", 8, "Only a part"),
+        ("sharpness", 0, "Nothing was measured"),
+        ("landscape", 0, "is not known"),
+        ("trace", 0, "is not known"),
+    ],
+)
+def test_a_run_that_ends_at_once_claims_nothing(name: str, looks: int, unknown: str) -> None:
+    """No empty table, no picture of a single point, and no sentence about what was not looked at."""
+    asked: list[None] = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > looks
+
+    found = analyse(name, load(MLP, max_batches=1), Journal(interrupted=stop))
+    assert not found.complete
+    assert found.question is not None
+    assert found.headline is not None
+    assert found.headline.level == "attention"
+    assert unknown in found.headline.sentence
+    assert not {"convex", "sums to", "right to"} & {*found.headline.sentence.split()}
+    blocks = flat(found.question.view(found.result))
+    assert all(b.rows for b in blocks if isinstance(b, Table))
+    assert all(len(s.x) > 1 for b in blocks if isinstance(b, Chart) for s in b.series)
+
+
+def test_what_all_answers_note_is_said_once() -> None:
+    """Below the sections; a note of one of them stays with it."""
+    result = analyse("report", load(LINEAR), analysis=["hessian", "saddle"]).result
+    first, second = result.parts
+    noted = msgspec.structs.replace(
+        result,
+        parts=[
+            msgspec.structs.replace(first, notes=["shared", "own"]),
+            msgspec.structs.replace(second, notes=["shared"]),
+        ],
+    )
+    blocks = view(noted)
+    assert [list(b.notes) for b in blocks if isinstance(b, Section)] == [["own"], []]
+    said = [b.text for b in blocks if isinstance(b, Sentence) and "shared" in b.text]
+    assert said == ["All answers: shared."]

@@ -30,7 +30,7 @@ class Slow(nn.Module):
     ("name", "options", "sentence"),
     [
         ("step", {"timeout": "0.001s"}, "No step was computed."),
-        ("landscape", {"timeout": "0.001s"}, "The loss along a random direction is not known yet."),
+        ("landscape", {"timeout": "0.001s"}, "There was time for the weights themselves only"),
         (
             "trace",
             {"max_matvecs": 3, "deflate": 2, "steps": 8},

@@ -247,6 +247,25 @@ def test_wrong_input_gets_the_sentence_that_helps(options: list[str], words: str
     assert words in done.stderr
 
 
+def test_a_comparison_shows_every_measure_before_what_it_was_made_with() -> None:
+    """The figures of all measures are among the rows; radii, seeds and steps leave room for them."""
+    few = ("--batch-size", "32", "--max-batches", "1")
+    done = invoke("compare", MLP, MLP, *few, "--analysis", "sharpness")
+    assert done.exit_code == 0, done.stderr
+    rows = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("sharpness.")]
+    for name in ("worst.found", "worst_adaptive.found"):
+        assert f"sharpness.{name}" in rows
+    for name in (
+        "average",
+        "average_adaptive",
+        "pac_bayes",
+        "pac_bayes_adaptive",
+        "relative_flatness",
+        "fisher_rao",
+    ):
+        assert f"sharpness.{name}.value" in rows
+
+
 def test_time_that_is_up_gives_a_part() -> None:
     """After the first measure: the others are null, and the answer says that it is a part."""
     asked = [0]

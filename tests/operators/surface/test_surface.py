@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from curvcli.machine.plan import Plan
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.directions import filter_normalised, orthogonal_to, principal
-from curvcli.operators.surface.plane import Surface, parts_of_data, sampled
+from curvcli.operators.surface.plane import Surface, sampled
 from tests.conftest import MakeObjective
 from tests.oracles.samples import X50, Y50, small
 
@@ -79,7 +80,59 @@ def test_few_parts_tell_no_error(make_objective: MakeObjective) -> None:
     two = make_objective(small(), X50[:2], Y50[:2])
     assert Surface(two, [two.flat()], Hessian(two))(0.0).error() is None
     many = make_objective(small(), X50[:40], Y50[:40], splits=[2] * 20)
-    assert [b.size for b in parts_of_data(many)] == [2] * 20
+    assert Surface(many, [many.flat()], Hessian(many))(0.0).weights_P.tolist() == [2] * 20
+
+
+class Columns(nn.Module):
+    """Outputs (C, N): samples have columns, which a split of the rows would tear apart."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.inner(x)
+        return out.T
+
+
+def of_columns(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, int]:
+    return F.cross_entropy(outputs.T, targets, reduction="sum"), len(targets)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5, 2, 1])
+def test_parts_share_a_pass_where_samples_have_rows(
+    make_objective: MakeObjective, micro_batch: int | None
+) -> None:
+    """One pass in all, or as many as memory asks for; the same sums as part by part, also where no row is a sample."""
+    x, y = X50[:48].double(), Y50[:48]
+    passes: list[int] = []
+    found = []
+    for columns in (False, True):
+        model = small().double()
+        objective = (
+            make_objective(Columns(model), x, y, f"{__name__}:of_columns")
+            if columns
+            else make_objective(model, x, y)
+        )
+        operator = Hessian(objective)
+        surface = Surface(objective, [objective.flat()], operator)
+        surface(0.0)
+        operator.plan = Plan(False, micro_batch, operator.plan.capacity)
+        handle = objective.model.register_forward_pre_hook(
+            lambda _, args: passes.append(len(args[0]))
+        )
+        passes.clear()
+        found.append(surface(0.3))
+        handle.remove()
+        assert sum(passes) == 48
+        if columns:
+            assert max(passes) <= min(3, micro_batch or 3)
+        else:  # whole parts of three samples
+            assert max(passes) == {None: 48, 5: 3, 2: 2, 1: 1}[micro_batch]
+    # Rounding of float64 in matrices of other sizes.
+    assert torch.allclose(found[0].sums_P, found[1].sums_P, rtol=1e-13, atol=0)
+    assert torch.equal(found[0].weights_P, found[1].weights_P)
+    assert found[0].error() == pytest.approx(found[1].error(), rel=1e-10)
 
 
 def test_filters_of_a_direction_are_as_long_as_those_of_the_weights(
