@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from tests.oracles.program import ROOT
 
+# Processes that tests start inherit it: threads of several workers would wait for each other on a few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SAMPLES = ROOT / "sample_models"
 
 MakeObjective = Callable[..., Objective]

@@ -109,20 +109,21 @@ def test_html_escapes_what_files_say(tmp_path: Path) -> None:
 
 
 def test_notes_and_errors_go_to_stderr() -> None:
-    done = run("jacobian", str(ROOT / "sample_models/bytes_gpt.toml"), "--top", "1")
+    quick = ("jacobian", str(ROOT / "sample_models/bytes_gpt.toml"), "--top", "1", "--sample", "0")
+    done = run(*quick)
     assert done.returncode == 0
     assert "note: fused attention" in done.stderr
     assert "fused attention" not in done.stdout
-    silent = run("jacobian", str(ROOT / "sample_models/bytes_gpt.toml"), "--top", "1", "-q")
+    silent = run(*quick, "-q")
     assert silent.stderr == ""
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("jacobian", "digits_cnn", "--per-layer"),
-        ("taylor", "digits_mlp"),
-        ("step", "digits_mlp"),
+        ("jacobian", "digits_cnn", "--per-layer", "--sample", "0"),
+        ("taylor", "digits_mlp", "--max-matvecs", "12"),
+        ("step", "digits_mlp", "--max-matvecs", "8"),
         ("hessian", "digits_cnn", "--per-layer", "--top", "2", "--max-matvecs", "8"),
         ("gradients", "digits_lstm", "--reinit", "xavier,kaiming", "--seeds", "2"),
     ],
@@ -359,6 +360,7 @@ def test_errors_are_red_on_a_terminal_only() -> None:
     assert run("hessian", "no.toml").stderr.startswith("error: there is no target file")
 
 
+@pytest.mark.full
 def test_every_sample_gives_an_answer(samples: Path) -> None:
     found = sorted(samples.glob("*.toml"))
     assert len(found) >= 10

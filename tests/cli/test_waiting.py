@@ -56,7 +56,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("make", [pipe, zeros])
+@pytest.mark.parametrize("make", [pipe, pytest.param(zeros, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_no_regular_file_is_refused(
     name: str, make: Callable[[Path], None], folder: Path

@@ -152,7 +152,7 @@ print(result.result.micro_batch, peak(), limit)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the process' peak is read from /proc")
-@pytest.mark.parametrize("method", ["dense", "golub-kahan"])
+@pytest.mark.parametrize("method", ["dense", pytest.param("golub-kahan", marks=pytest.mark.full)])
 def test_the_process_stays_within_its_memory(method: str) -> None:
     """The peak of the whole process, as the system sees it, not only of its tensors."""
     done = subprocess.run(

@@ -47,7 +47,10 @@ print(peak_memory(torch.device("cpu")) / limit, any("do not fit" in note for not
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the process' peak is read from /proc")
-@pytest.mark.parametrize("part", ["layers", "time", "kernel"])
+@pytest.mark.parametrize(
+    "part",
+    [*(pytest.param(part, marks=pytest.mark.full) for part in ("layers", "time")), "kernel"],
+)
 def test_the_process_stays_within_its_memory(part: str) -> None:
     """Fewer samples are looked at where more do not fit, which is said; the peak stays below the limit."""
     done = subprocess.run(

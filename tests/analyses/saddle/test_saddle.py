@@ -146,6 +146,7 @@ def test_relu_scale_symmetry_is_flat_not_strict(make_objective: MakeObjective) -
     assert abs(result.lambda_min.value) <= result.floor
 
 
+@pytest.mark.full
 def test_300_random_networks_have_no_wrong_verdict() -> None:
     """Networks trained by a few Newton steps towards whatever critical point is near, against dense spectra."""
     counts: dict[str, int] = {}
