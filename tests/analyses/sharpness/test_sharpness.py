@@ -247,8 +247,11 @@ def test_wrong_input_gets_the_sentence_that_helps(options: list[str], words: str
     assert words in done.stderr
 
 
-def test_a_comparison_shows_every_measure_before_what_it_was_made_with() -> None:
+def test_a_comparison_shows_every_measure_before_what_it_was_made_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The figures of all measures are among the rows; radii, seeds and steps leave room for them."""
+    monkeypatch.setenv("COLUMNS", "120")  # names are not shortened
     few = ("--batch-size", "32", "--max-batches", "1")
     done = invoke("compare", MLP, MLP, *few, "--analysis", "sharpness")
     assert done.exit_code == 0, done.stderr
