@@ -15,7 +15,7 @@ import scipy.linalg
 import torch
 
 from tests.oracles.jacobians import run as run_jacobian
-from tests.oracles.mixture import sample
+from tests.oracles.mixture import eigenvalues, sample
 from tests.oracles.moves import learning_rates, stepped
 from tests.oracles.populations import compared, gradients
 from tests.oracles.tally import Tally, Truth, half_width
@@ -34,7 +34,7 @@ def tally(seeds: Iterable[int], kinds: Iterable[str] = ()) -> Tally:
     for seed in seeds:
         network = sample(seed)
         hessian_NN, error = network.hessian(), network.error()
-        values_N = torch.linalg.eigvalsh(hessian_NN).flip(0)
+        values_N = eigenvalues(hessian_NN).flip(0)
         for dtype in (torch.float32, torch.float64):
             truth = Truth(network, hessian_NN, values_N, error, dtype)
             for kind in chosen:
@@ -96,7 +96,6 @@ def _promise(truth: Truth) -> float:
     parameters = [p for p in model.parameters() if p.requires_grad]
     loss = truth.network.value(model)
     gradient_N = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)])
-    # LAPACK's divide and conquer, which torch calls, does not converge on some of these.
     found = scipy.linalg.eigh(truth.hessian_NN.numpy(), driver="ev")
     values, vectors = (torch.from_numpy(part) for part in found)
     slopes = vectors.T @ gradient_N

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -87,6 +88,11 @@ def _network(kind: str, width: int, activation: type[nn.Module]) -> nn.Module:
     return _Recurrent(nn.LSTM if kind == "lstm" else nn.GRU, 3)
 
 
+def eigenvalues(matrix_NN: Tensor) -> Tensor:
+    """Ascending, by QR: LAPACK's divide and conquer, which torch calls, does not converge on some of these."""
+    return torch.from_numpy(scipy.linalg.eigvalsh(matrix_NN.numpy(), driver="ev"))
+
+
 @dataclass(frozen=True)
 class Sample:
     """A network of the mixture at some state of its training."""
@@ -117,7 +123,7 @@ class Sample:
 
     def error(self) -> float:
         """How far an eigenvalue of `hessian` is off by rounding: as it moves when the last digits of θ do."""
-        here, there = (torch.linalg.eigvalsh(self.hessian(units)) for units in (0, 1))
+        here, there = (eigenvalues(self.hessian(units)) for units in (0, 1))
         return 5 * float((here - there).abs().max())
 
     def sampled_spectrum(self, matrix: str) -> tuple[Tensor, float]:
