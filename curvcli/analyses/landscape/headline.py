@@ -16,8 +16,8 @@ def headline(answer: Answer[LandscapeResult]) -> Headline:
     """Barrier, lower loss or bowl, and how far the quadratic model is right; safe ends only."""
     result = answer.result
     if result.evaluations < _FEWEST:
-        told = "There was time for the weights themselves only"
-        return judged(answer, f"{told}: how the loss bends around them is not known.", "attention")
+        told = "Fewer than three points were looked at"
+        return judged(answer, f"{told}: how the loss bends around the weights is not known.", "attention")
     along = " and ".join(dict.fromkeys(_called(a.name) for a in result.axes))
     parts: list[str] = []
     level: Level = "good"

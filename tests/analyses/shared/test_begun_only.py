@@ -30,7 +30,7 @@ class Slow(nn.Module):
     ("name", "options", "sentence"),
     [
         ("step", {"timeout": "0.001s"}, "No step was computed."),
-        ("landscape", {"timeout": "0.001s"}, "There was time for the weights themselves only"),
+        ("landscape", {"timeout": "0.001s"}, "Fewer than three points were looked at"),
         (
             "trace",
             {"max_matvecs": 3, "deflate": 2, "steps": 8},
