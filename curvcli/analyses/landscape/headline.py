@@ -17,7 +17,9 @@ def headline(answer: Answer[LandscapeResult]) -> Headline:
     result = answer.result
     if result.evaluations < _FEWEST:
         told = "Fewer than three points were looked at"
-        return judged(answer, f"{told}: how the loss bends around the weights is not known.", "attention")
+        return judged(
+            answer, f"{told}: how the loss bends around the weights is not known.", "attention"
+        )
     along = " and ".join(dict.fromkeys(_called(a.name) for a in result.axes))
     parts: list[str] = []
     level: Level = "good"
