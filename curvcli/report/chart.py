@@ -253,6 +253,7 @@ def _points(chart: Chart, series: Series) -> list[tuple[float, float]]:
 def _frame(chart: Chart) -> _Frame:
     points = [p for series in chart.series for p in _points(chart, series)] or [(0.0, 0.0)]
     xs, ys = [p[0] for p in points], [p[1] for p in points]
+    ys += _within_reach([edge for s in chart.series for edge in _band_edges(chart, s)], ys)
     marks = {series.mark for series in chart.series}
     if marks & {"stems", "bars"} and not chart.log_y:
         ys.append(0.0)  # where they begin
@@ -261,6 +262,20 @@ def _frame(chart: Chart) -> _Frame:
         edge = 0.5 * (max(xs) - min(xs)) / max(1, len(set(xs)) - 1) if "bars" in marks else 0.0
         edge = edge or 0.03 * (max(xs) - min(xs))
     return _Frame(min(xs) - edge, max(xs) + edge, min(ys), max(ys))
+
+
+def _within_reach(edges: list[float], ys: list[float]) -> list[float]:
+    """The ends of bands, but no further from the curves than these are high: they are what is to be seen."""
+    span = max(ys) - min(ys) or abs(ys[0])
+    return [min(max(edge, min(ys) - span), max(ys) + span) for edge in edges]
+
+
+def _band_edges(chart: Chart, series: Series) -> list[float]:
+    """The lower and upper edges of a band, logarithms where asked; those that are not finite left out."""
+    edges = [*(series.low or []), *(series.high or [])]
+    if chart.log_y:
+        return [math.log10(edge) for edge in edges if 0 < edge < math.inf]
+    return [edge for edge in edges if math.isfinite(edge)]
 
 
 def _base(chart: Chart, frame: _Frame) -> float:

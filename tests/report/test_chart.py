@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from curvcli.report.chart import as_text, svg
 from curvcli.report.data import Chart, Series
 
@@ -45,3 +47,20 @@ def test_a_band_is_an_area_of_the_page_within_its_frame() -> None:
 def test_a_band_below_zero_ends_at_the_edge_of_a_logarithmic_axis() -> None:
     (corners,) = re.findall(r'<polygon points="([^"]+)"', svg(chart(20.0, log_y=True)))
     assert all(20.0 <= float(pair.split(",")[1]) <= 250.0 for pair in corners.split())
+
+
+def test_the_axis_holds_the_whole_band_unless_it_is_wider_than_the_curve_is_high() -> None:
+    def lowest(half: float) -> tuple[float, float]:
+        """Of the curve, and of its band, in shares of the height above the frame's lower edge."""
+        drawn = svg(chart(half))
+        found = []
+        for shape in ("polyline", "polygon"):
+            (corners,) = re.findall(rf'<{shape} points="([^"]+)"', drawn)
+            found.append(max(float(pair.split(",")[1]) for pair in corners.split()))
+        curve, band = ((250.0 - y) / 230.0 for y in found)
+        return curve, band
+
+    # The curve goes from 0 to 10, its band from −2 to 12: the curve begins at 2 of 14.
+    assert lowest(2.0) == pytest.approx((2 / 14, 0.0), abs=1e-3)  # drawn to a tenth of a pixel
+    # A band of ± 100 is cut at one height of the curve beyond it.
+    assert lowest(100.0) == pytest.approx((1 / 3, 0.0), abs=1e-3)

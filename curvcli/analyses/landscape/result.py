@@ -144,7 +144,7 @@ class LandscapeResult(Struct, frozen=True, kw_only=True):
     ]
     nonfinite: Annotated[int, Meta(description="points where the loss is NaN or Inf")]
     missing: Annotated[int, Meta(description="points that were not looked at")]
-    evaluations: int
+    evaluations: Annotated[int, Meta(description="points that were looked at")]
     parts: Annotated[int, Meta(description="of the data, for sampling errors")]
     parameters: int
     hvp_check: Annotated[

@@ -228,7 +228,7 @@ def _looked(
         norm_statistics="none",
         nonfinite=sum(not math.isfinite(s.loss) for s in scan.known.values()),
         missing=scan.missing,
-        evaluations=len(scan.known) + len(scan.others),
+        evaluations=len(scan.known),
         parts=len(scan.centre.sums_P),
         parameters=subject.objective.dimension,
         hvp_check=products.check.difference,
