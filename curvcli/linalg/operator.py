@@ -1,5 +1,7 @@
 """What an algorithm may ask of a matrix: its size, and products with vectors."""
 
+import math
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +17,8 @@ Float64Array = npt.NDArray[np.float64]
 SMALL = 0.01
 # Relative error of a product in units of eps ‖A‖ that a residual is widened by.
 ROUNDING = 16
+# Entries of a vector up to which it is drawn in one go.
+PIECE = 1 << 24
 
 
 class Space(Protocol):
@@ -72,11 +76,38 @@ class Deflated:
 def random_unit_vector(op: Space, generator: torch.Generator) -> Tensor:
     """A vector of shape ``(n,)``, uniform on the unit sphere.
 
-    Drawn by a CPU generator and moved, so that one seed gives one vector on every device.
+    Drawn by a CPU generator and moved, so that one seed gives one vector on every device. A long one is drawn twice,
+    first for its length: in one go it would take three times the memory of what becomes of it.
     """
-    z_N = torch.randn(op.n, generator=generator, dtype=torch.float64)
-    z_N /= torch.linalg.vector_norm(z_N)
-    return z_N.to(device=op.device, dtype=op.dtype)
+    if op.n <= PIECE:
+        z_N = torch.randn(op.n, generator=generator, dtype=torch.float64)
+        z_N /= torch.linalg.vector_norm(z_N)
+        return z_N.to(device=op.device, dtype=op.dtype)
+    again = torch.Generator()
+    again.set_state(generator.get_state())
+    length = math.hypot(*(float(torch.linalg.vector_norm(z)) for z in normals(op.n, again, PIECE)))
+    out_N, first = torch.empty(op.n, dtype=op.dtype, device=op.device), 0
+    for piece in normals(op.n, generator, PIECE):
+        out_N[first : first + len(piece)] = piece.div_(length).to(op.device, op.dtype)
+        first += len(piece)
+    return out_N
+
+
+def normals(n: int, generator: torch.Generator, piece: int = PIECE) -> Iterator[Tensor]:
+    """``n`` normal numbers in float64, piece by piece: the numbers that one draw of all of them gives.
+
+    Torch turns sixteen uniform numbers at a time into normal ones, and the last sixteen of a draw anew: pieces are
+    multiples of that, and the last one is no shorter than the others.
+
+    Args:
+        n: how many.
+        generator: of the CPU.
+        piece: numbers in a piece, a multiple of sixteen.
+    """
+    pieces = max(1, n // piece)
+    for i in range(pieces):
+        length = piece if i + 1 < pieces else n - i * piece
+        yield torch.randn(length, generator=generator, dtype=torch.float64)
 
 
 def ranks_of(op: Space) -> Ranks:

@@ -218,7 +218,11 @@ def _result(
     known = found.others + objective.untouched if ranked else 0
     unsure = found.exact is not None and not found.exact.certain
     exact = Eigenpair(found.rest, rounding * unsure, True, None if found.rest else 0.0)
-    reach = [pairs.lower - rounding, pairs.upper + rounding, *([found.rest] if found.others + objective.untouched else [])]
+    reach = [
+        pairs.lower - rounding,
+        pairs.upper + rounding,
+        *([found.rest] if found.others + objective.untouched else []),
+    ]
     result = HessianResult(
         top=_with_known(shown[: pairs.top], exact, known, options.order, options.top),
         bottom=_with_known(shown[pairs.top :], exact, known, "smallest", options.bottom),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.linalg.operator import normals
 from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
@@ -156,8 +157,8 @@ def average_rise(
 def drawn(operator: Curvature[Any], seed: int, number: int) -> Tensor:
     """The ε of one draw, the same whenever it is asked for."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-    z_N = torch.randn(operator.n, generator=generator, dtype=torch.float64)
-    return z_N.to(device=operator.device, dtype=operator.dtype)
+    pieces = [piece.to(operator.device, operator.dtype) for piece in normals(operator.n, generator)]
+    return torch.cat(pieces)
 
 
 def mean_of(values: Sequence[float]) -> Mean:
