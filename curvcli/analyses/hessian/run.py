@@ -215,13 +215,14 @@ def _result(
     # Entries that no sample looks up are left out of vectors only where there is no weight decay. How many eigenvalues
     # lie before theirs is known once the others have converged.
     ranked = found.exact is not None or all(pairs.converged_K)
-    known = found.others + objective.untouched if ranked else 0
+    zeros = found.others + objective.untouched
+    known = zeros if ranked else 0
     unsure = found.exact is not None and not found.exact.certain
     exact = Eigenpair(found.rest, rounding * unsure, True, None if found.rest else 0.0)
     reach = [
         pairs.lower - rounding,
         pairs.upper + rounding,
-        *([found.rest] if found.others + objective.untouched else []),
+        *([found.rest] if zeros else []),
     ]
     result = HessianResult(
         top=_with_known(shown[: pairs.top], exact, known, options.order, options.top),
