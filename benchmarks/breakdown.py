@@ -11,7 +11,7 @@ import sys
 import time
 
 import torch
-from engines import TOL, K
+from engines import TOL
 from run import gradient_seconds
 from workloads import WORKLOADS, Workload
 
@@ -43,7 +43,13 @@ def stages(workload: Workload) -> dict[str, float]:
     batch = curvcli.Batch(data, len(workload.targets), workload.splittable)
     subject = curvcli.Subject(objective=curvcli.make_objective(workload.model, [batch], terms))
     curvcli.analyse(
-        "hessian", subject, Journal(progress=note), top=K, bottom=0, order="magnitude", tol=TOL
+        "hessian",
+        subject,
+        Journal(progress=note),
+        top=workload.wanted,
+        bottom=0,
+        order="magnitude",
+        tol=TOL,
     )
     note(Stage("end", 1, None))
     return spent

@@ -1,4 +1,4 @@
-"""curvcli and its peers behind one signature: the ten leading eigenvalues by magnitude.
+"""curvcli and its peers behind one signature: the leading eigenvalues by magnitude.
 
 Each engine is a function ``(workload, steps) -> (values, products)``; ``steps`` is the right number of Lanczos
 steps, found beforehand and handed to the engines that ask for one.
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from workloads import Workload
 
-K = 10
 TOL = 1e-3
 
 Found = tuple[list[float], int]
@@ -41,7 +40,7 @@ def run_curvcli(workload: Workload, **options: Any) -> tuple[Any, Any]:
         (workload.inputs, workload.targets), len(workload.targets), workload.splittable
     )
     subject = curvcli.Subject(objective=curvcli.make_objective(workload.model, [batch], terms))
-    settings = {"top": K, "bottom": 0, "order": "magnitude", "tol": TOL, **options}
+    settings = {"top": workload.wanted, "bottom": 0, "order": "magnitude", "tol": TOL, **options}
     return curvcli.analyse("hessian", subject, **settings).result, subject
 
 
@@ -84,7 +83,9 @@ def eigenthings(workload: Workload, steps: int | None) -> Found:
 
     with twice_differentiable():
         operator = Counted(workload.model, [0], lambda model, _: workload.value())
-        found = lanczos(operator, k=K, max_iter=steps, tol=TOL, reorthogonalize=True, seed=0)
+        found = lanczos(
+            operator, k=workload.wanted, max_iter=steps, tol=TOL, reorthogonalize=True, seed=0
+        )
     return found.eigenvalues.tolist(), operator.products
 
 
@@ -114,7 +115,13 @@ def curvlinops(workload: Workload, steps: int) -> Found:
         counted = LinearOperator(operator.shape, matvec=multiply, dtype=operator.dtype)
         start = np.random.default_rng(0).standard_normal(counted.shape[0]).astype(np.float32)
         values = eigsh(
-            counted, K, ncv=steps, tol=TOL, v0=start, which="LM", return_eigenvectors=False
+            counted,
+            workload.wanted,
+            ncv=steps,
+            tol=TOL,
+            v0=start,
+            which="LM",
+            return_eigenvectors=False,
         )
     return sorted(values.tolist(), key=abs, reverse=True), products
 
@@ -142,7 +149,7 @@ def pyhessian(workload: Workload, _: int) -> Found:
                 data=(workload.inputs, workload.targets),
                 cuda=False,
             )
-            values, _vectors = found.eigenvalues(maxIter=100, tol=TOL, top_n=K)
+            values, _vectors = found.eigenvalues(maxIter=100, tol=TOL, top_n=workload.wanted)
     finally:
         module.hessian_vector_product = original
     return values, products
@@ -178,7 +185,13 @@ def reference(workload: Workload) -> list[float]:
         ncv = max(40, min(80, int(8e9 / (8 * n))))
         start = np.random.default_rng(0).standard_normal(n)
         values = eigsh(
-            operator, K, ncv=ncv, tol=1e-6, v0=start, which="LM", return_eigenvectors=False
+            operator,
+            workload.wanted,
+            ncv=ncv,
+            tol=1e-6,
+            v0=start,
+            which="LM",
+            return_eigenvectors=False,
         )
     return sorted(values.tolist(), key=abs, reverse=True)
 

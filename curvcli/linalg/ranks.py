@@ -5,13 +5,16 @@ bits. What follows from them (orthogonalisation, small eigenproblems, decisions)
 no other exchange is needed. Only the basis of a Krylov space is divided, by entries: see `linalg.basis`.
 """
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -59,6 +62,10 @@ class Ranks:
         """The whole vector of ``n`` entries, of which every process has its `share`."""
         return part_N
 
+    def collected(self, items: list[T]) -> list[T]:
+        """The items of all processes, one process after the other."""
+        return items
+
 
 class Group(Ranks):
     """The processes of a `torch.distributed` group.
@@ -103,6 +110,17 @@ class Group(Ranks):
         self._exchange(dist.all_gather(parts, padded, async_op=True), self.size * padded.nbytes)
         lengths = [n * (r + 1) // self.size - n * r // self.size for r in range(self.size)]
         return torch.cat([p[:k] for p, k in zip(parts, lengths, strict=True)])
+
+    def collected(self, items: list[T]) -> list[T]:
+        """See `Ranks.collected`; they travel as pickles among processes that run the same program."""
+        own = torch.frombuffer(bytearray(pickle.dumps(items)), dtype=torch.uint8)
+        length = self.largest(len(own))
+        padded = torch.zeros(length, dtype=torch.uint8)
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        self._exchange(dist.all_gather(parts, padded, async_op=True), self.size * length)
+        # What follows the end of a pickle is not read.
+        return [item for part in parts for item in pickle.loads(part.numpy().tobytes())]
 
     def _exchange(self, work: Any, whole: int) -> None:
         """Wait; ``whole`` bytes go around among the processes, of which this one sends its part of (R − 1)/R."""

@@ -122,3 +122,55 @@ def test_a_signal_to_one_ends_all_with_what_is_known(tmp_path: Path) -> None:
     answer = json.loads(out)
     assert answer["complete"] is False
     assert answer["result"] is not None
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("digits_mlp", ["--batch-size", "31", "--max-batches", "3"]),
+        ("digits_cnn", ["--train-mode", "--batch-size", "16", "--max-batches", "3"]),
+    ],
+)
+def test_jacobians_are_shared_out(target: str, options: list[str]) -> None:
+    """Samples, or whole batches where they depend on each other: in order, with the digits of one process."""
+    command = ["jacobian", str(SAMPLES / f"{target}.toml"), *options, "--format", "json"]
+    one, several = (json.loads(run(*command, *more).stdout) for more in ((), ("--ranks", "2")))
+    a, b = (answer["result"] for answer in (one, several))
+    assert [s["index"] for s in a["samples"]] == [s["index"] for s in b["samples"]]
+    for x, y in zip(a["samples"], b["samples"], strict=True):
+        # Pieces of other sizes are multiplied by other kernels: rounding of float32, amplified by the network.
+        assert y["frobenius"] == pytest.approx(x["frobenius"], rel=1e-5)
+        assert y["spectral"] == pytest.approx(x["spectral"], rel=1e-5)
+    assert several["cost"]["processes"]["messages"] > 0
+    assert several["complete"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("target", ["digits_mlp", "digits_cnn", "digits_lstm", "bytes_gpt"])
+def test_gradients_are_shared_out(target: str) -> None:
+    """Figures of every layer, dead units, noise, attention and time, as one process has them."""
+    command = ["gradients", str(SAMPLES / f"{target}.toml"), "--max-batches", "1", "--batch-size", "96"]  # fmt: skip
+    one, several = (
+        json.loads(run(*command, "--format", "json", *more).stdout)
+        for more in ((), ("--ranks", "2"))
+    )
+    close(one["result"], several["result"])
+    assert several["cost"]["processes"]["messages"] > 0
+    assert [f["rule"] for f in one["findings"]] == [f["rule"] for f in several["findings"]]
+
+
+def close(one: Any, other: Any, where: str = "") -> None:
+    """The same structure and words, and numbers that differ by float32 sums in another order."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            close(value, other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            close(*pair, f"{where}[{index}]")
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-12), where
+    else:
+        assert one == other, where

@@ -55,7 +55,8 @@ def run(subject: Subject, options: JacobianOptions, journal: Journal) -> Answer[
         probes=options.probes,
         seed=subject.spec.seed,
         keep=options.full,
-        stop=lambda: journal.stop() is not None,
+        # The processes have different work: each asks for itself.
+        stop=lambda: journal.stop_alone() is not None,
         progress=lambda j: journal.progress(Stage("steps", j, None)),
     )
     if options.wrt == "parameters" and "parameters" not in dict(model.named_modules()):
@@ -147,9 +148,10 @@ def _measure(
         settings,
         memory=subject.spec.memory_bytes,
         notes=journal.notes,
-        progress=lambda done: journal.progress(Stage("samples", done, total)),
+        progress=lambda done: journal.progress(Stage("samples", min(done, total), total)),
+        ranks=subject.target.ranks,
     )
-    measured = list(chunks)
+    measured = chunks.measured()
     cost = subject.count(subject.target.device)
     # Work is counted in products over all the data.
     cost.matvecs += round(sum(m.products * m.size for m in measured) / total)

@@ -14,7 +14,8 @@ from curvcli.report.data import Finding
 
 Reason = Literal["timeout", "interrupted"]
 R = TypeVar("R")
-
+# The stronger ones last: of what several processes want, the strongest happens.
+_REASONS: tuple[Reason | None, ...] = (None, "timeout", "interrupted")
 
 # So many names are listed one by one.
 _NAMED = 8
@@ -94,12 +95,13 @@ class Journal:
 
     def stop(self) -> Reason | None:
         """Why to end the run now, if there is a reason; what one of several processes wants, all do."""
-        own = 0
-        if self._latest is not None and time.monotonic() > self._latest:
-            own = 1
+        return _REASONS[self._agree(_REASONS.index(self.stop_alone()))]
+
+    def stop_alone(self) -> Reason | None:
+        """Why this process should end its part of work that is shared out, without asking the others."""
         if self.interrupted():
-            own = 2
-        return (None, "timeout", "interrupted")[self._agree(own)]
+            return "interrupted"
+        return "timeout" if self._latest is not None and time.monotonic() > self._latest else None
 
     def stop_reading(self) -> Reason | None:
         """Why to read no more data: half of the time belongs to what is computed from it."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError, MemoryLimitError
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.svd.bidiagonal import steps_that_fit
 from curvcli.machine.containers import move, tensors_in
 from curvcli.machine.memory import HELD, Need, human, need_from, retried, room
@@ -68,8 +69,8 @@ class Chunks:
         structure: see `jacobian.explore`.
         settings: how norms and singular values are computed.
         memory: bytes the process may use in all; None: what is free now.
-        numbers: of the samples; None: 0, 1, 2, …
         notes: told when memory runs out.
+        ranks: processes that share the samples out; whole batches, where they may not be cut.
     """
 
     passage: Passage
@@ -79,17 +80,22 @@ class Chunks:
     memory: int | None = None
     notes: list[str] = field(default_factory=list)
     progress: Callable[[int], None] = lambda _: None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
-        self.samples = sum(batch.size for batch in self.batches)
         # Before the room for samples is measured: copies take some of it.
         self._twin, self._no_twin = self._double()
         self.micro_batch, self.steps = self._plan()
 
+    def measured(self) -> list[Measured]:
+        """All samples in order, those of other processes too."""
+        found = self.ranks.collected(list(self))
+        return sorted(found, key=lambda measured: measured.first)
+
     def __iter__(self) -> Iterator[Measured]:
-        """Piece by piece; smaller ones after running out of memory."""
-        first = 0
-        for batch in self.batches:
+        """This process' share, piece by piece; smaller ones after running out of memory."""
+        seen = 0
+        for first, batch in self._mine():
             done = 0
             while done < batch.size:
                 found = retried(
@@ -97,9 +103,20 @@ class Chunks:
                 )
                 yield found
                 done += found.size
-                self.progress(first + done)
+                seen += found.size
+                self.progress(seen * self.ranks.size)
                 if self.settings.stop():
                     return
+
+    def _mine(self) -> Iterator[tuple[int, Batch]]:
+        """The number of the first sample, and the samples, of this process' share of each batch."""
+        first = 0
+        for index, batch in enumerate(self.batches):
+            own = self.ranks.share(batch.size)
+            if not self._whole(batch) and (part := batch.between(own)) is not None:
+                yield first + own.start, part
+            elif self._whole(batch) and index % self.ranks.size == self.ranks.rank:
+                yield first, batch
             first += batch.size
 
     def _attempt(self, batch: Batch, first: int, done: int) -> Measured:

@@ -4,6 +4,7 @@ Both are read off each call of the function itself, whether a module or a bare f
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -91,7 +92,9 @@ class ActivationCounts:
         if self.activation.floor is None or x.numel() == 0:
             return
         others = [axis for axis in range(x.dim()) if axis != unit_axis % x.dim()]
-        highest_C = x.detach().amax(others) if others else x.detach()
+        self._raise_to(x.detach().amax(others) if others else x.detach())
+
+    def _raise_to(self, highest_C: Tensor) -> None:
         if self._highest_C is None or self._highest_C.shape != highest_C.shape:
             self._highest_C = highest_C
         else:
@@ -107,6 +110,29 @@ class ActivationCounts:
         self._saturated += saturated
         # No entry is flat where none is saturated.
         self._flat += float(counted(torch.lt, slope_1E, FLAT)) if saturated else 0.0
+
+    def on_host(self) -> "ActivationCounts":
+        """A copy with its tensor on the CPU."""
+        found = copy(self)
+        if self._highest_C is not None:
+            found._highest_C = self._highest_C.cpu()
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Functions do not travel between processes: their names do.
+        return {**self.__dict__, "activation": self.activation.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        named = next(a for a in FUNCTIONS.values() if a.name == state["activation"])
+        self.__dict__.update(state, activation=named)
+
+    def add(self, other: "ActivationCounts") -> None:
+        """As if all that ``other`` has seen, on the same device, had been seen here as well."""
+        if other._highest_C is not None:
+            self._raise_to(other._highest_C)
+        self._entries += other._entries
+        self._saturated += other._saturated
+        self._flat += other._flat
 
     @property
     def units(self) -> int | None:

@@ -5,12 +5,14 @@ Shapes: ``P`` parts of the data whose gradients are compared with each other.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from curvcli.errors import MemoryLimitError
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.machine.device import block
 from curvcli.machine.memory import out_of_memory, room
 from curvcli.objective.batch import Batch
@@ -18,6 +20,7 @@ from curvcli.objective.objective import Objective
 from curvcli.operators.signals.layers import is_leaf
 from curvcli.operators.signals.reductions import peaks, square_sums, wide
 from curvcli.operators.signals.signals import Recorder
+from curvcli.operators.signals.together import put_together, worth_sharing
 
 # Parts whose gradients are kept to measure the noise.
 PARTS = 4
@@ -78,50 +81,98 @@ def flow(
     Raises:
         MemoryLimitError: a piece does not fit.
     """
-    pieces = cut(objective, parts)
+    ranks = objective.ranks
+    pieces = cut(objective, max(parts, ranks.size))
+    if ranks.size > 1 and not worth_sharing(pieces, ranks):
+        objective, ranks = replace(objective, ranks=ALONE), ALONE
     parts = min(parts, len(pieces))
-    together = _kept_at_once(objective, memory) if parts > 1 else 1
+    together = -ranks.largest(-_kept_at_once(objective, memory)) if parts > 1 else 1
     groups = _group_sizes(len(pieces), min(parts, together))
     recorder = Recorder(
         objective, count_nonfinite=count_nonfinite, clone_views=clone_views, details=details
     )
+    with recorder.watching():
+        passed = _pass(objective, recorder, pieces, groups, stop)
+    if ranks.size > 1 and not put_together(recorder, ranks):
+        return flow(
+            replace(objective, ranks=ALONE), parts=parts, memory=memory, count_nonfinite=count_nonfinite,
+            clone_views=clone_views, details=details, stop=stop,
+        )  # fmt: skip
+    kept, part_samples = passed.kept, passed.part_samples
+    grams = _grams(kept, [objective.samples / b for b in part_samples]) if len(kept) > 1 else None
+    gradient = _summed(kept)
+    (loss,) = ranks.totals(passed.loss)
+    loss += _decay(objective, gradient)
+    objective.cost.gradients += 1
+    complete = sum(part_samples) == objective.samples
+    return Flow(recorder, loss, gradient, grams, part_samples, objective.samples, complete)
+
+
+class _Passed(NamedTuple):
+    """What came of the pieces."""
+
+    kept: list[list[Tensor]]
+    """By part, the gradient of every parameter."""
+    part_samples: list[int]
+    loss: float
+    """Of this process' pieces."""
+
+
+def _pass(
+    objective: Objective,
+    recorder: Recorder,
+    pieces: Sequence[Batch],
+    groups: Sequence[int],
+    stop: Callable[[], object],
+) -> _Passed:
+    """Forward and backward over this process' pieces; gradients of each group are summed over all processes."""
     kept: list[list[Tensor]] = []
     part_samples: list[int] = []
-    loss, remaining, complete = 0.0, iter(pieces), True
-    with recorder.watching():
-        for size in groups:
-            sums, count = None, 0
-            for _ in range(size):
-                piece = next(remaining)
-                total, gradients = _differentiate(objective, recorder, piece)
-                loss += total
-                count += piece.size
-                if sums is None:
-                    sums = gradients
-                else:
-                    for a, g in zip(sums, gradients, strict=True):
-                        a.add_(g)
-            assert sums is not None
-            _keep(kept, sums, keep_apart=len(groups) > 1)
-            part_samples.append(count)
-            if stop():
-                complete = sum(part_samples) == objective.samples
-                break
-    gradient: list[Tensor] = []
-    grams: list[Tensor] | None = None
-    if len(kept) > 1:
-        grams = _grams(kept, [objective.samples / b for b in part_samples])
+    own = objective.ranks.share(len(pieces))
+    loss, numbers = 0.0, iter(range(len(pieces)))
+    for size in groups:
+        sums, count = None, 0
+        for _ in range(size):
+            number = next(numbers)
+            count += pieces[number].size
+            if not own.start <= number < own.stop:
+                continue
+            total, gradients = _differentiate(objective, recorder, pieces[number])
+            loss += total
+            if sums is None:
+                sums = gradients
+            else:
+                for a, g in zip(sums, gradients, strict=True):
+                    a.add_(g)
+        sums = [torch.zeros_like(p) for p in objective.parameters] if sums is None else sums
+        _keep(kept, _over_all(sums, objective.ranks), keep_apart=len(groups) > 1)
+        part_samples.append(count)
+        if stop():
+            break
+    return _Passed(kept, part_samples, loss)
+
+
+def _over_all(tensors: list[Tensor], ranks: Ranks) -> list[Tensor]:
+    """Their sums over all processes, by one exchange."""
+    if ranks.size == 1:
+        return tensors
+    flat_N = ranks.sum(torch.cat([t.detach().reshape(-1) for t in tensors]))
+    parts = flat_N.split([t.numel() for t in tensors])
+    return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+
+
+def _summed(kept: list[list[Tensor]]) -> list[Tensor]:
+    """The sum over the parts, by parameter; ``kept`` is empty then."""
+    gradient = []
     for part in kept:
         part.reverse()
-    for _ in range(len(objective.parameters)):
+    while kept[0]:
         # Taken out one by one: the parts and their sum never exist as a whole side by side.
         tensors = [part.pop() for part in kept]
         for other in tensors[1:]:
             tensors[0].add_(other)
         gradient.append(tensors[0])
-    loss += _decay(objective, gradient)
-    objective.cost.gradients += 1
-    return Flow(recorder, loss, gradient, grams, part_samples, objective.samples, complete)
+    return gradient
 
 
 def _decay(objective: Objective, gradient: list[Tensor]) -> float:

@@ -5,6 +5,7 @@ Shapes: ``K`` tensors of one shape, ``B`` samples, ``T`` positions of a sequence
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -167,6 +168,34 @@ class Reduction:
             self._by_position = self._by_position + squares_T
         else:
             self._positions_differ = True
+
+    def on_host(self) -> "Reduction":
+        """A copy with all its tensors on the CPU."""
+        found = copy(self)
+        if self._by_sample is not None:
+            found._by_sample = [values.cpu() for values in self._by_sample]
+        if self._by_position is not None:
+            found._by_position = self._by_position.cpu()
+        return found
+
+    def add(self, other: "Reduction") -> None:
+        """As if all that ``other`` has seen, on the same device, had been seen here as well."""
+        if not other.reached:
+            return
+        self.entries += other.entries
+        self.nonfinite += other.nonfinite
+        self._square_sum = (self._square_sum or 0.0) + (other._square_sum or 0.0)
+        self._zeros += other._zeros
+        peak = other._peak
+        self._peak = peak if math.isnan(peak) or peak > self._peak else self._peak
+        if self._by_sample is None or other._by_sample is None:
+            self._by_sample = None
+        else:
+            self._by_sample = [*self._by_sample, *other._by_sample]
+        if other._by_position is not None:
+            self._add_positions(other._by_position)
+            self._position_entries += other._position_entries
+        self._positions_differ |= other._positions_differ
 
     @property
     def reached(self) -> bool:
