@@ -2,9 +2,9 @@
 
     python benchmarks/run.py [--repeats N] [--threads N] [--without ENGINE …] [WORKLOAD …]
 
-Each engine finds the ten eigenvalues of largest magnitude to 1e-3 (three of GPT-2). Times are divided by that of one gradient of the
-same batch, measured before and after each run in the same process; engines take turns, medians and ranges are given.
-The error is the largest relative one against float64 and 1e-6 (ARPACK). Memory is the growth of the
+Each engine finds the ten eigenvalues of largest magnitude to 1e-3 (three of GPT-2). Times are divided by that of one
+gradient of the same batch, measured before and after each run in the same process; engines take turns, medians and
+ranges are given. The error is the largest relative one against float64 and 1e-6 (ARPACK). Memory is the growth of the
 resident set over the loaded workload, in a process of its own for each engine that is not too slow for that. Writes
 ``results.json`` and ``results.md`` beside this file; rows of other workloads, of the same torch and threads, stay with
 their date.
@@ -178,10 +178,11 @@ def table(results: dict[str, Any]) -> str:
             continue
         times, peak = row["times"], row["peak_memory"]
         spread = f" ({min(times):.0f} to {max(times):.0f})" if len(times) > 1 else ""
+        error_ = "not known" if row["error"] is None else f"{row['error']:.0e}"
+        taken = "not measured" if peak is None else f"{peak / 1e6:.0f} MB"
         lines.append(
             f"| {name} | {row['engine']} | {statistics.median(times):.0f}{spread} | {row['products']} "
-            f"| {'not known' if row['error'] is None else format(row['error'], '.0e')} | {f'{peak / 1e6:.0f} MB' if peak is not None else 'not measured'} "
-            f"| {row['date']} |"
+            f"| {error_} | {taken} | {row['date']} |"
         )
     return "\n".join(lines) + "\n"
 

