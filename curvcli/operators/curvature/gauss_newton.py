@@ -21,6 +21,7 @@ from curvcli.objective.terms import SplitLoss
 from curvcli.operators.autodiff.kernels import missing_derivatives
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.likelihoods import datum_of
 from curvcli.operators.curvature.probing import ASYMMETRY, asymmetry
 
 
@@ -71,15 +72,32 @@ class GaussNewton(Curvature[OutputGraph]):
             return loss.outputs(objective.model, batch.data)
 
     def output_curvature(self, outputs: Tensor, batch: Batch) -> OutputCurvature:
-        """C of one piece: ∂²(Σ ℓ)/∂z² / W."""
+        """C of one piece: ∂²(Σ ℓ)/∂z² / W.
+
+        1 − p of a probability near one is nothing but rounding. Two identities of these losses do without it: that of
+        one logit has a curvature σ(z) σ(−z) that is even in z, and so is taken at −|z|; that of several logits does not
+        change when they all move alike, so that u may be taken relative to that of the largest one.
+        """
+        loss = self._loss()
+        name = getattr(loss, "name", "")
         with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_()
-            total, _ = self._loss().of_outputs(leaf, batch.data)
+            leaf = outputs.detach().clone()
+            if name == "bce_with_logits":
+                leaf = -leaf.abs()
+            leaf.requires_grad_()
+            total, _ = loss.of_outputs(leaf, batch.data)
             (inner,) = torch.autograd.grad(total / self.objective.weight, leaf, create_graph=True)
         if not inner.requires_grad:
             return OutputCurvature(None, [])
 
+        largest: tuple[int, Tensor] | None = None
+        if name in ("cross_entropy", "token_cross_entropy"):
+            (axis,) = datum_of(loss, outputs, loss.targets(batch.data)).axes
+            largest = axis, leaf.detach().argmax(axis, keepdim=True)
+
         def product(u: Tensor) -> Tensor:
+            if largest is not None:
+                u = u - u.gather(*largest)
             return pullback([inner], [leaf], [u])[0]
 
         return OutputCurvature(product, [inner])

@@ -1,5 +1,7 @@
 """Gauss-Newton products are those of the dense matrix, for every loss and strategy."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,5 +53,27 @@ def test_saturated_outputs_leave_rounding_and_no_wrong_derivative(
     found = analyse("hessian", subject, top=2, bottom=0, matrix="ggn").result
     values, error = network.sampled_spectrum("ggn")
     for pair, value in zip(found.top, values.tolist(), strict=False):
-        # At 1 - p = 1e-16 the curvature of the outputs has one digit: seed 115 is below the rounding of its loss.
-        assert abs(pair.value - value) <= pair.residual + error + 1e-15
+        assert abs(pair.value - value) <= pair.residual + error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [-60.0, -25.0, 3.0, 25.0, 60.0])
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits"])
+def test_probabilities_near_one_have_the_curvature_of_the_closed_form(
+    loss: str, gap: float, dtype: torch.dtype, make_objective: MakeObjective
+) -> None:
+    """σ(z) σ(−z) ‖x‖², twice that for two logits: 1 − p, which is rounding at z = 60, is not needed."""
+    x = torch.tensor([[1.0, 0.5]], dtype=dtype)
+    both = loss == "cross_entropy"
+    model = torch.nn.Linear(2, 1 + both, bias=False).to(dtype)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[gap, 0.0], [0.0, 0.0]][: 1 + both]))
+    y = torch.tensor([0]) if both else torch.zeros(1, 1, dtype=dtype)
+    found = GaussNewton(make_objective(model, x, y, loss))
+    decay = math.exp(-abs(gap))
+    wanted = (1 + both) * 1.25 * decay / (1 + decay) ** 2
+    v_N = torch.cat([x[0], -x[0]][: 1 + both])
+    product_N = found.matvec(v_N / torch.linalg.vector_norm(v_N))
+    # Some operations, and e^z with a rounded z.
+    tolerance = (16 + abs(gap)) * torch.finfo(dtype).eps
+    assert float(torch.linalg.vector_norm(product_N)) == pytest.approx(wanted, rel=tolerance)
