@@ -93,7 +93,9 @@ def _distribution(result: JacobianResult) -> Table:
             row("effective rank", result.effective_rank),
             row("stable rank", result.stable_rank),
         ],
-        "error: largest standard error (‖J‖_F; 0: exact) or residual (‖J‖₂). —: not known, or singular.",
+        "‖J‖₂: the most that a small change grows; ‖J‖_F: over all directions together; condition: largest over "
+        "smallest factor; ranks: how many directions count. error: largest standard error (‖J‖_F; 0: exact) or "
+        "residual (‖J‖₂). —: not known, or no finite figure.",
     )
 
 

@@ -23,7 +23,11 @@ def view(result: SaddleResult) -> list[Block]:
                     f"[{number(result.reach.lower)}, {number(result.reach.upper)}]",
                 ),
                 ("rounding of eigenvalues", result.floor),
-                ("a Newton step promises", _share(result.newton_promise)),
+                *(
+                    [("a Newton step promises", f"{result.newton_promise:.2g} of the loss")]
+                    if result.newton_promise is not None
+                    else []
+                ),
                 ("product check", product_check(result.hvp_check)),
                 (
                     "negative eigenvalues",
@@ -46,10 +50,6 @@ def view(result: SaddleResult) -> list[Block]:
     if result.escape is not None:
         blocks += _escape_blocks(result.escape)
     return blocks
-
-
-def _share(promise: float | None) -> str | None:
-    return None if promise is None else f"{promise:.2g} of the loss"
 
 
 def _escape_blocks(escape: Escape) -> list[Block]:
