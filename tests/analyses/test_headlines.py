@@ -139,3 +139,15 @@ def test_sentences_use_no_words_that_they_do_not_explain() -> None:
     assert "Not one of 4 eigenvalues has converged" in _said("hessian-exploding")
     assert "up to 1050 times" in _said("jacobian-gpt")
     assert "on this data is stable" in _said("hessian-digits_mlp")
+
+
+def test_why_the_lowest_rate_failed_is_said() -> None:
+    """Also where the loss fell all the same."""
+    made = recorded(RECORDED[0].parent / "lr-linear.json.gz")
+    assert made is not None
+    answer: Answer[Any] = made[1]
+    failed = [t for t in answer.result.trials if t.rate == answer.result.fails_at]
+    assert "failed is 0.137: " in get("lr").headline(answer).sentence
+    trials = [replace(t, verdict="unstable") if t in failed else t for t in answer.result.trials]
+    unstable = Answer(replace(answer.result, trials=trials), [], [])
+    assert "too high for the sharpest direction" in get("lr").headline(unstable).sentence

@@ -214,7 +214,9 @@ def _time(layer: TimeJacobian) -> list[Block]:
     exponent = Measured(layer.lyapunov, layer.lyapunov_error)
     rows: list[tuple[str, Cell]] = [("largest Lyapunov exponent", exponent)]
     if layer.memory_horizon is not None:
-        rows.append(("memory horizon", f"{number(layer.memory_horizon, 3)} steps"))
+        sure = layer.lyapunov is None or -layer.lyapunov > 2 * (layer.lyapunov_error or 0.0)
+        told = f"{number(layer.memory_horizon, 3)} steps" + ("" if sure else ", not certain")
+        rows.append(("memory horizon", told))
     blocks: list[Block] = [table, Facts(rows)]
     if len(layer.lags) > 1:
         lags = [float(lag) for lag in layer.lags]

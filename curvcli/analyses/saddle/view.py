@@ -20,7 +20,8 @@ def view(result: SaddleResult) -> list[Block]:
                 ("λ max", Measured(result.lambda_max.value, result.lambda_max.residual)),
                 (
                     "every eigenvalue is in",
-                    f"[{number(result.reach.lower)}, {number(result.reach.upper)}]",
+                    f"[{number(result.reach.lower)}, {number(result.reach.upper)}] with probability "
+                    f"{result.reach.probability:g}",
                 ),
                 ("rounding of eigenvalues", result.floor),
                 *(
