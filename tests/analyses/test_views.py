@@ -42,7 +42,7 @@ def test_heads_say_what_stands_below() -> None:
     assert "moments allow" not in density
     assert "± to the end of the interval" in shown("compare-mlp")
     assert "the gain is that of the norm" in shown("gradients-digits_lstm")
-    assert "above a line between two points" in shown("landscape-cnn")
+    assert "above a straight line between two others" in shown("landscape-cnn")
     assert "an output that never changes has at best loss" in shown("trace-mlp")
 
 

@@ -65,3 +65,22 @@ def test_nll_of_logits_is_said_whole(samples: Path) -> None:
     sentence = told["verdict"]["sentence"]
     assert sentence.startswith("The loss nll needs log-probabilities")
     assert sentence.endswith("or use cross_entropy.")
+
+
+def test_check_without_a_target() -> None:
+    """Nothing is judged where nothing is named."""
+    done = invoke("check")
+    assert done.exit_code == 2
+    assert (
+        "nothing to check: no target is given\n  name one: curvcli check model.toml" in done.stderr
+    )
+
+
+def test_a_pattern_that_lacks_its_star(samples: Path) -> None:
+    """Names of parameters are matched whole; one that matches nothing is no beginning of them."""
+    target = str(samples / "digits_mlp.toml")
+    assert (
+        "write 'fc*' for all that begin with it"
+        in invoke("hessian", target, "--params", "fc").stderr
+    )
+    assert "write" not in invoke("hessian", target, "--params", "conv*").stderr
