@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import difflib
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ _KINDS: list[tuple[Callable[[int], bool], str]] = [
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 ]
+# Share of a name that a misspelt one has in common with it.
+_ALIKE = 0.75
 
 
 def check_regular(path: Path, error: type[CurvError], what: str = "file") -> None:
@@ -40,7 +43,7 @@ def check_regular(path: Path, error: type[CurvError], what: str = "file") -> Non
                 f"standard input ('-') cannot be the {what}: files are read by place, and more than once",
                 "write it into a file, and name that one",
             ) from None
-        raise error(f"there is no {what} {str(path)!r}", "check the path") from None
+        raise error(f"there is no {what} {str(path)!r}{_alike(path)}", "check the path") from None
     except (OSError, ValueError) as problem:  # ValueError: a path with a zero byte
         reason = getattr(problem, "strerror", None) or problem
         raise error(
@@ -52,6 +55,16 @@ def check_regular(path: Path, error: type[CurvError], what: str = "file") -> Non
             f"the {what} {str(path)!r} is {kind}, not a regular file",
             "write its content into a file, and name that one",
         )
+
+
+def _alike(path: Path) -> str:
+    """The file beside a missing one that is called almost the same, as a question; empty where there is none."""
+    try:
+        beside = [p.name for p in path.parent.iterdir() if p.suffix == path.suffix]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, beside, n=1, cutoff=_ALIKE)
+    return f". Did you mean {str(path.with_name(close[0]))!r}?" if close else ""
 
 
 _writing = True

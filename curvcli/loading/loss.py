@@ -74,9 +74,16 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int, name: str) ->
         raise DataError(
             f"labels run from {int(counted.min())} to {int(counted.max())}, but the model has {classes} "
             f"outputs (classes 0 to {classes - 1})",
-            f"check the data, the model's head, or --loss-arg ignore_index={int(counted.min())}",
+            _how_to_count(int(counted.min()), int(counted.max()), classes),
         )
     return valid
+
+
+def _how_to_count(low: int, high: int, classes: int) -> str:
+    """What mends labels beyond the classes."""
+    if low == 1 and high == classes:
+        return "count from 0: y - 1"
+    return f"check the data, the model's head, or --loss-arg ignore_index={low}"
 
 
 def cross_entropy(

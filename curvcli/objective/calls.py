@@ -77,6 +77,8 @@ def _remedy(message: str, inputs: list[Any]) -> str:
             "the inputs are whole numbers: save them as float32, scaled as in training (pixels, for example, / 255), "
             "images as [samples, channels, height, width]"
         )
+    if any(isinstance(v, Tensor) and _is_whole(v) for v in inputs) and "dtype" in message:
+        return "the inputs are whole numbers: save them as float32, x.astype('float32')"
     if "channels" in message and dims in ({3}, {4}):
         return (
             "images are [samples, channels, height, width] for PyTorch: x[:, None] adds the axis of one channel, "

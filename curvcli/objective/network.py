@@ -2,7 +2,7 @@
 
 import copy
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -157,6 +157,12 @@ def uses_batch_statistics(model: nn.Module) -> bool:
     )
 
 
+def _starred(pattern: str, names: Iterable[str]) -> str:
+    """The pattern with the star that it lacks, where names begin with it."""
+    begun = any(name.startswith(pattern) for name in names)
+    return f"write '{pattern}*' for all that begin with it; " if begun else ""
+
+
 def choose_parameters(
     model: nn.Module, select: Sequence[str] = ()
 ) -> tuple[list[str], list[nn.Parameter], list[str]]:
@@ -183,7 +189,7 @@ def choose_parameters(
                 raise ModelError(
                     f"no trainable parameter matches {pattern!r}."
                     + did_you_mean(pattern.strip("*"), trainable),
-                    f"the parameters are {some(trainable, 8)}",
+                    f"{_starred(pattern, trainable)}the parameters are {some(trainable, 8)}",
                 )
         chosen = {n: p for n, p in trainable.items() if any(fnmatch.fnmatch(n, s) for s in select)}
         for name in trainable.keys() - chosen.keys():

@@ -48,7 +48,9 @@ def fit_line(target: TargetInfo | None) -> str | None:
     )
     line = own[0].upper() + own[1:]
     if constant:
-        line += f" on {target.samples:,} samples; the best constant: {constant}"
+        line += (
+            f" on {target.samples:,} samples; an output that never changes has at best {constant}"
+        )
     if fit.at_chance:
         return f"{line}. No better than a constant: {fit.why}."
     return f"{line}."

@@ -1,7 +1,7 @@
 """How a number is written for people: short, never cut."""
 
 import math
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from curvcli.errors import printable
 from curvcli.report.data import Bar, Cell, Measured, State
@@ -22,6 +22,18 @@ def number(value: float | None, digits: int = 4) -> str:
     if -4 < exponent < 6:
         return f"{value:.{max(0, digits - 1 - exponent)}f}"
     return f"{value:.{digits - 1}e}"
+
+
+def about(value: float | None, digits: int = 3) -> str:
+    """`number` with no more than ``digits`` digits that tell, as a ratio in a sentence needs.
+
+    >>> about(146295.3), about(1042.4), about(1.607, 2), about(1.58e-12)
+    ('146,000', '1,040', '1.6', '1.58e-12')
+    """
+    if value is None or value == 0 or not math.isfinite(value):
+        return number(value)
+    rounded = _rounded(value, digits, ROUND_HALF_EVEN)
+    return f"{rounded:,.0f}" if 10**digits <= abs(rounded) < 1e6 else number(rounded, digits)
 
 
 def at_least(value: float, digits: int = 4) -> str:

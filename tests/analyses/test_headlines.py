@@ -112,3 +112,42 @@ def test_what_is_hardly_there_gets_no_tick() -> None:
     still = [replace(m, true_change=-1e-9) for m in step.methods]
     said = get("step").headline(Answer(replace(step, methods=still), [], [], True))
     assert "leaves the loss at" in said.sentence
+
+
+def _said(name: str) -> str:
+    """The sentence of a recorded answer."""
+    made = recorded(RECORDED[0].parent / f"{name}.json.gz")
+    assert made is not None
+    command, answer = made
+    return get(command).headline(answer).sentence
+
+
+def test_rough_figures_are_called_rough() -> None:
+    """An interval that leaves everything open is not said; a step that climbs is; a norm within its error too."""
+    assert "a rough figure" in _said("density-mlp")
+    assert "to 98 %" not in _said("density-mlp")
+    assert "climbs, towards a saddle point" in _said("step-mlp")
+    assert "cannot be told whether their norm grows" in _said("gradients-bytes_gpt")
+    assert "sums to 42 ± 2" in _said("trace-mlp")
+
+
+def test_sentences_use_no_words_that_they_do_not_explain() -> None:
+    """Directions and points by what they are."""
+    assert "Along the way to far.safetensors" in _said("taylor-to")
+    assert "Along the Newton step" in _said("taylor-steps")
+    assert "straight line between two others" in _said("landscape-cnn")
+    assert "Not one of 4 eigenvalues has converged" in _said("hessian-exploding")
+    assert "up to 1050 times" in _said("jacobian-gpt")
+    assert "on this data is stable" in _said("hessian-digits_mlp")
+
+
+def test_why_the_lowest_rate_failed_is_said() -> None:
+    """Also where the loss fell all the same."""
+    made = recorded(RECORDED[0].parent / "lr-linear.json.gz")
+    assert made is not None
+    answer: Answer[Any] = made[1]
+    failed = [t for t in answer.result.trials if t.rate == answer.result.fails_at]
+    assert "failed is 0.137: " in get("lr").headline(answer).sentence
+    trials = [replace(t, verdict="unstable") if t in failed else t for t in answer.result.trials]
+    unstable = Answer(replace(answer.result, trials=trials), [], [])
+    assert "too high for the sharpest direction" in get("lr").headline(unstable).sentence

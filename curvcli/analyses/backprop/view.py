@@ -30,7 +30,8 @@ def view(result: BackpropResult) -> list[Block]:
             Column("passed", numeric=False, rank=0),
         ),
         rows,
-        "δᵀx error: autograd against the identity by hand. difference error: against finite differences.",
+        "δᵀx error: off the gradient of the layer's output times its input. difference error: off finite differences "
+        "of the loss. Both relative.",
     )
     facts = Facts([("samples", result.samples), ("parameters", result.parameters)])
     nothing = float("nan")

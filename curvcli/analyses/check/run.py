@@ -33,6 +33,7 @@ from curvcli.analyses.shared.journal import Journal
 from curvcli.analyses.shared.settings import parse_seconds
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import EXIT_NO_ANSWER, EXIT_OK, EXIT_VIOLATION, CurvError, UsageError
+from curvcli.loading.spec import TargetSpec
 
 DEFAULT_RULES = (
     RuleEntry("info.nonfinite == 0", message="the weights contain NaN or Inf", optional=True),
@@ -55,6 +56,10 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     """
     seconds = parse_seconds(options.budget)
     members = list(subject.members)
+    if len(members) == 1 and not members[0].made and members[0].spec == TargetSpec():
+        raise UsageError(
+            "nothing to check: no target is given", "name one: curvcli check model.toml"
+        )
     sets = [_rules_or_problem(member, options.rules, alone=len(members) == 1) for member in members]
     if options.since is not None:
         _look_back(members, sets, options.since, journal)

@@ -3,8 +3,8 @@
 from curvcli.analyses.compare.result import CompareResult, FigureComparison, Sampling
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
-from curvcli.report.data import Headline, Level
-from curvcli.report.numbers import number
+from curvcli.report.data import Headline, Level, Measured
+from curvcli.report.numbers import measured, number
 
 # A ratio whose ends differ by less is said as one number.
 _SURE = 0.02
@@ -32,15 +32,18 @@ def _better(result: CompareResult) -> tuple[str, Level]:
             "Which is better cannot be told: the data has too few parts for an error.",
             "attention",
         )
-    told = f"{number(abs(pair.difference), 3)} ± {number(pair.standard_error, 2)} (standard error)"
+    told = measured(Measured(abs(pair.difference), pair.standard_error))
     if pair.difference == 0 == pair.standard_error:
         return "Neither is better on this data: the losses of all samples are the same.", "good"
     if pair.better is None:
         return (
-            f"Neither is better on this data: the losses differ by {told}, less than three of it.",
+            f"Neither is better on this data: the losses differ by {told}, within three standard errors.",
             "good",
         )
-    return f"{pair.better.upper()} is better on this data: its loss is lower by {told}.", "good"
+    return (
+        f"{pair.better.upper()} is better on this data: its loss is lower by {told} (standard error).",
+        "good",
+    )
 
 
 def _sharper(result: CompareResult) -> str:

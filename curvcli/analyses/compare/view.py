@@ -113,7 +113,8 @@ def _figures(result: CompareResult) -> list[Block]:
             (words, _cell(r.a), _cell(r.b), r.ratio, _differ(r))
             for words, r in rows
         ],
-        "differ: by paired samples; here: beyond rounding, other data may say otherwise."
+        "± to the end of the interval that is judged. differ: by paired samples; here: beyond rounding, other data "
+        "may say otherwise."
         + (f" {len(result.figures) - len(rows)} more figures are in the JSON answer."
            if len(result.figures) > len(rows) else ""),
     )  # fmt: skip
@@ -149,13 +150,19 @@ def _eigenspaces(result: CompareResult) -> list[Block]:
         Facts(
             [
                 ("dimension", spaces.dimension),
-                ("overlap", Measured(spaces.overlap, spaces.overlap_error)),
+                (
+                    "overlap (1: the same directions)",
+                    Measured(spaces.overlap, spaces.overlap_error),
+                ),
                 ("expected at random", spaces.expected_at_random),
                 (
                     "cosines of the principal angles",
                     ", ".join(number(c, 3) for c in spaces.cosines),
                 ),
-                ("gaps below (A, B)", ", ".join(number(g, 3) for g in spaces.gaps)),
+                (
+                    "gaps to the next eigenvalue (A, B)",
+                    ", ".join(number(g, 3) for g in spaces.gaps),
+                ),
             ],
             "Leading eigenspaces",
         )

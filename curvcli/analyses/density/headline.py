@@ -10,6 +10,8 @@ from curvcli.report.numbers import at_most, number
 
 # Percentage points from which on an interval alone says too little.
 _WIDE = 25
+# An upper end above this says nothing.
+_SAYS = 90
 
 
 def headline(answer: Answer[DensityResult]) -> Headline:
@@ -36,4 +38,6 @@ def _between(share: Share) -> str:
     certain = f"{math.floor(low)} to {math.ceil(high)} %"
     if high - low < _WIDE:
         return certain
-    return f"an estimated {100 * share.value:.0f} % (certain: {certain})"
+    ends = [f"at least {math.floor(low)} %"] if low >= 1 else []
+    ends += [f"at most {math.ceil(high)} %"] if high <= _SAYS else []
+    return f"an estimated {100 * share.value:.0f} % ({' and '.join(ends) or 'a rough figure'})"

@@ -49,14 +49,14 @@ def view(result: DensityResult) -> list[Block]:
         ),
         Facts(
             [
-                (f"mass at zero (|λ| ≤ {number(result.zero, 3)})", _about(at)),
-                ("mass below zero", _about(below)),
+                (f"share at zero (|λ| ≤ {number(result.zero, 3)})", _about(at)),
+                ("share below zero", _about(below)),
                 *(
                     (f"mean λ{_POWERS[m.order]}", Measured(m.value, m.standard_error))
                     for m in result.moments
                 ),
                 ("kernel width", result.kernel_width),
-                ("Wasserstein error", result.wasserstein),
+                ("distance between probes (Wasserstein)", result.wasserstein),
                 ("mean |λ| of the bulk", result.scale),
                 ("parameters", result.parameters),
                 ("method", how),
@@ -71,7 +71,7 @@ def view(result: DensityResult) -> list[Block]:
                 "Outliers",
                 (Column("number"), Column("λ ± residual")),
                 [(i + 1, Measured(o.value, o.residual)) for i, o in enumerate(result.outliers)],
-                "They stand apart from the bulk, each of mass 1/n."
+                "Eigenvalues that stand apart from the others, one by one."
                 + (" There may be more: raise --outliers." if result.more_outliers else ""),
             )
         )
@@ -86,10 +86,10 @@ def _outliers(result: DensityResult, decade: float) -> list[Series]:
 
 
 def _about(share: Share) -> str:
-    """The estimate, and what it may be by the moments."""
+    """The estimate, and the ends that the moments prove."""
     low, high = (number(v, 3) for v in share.interval)
     exact = share.interval[0] == share.interval[1]
-    return number(share.value, 3) + ("" if exact else f"   (the moments allow {low} to {high})")
+    return number(share.value, 3) + ("" if exact else f"   (certainly {low} to {high})")
 
 
 _POWERS = {1: "", 2: "²", 3: "³", 4: "⁴"}

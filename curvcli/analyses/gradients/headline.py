@@ -4,7 +4,10 @@ from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.report.data import Headline
-from curvcli.report.numbers import number
+from curvcli.report.numbers import about, at_least, at_most
+
+# A fit that leaves a larger factor open says nothing of the norm.
+_CLEAR = 2.0
 
 
 def headline(answer: Answer[GradientsResult]) -> Headline:
@@ -22,10 +25,29 @@ def headline(answer: Answer[GradientsResult]) -> Headline:
     text = f"Healthy: gradients reach {reached}"
     if result.depth_gain is not None and result.trend_layers:
         first, last = result.trend_layers[0], result.trend_layers[-1]
-        text += f"; from {last} back to {first} "
-        text += f"their size changes by a factor of about {number(result.depth_gain, 2)}"
+        text += (
+            f"; from {last} back to {first} {_depth(result.depth_gain, result.depth_gain_interval)}"
+        )
     if result.sanity is not None and result.sanity.at_chance:
         text = text.replace("Healthy: g", "G", 1)
         text += f". But the loss is no better than that of a constant: {result.sanity.fit.why}"
         return judged(answer, f"{text}.", "attention", replaced=True)
     return judged(answer, f"{text}.", replaced=True)
+
+
+def _depth(gain: float, interval: tuple[float, float] | None) -> str:
+    """How the norm of the gradient changes on the way back, as far as the fit over the layers is sure of it."""
+    if interval is not None:
+        low, high = interval
+        if low > 1:
+            return f"their norm grows at least {at_least(low, 2)} times"
+        if high < 1:
+            return f"their norm shrinks to at most {at_most(high, 2)} times its size"
+        if max(high, 1 / low) > _CLEAR:
+            return "it cannot be told whether their norm grows or shrinks"
+        return f"their norm stays the same within a factor of {at_most(max(high, 1 / low), 2)}"
+    if f"{gain:.1f}" == "1.0":
+        return "their norm stays the same"
+    if gain < 1:
+        return f"their norm shrinks to about {about(gain, 2)} times its size"
+    return f"their norm grows about {about(gain, 2)} times"

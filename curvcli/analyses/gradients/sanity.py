@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.shared.sanity import LOGITS, ChannelInfo, SanityInfo
 from curvcli.report.data import Finding
-from curvcli.report.numbers import number
+from curvcli.report.numbers import about, number
 
 Make = Callable[[str, str, float | None, str], Finding]
 """(rule, subject, value, message) -> finding."""
@@ -159,7 +159,7 @@ def _labels(sane: SanityInfo, make: Make) -> Iterator[Finding]:
         right = "" if sane.accuracy is None else f", with {sane.accuracy:.1%} right"
         yield make(
             "sure-and-wrong", "loss", (sane.loss or 0.0) / sane.chance,
-            f"the loss, {number(sane.loss or 0.0)}, is {number((sane.loss or 0.0) / sane.chance, 2)} times that of "
+            f"the loss, {number(sane.loss or 0.0)}, is {about((sane.loss or 0.0) / sane.chance, 2)} times that of "
             f"the best constant predictor{right}: the network is sure of wrong answers. Labels or inputs that are not "
             "those of training (rows shifted, other preprocessing), weights of another network, or a training that "
             "diverged; its loss on training data tells which",
@@ -219,7 +219,7 @@ def _outputs(sane: SanityInfo, loss_name: str | None, make: Make) -> Iterator[Fi
     if loss_name == "nll" and not sane.log_simplex and sane.uniform is not None:
         yield make(
             "not-log-probabilities", "output", None,
-            "nll needs log-probabilities, and exp(outputs) does not sum to one: end with log_softmax, or use "
+            "the loss nll needs log-probabilities, and exp(outputs) does not sum to one: end with log_softmax, or use "
             "cross_entropy",
         )  # fmt: skip
     if loss_name == "bce_with_logits" and sane.unit_interval:
@@ -244,7 +244,7 @@ def _inputs(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[
             others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             yield make(
                 rule, worst.name, worst.rms,
-                f"the RMS of {worst.name}{others} is {number(_rms(worst), 3)} (mean {number(worst.mean or 0.0, 3)}), "
+                f"the RMS of {worst.name}{others} is {about(_rms(worst))} (mean {about(worst.mean or 0.0)}), "
                 f"and about 1 is what initial weights are made for: {why}. Normalise the data as in training",
             )  # fmt: skip
 
@@ -256,7 +256,7 @@ def _rms(channel: ChannelInfo) -> float:
 def _running(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator[Finding]:
     worst = max(sane.running, key=lambda r: r.distance, default=None)
     if worst is not None and worst.distance > limits["running-statistics"]:
-        variance, shift = number(worst.variance_ratio or 0.0, 3), number(worst.shift or 0.0, 3)
+        variance, shift = about(worst.variance_ratio or 0.0), about(worst.shift or 0.0)
         yield make(
             "running-statistics", worst.name, worst.variance_ratio,
             f"the running statistics of {worst.name} are not those of the data (variance {variance} "
@@ -296,7 +296,11 @@ def _classes(sane: SanityInfo, limits: dict[str, float], make: Make) -> Iterator
     share = min(sane.class_counts) / max(counts)
     if share < limits["imbalance"]:
         absent = len(sane.class_counts) - len(counts)
-        told = f"{absent} classes have no sample, " if absent else ""
+        told = (
+            f"{absent} {'class has' if absent == 1 else 'classes have'} no sample, "
+            if absent
+            else ""
+        )
         yield make(
             "imbalance", "targets", share,
             f"{told}the rarest class has {min(sane.class_counts)} samples, the commonest {max(counts)}: accuracy says "

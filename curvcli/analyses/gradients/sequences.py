@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from curvcli.analyses.gradients.result import GradientsResult
 from curvcli.analyses.gradients.sanity import Make
 from curvcli.report.data import Finding
-from curvcli.report.numbers import number
+from curvcli.report.numbers import about
 
 Ill = Callable[[str, float | None], bool]
 """(rule, value) -> whether the rule is violated."""
@@ -24,7 +24,7 @@ def _time(result: GradientsResult, ill: Ill, make: Make) -> Iterator[Finding]:
         gain, steps = trend.gradient_gain, trend.steps
         if ill("vanishing-time", gain):
             horizon = (
-                f" (memory horizon {number(trend.memory_horizon, 3)} steps)"
+                f" (to 1/e in {about(trend.memory_horizon, 2)} steps)"
                 if trend.memory_horizon
                 else ""
             )
@@ -35,20 +35,20 @@ def _time(result: GradientsResult, ill: Ill, make: Make) -> Iterator[Finding]:
             )
             yield make(
                 "vanishing-time", trend.name, gain,
-                f"the gradient of {trend.name} fades by a factor of {number(gain, 3)} over {steps} steps"
+                f"the gradient of {trend.name} fades to {about(gain)} times its norm over {steps} steps"
                 f"{horizon}: {remedy}, shorten the sequences, or add attention",
             )  # fmt: skip
         horizon_share = trend.memory_horizon / steps if trend.memory_horizon else None
         if ill("short-memory", horizon_share) and not ill("vanishing-time", gain):
             yield make(
                 "short-memory", trend.name, horizon_share,
-                f"{trend.name} remembers {number(trend.memory_horizon or 0.0, 3)} of {steps} steps, and nothing "
+                f"{trend.name} remembers {about(trend.memory_horizon or 0.0, 2)} of {steps} steps, and nothing "
                 "further back: use an LSTM with a forget bias of 1, a GRU, or orthogonal weights",
             )  # fmt: skip
         if ill("exploding-time", gain):
             yield make(
                 "exploding-time", trend.name, gain,
-                f"the gradient of {trend.name} grows by a factor of {number(gain, 3)} over {steps} steps: clip "
+                f"the gradient of {trend.name} grows {about(gain)} times over {steps} steps: clip "
                 "the gradient's norm, or use orthogonal recurrent weights",
             )  # fmt: skip
         for name, gate in trend.gates.items():

@@ -10,11 +10,11 @@ from curvcli.analyses.gradients.rules import RULES, attends
 from curvcli.analyses.gradients.sanity import sanity_findings, sanity_notes
 from curvcli.analyses.gradients.sequences import sequence_findings
 from curvcli.report.data import Finding
-from curvcli.report.numbers import number
+from curvcli.report.numbers import about, number
 
-# More hits of one rule are summed up in the message of the last one.
 # Weights below this share of usual ones let nothing through.
 _NOTHING = 1e-3
+# More hits of one rule are summed up in the message of the last one.
 _SHOWN = 3
 _DEAD = ("gradients.dead-layer", "gradients.chance-dead")
 _RECTIFY = "use ReLU or GELU between the layers, normalisation or residual connections"
@@ -120,8 +120,8 @@ class Judge:
             return
         names = result.trend_layers
         measured = (
-            f"by a factor of {number(gain, 3)} from {names[-1]} back to {names[0]} "
-            f"(χ = {number(per_layer**2, 3)} a layer)"
+            f"from {names[-1]} back to {names[0]}, to {about(gain)} times its norm "
+            f"({about(per_layer)} times a layer)"
         )
         if self._ill("vanishing-depth", gain) and self._certain(below=True):
             yield self._finding(
@@ -180,7 +180,7 @@ class Judge:
                 [s for s in reached if not skipped(s.name)],
                 value,
                 lambda s, v, what=what: (  # type: ignore[misc]
-                    f"the gradient at {s.name} is {number(v, 3)} times that at the output "
+                    f"the gradient at {s.name} is {about(v)} times that at the output "
                     f"{last.name} ({what}): {cause}"
                 ),
                 shown=1 if already else _SHOWN,
@@ -223,12 +223,12 @@ class Judge:
 
         yield from self._each(
             "update-large", self.result.layers, value,
-            lambda s, v: f"a step of {rate:g} changes the weights of {s.name} by {number(v, 3)} of their size: "
+            lambda s, v: f"a step of {rate:g} changes the weights of {s.name} by {about(v)} of their size: "
             "lower the learning rate or clip the gradient",
         )  # fmt: skip
         yield from self._each(
             "update-small", [s for s in self.result.layers if s.weight_rms], value,
-            lambda s, v: f"a step of {rate:g} changes the weights of {s.name} by {number(v, 3)} of their size: "
+            lambda s, v: f"a step of {rate:g} changes the weights of {s.name} by {about(v)} of their size: "
             "the layer stands still",
         )  # fmt: skip
 
@@ -242,7 +242,7 @@ class Judge:
         if self._ill("uneven-weights", ratio):
             yield self._finding(
                 "uneven-weights", high.name, ratio,
-                f"fan_in · variance of the weights is {number(ratio, 3)} times larger in {high.name} than in "
+                f"fan_in · variance of the weights is {about(ratio)} times larger in {high.name} than in "
                 f"{low.name}: initialise all layers by one scheme ('--reinit default,kaiming' compares)",
             )  # fmt: skip
 
@@ -261,7 +261,7 @@ class Judge:
         if scales and max(scales) < _NOTHING:
             return (
                 "the weights of all layers are nearly zero (their deviation times √fan_in is at most "
-                f"{number(max(scales), 3)}; Kaiming: 1.41): lower the weight decay, or look at how they are initialised"
+                f"{about(max(scales))}; Kaiming: 1.41): lower the weight decay, or look at how they are initialised"
             )
         return (
             f"{self._scale()}use Kaiming (ReLU) or orthogonal initialisation, normalisation or residual "
@@ -278,7 +278,8 @@ class Judge:
         scales = sorted(s.weight_scale for s in self.result.layers if s.weight_scale)
         if not scales:
             return ""
-        return f"√fan_in times the weights' deviation is {number(scales[len(scales) // 2], 3)} (Kaiming: 1.41); "
+        middle = about(scales[len(scales) // 2])
+        return f"√fan_in times the standard deviation of the weights is {middle} (Kaiming: 1.41); "
 
     def _each(
         self,

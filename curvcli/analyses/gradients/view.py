@@ -14,6 +14,8 @@ _FOLDED = 60
 _DECADES = 3.0
 # Share of dead or saturated units that is coloured.
 _MANY = 0.5
+# A smaller share is not written out.
+_LEAST = 1e-3
 _MARKS = {"trunk": "", "branch": "└", "sum": "+", "unreached": ""}
 
 
@@ -92,7 +94,7 @@ def _layers(result: GradientsResult) -> Table:
         *(Column(n) for n, _ in used),
     )
     bars = f"bars: log scale from {10**bottom:.0e} to {10**top:.0e}"
-    caption = "RMS"
+    caption = "RMS of an entry; the gain is that of the norm"
     if any(s.role == "branch" for s in result.layers):
         caption += "; └ bypassed by a residual connection, + sum of a block"
     if any(s.norm_gain is not None for s in result.layers):
@@ -168,6 +170,8 @@ def _short(value: float | None) -> str | None:
 def _percent(value: float | None) -> str | None:
     if value is None:
         return None
+    if 0 < value < _LEAST:
+        return f"< {100 * _LEAST:.1f} %"
     return "0" if value == 0 else f"{100 * value:.1f} %"
 
 

@@ -19,11 +19,14 @@ def headline(answer: Answer[HessianResult]) -> Headline:
     open_ = sum(not p.converged for p in pairs)
     if open_:
         done = f"{len(pairs) - open_} of {len(pairs)} eigenvalues have converged"
+        left = "the others"
+        if open_ == len(pairs):
+            done, left = f"Not one of {len(pairs)} eigenvalues has converged", "all"
         rounding = result.status == "converged"
         why = (
-            "rounding leaves the others open"
+            f"rounding leaves {left} open"
             if rounding
-            else "the others take more --max-matvecs or time"
+            else f"{left} take more --max-matvecs or time"
         )
         parts.append(f"{done}; {why}.")
     level: Level = "attention" if open_ else "good"

@@ -10,7 +10,7 @@ def view(result: InfoResult) -> list[Block]:
         [
             ("format", result.format),
             ("tensors", len(result.tensors)),
-            ("parameters", result.parameters),
+            ("numbers", result.parameters),
             ("bytes", result.bytes),
             ("dtypes", ", ".join(f"{k} × {v}" for k, v in result.dtypes.items())),
             ("NaN and Inf", result.nonfinite),

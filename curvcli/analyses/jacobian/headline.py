@@ -4,7 +4,7 @@ from curvcli.analyses.jacobian.result import JacobianResult
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.report.data import Headline
-from curvcli.report.numbers import number
+from curvcli.report.numbers import about, at_most
 
 # Figures that differ by less are said as one.
 _SAME = 1.01
@@ -20,12 +20,12 @@ def headline(answer: Answer[JacobianResult]) -> Headline:
     gain, typical = result.spectral.maximum, result.spectral.median
     if gain is None or typical is None:
         return judged(answer, "The Jacobian is not finite.", "bad")
-    text = f"A small change of the {result.wrt} changes the {result.of} by up to {number(gain, 3)} times its size"
+    text = f"A small change of the {result.wrt} changes the {result.of} by up to {at_most(gain, 3)} times its size"
     if len(result.samples) > 1 and gain > _SAME * typical:
-        text += f" (sample {result.worst[0]}; {number(typical, 3)} times in the median)"
+        text += f" (sample {result.worst[0]}; {about(typical)} times in the median)"
     if result.condition is not None and (result.condition.median or 0.0) > _SAME:
-        ratio = number(result.condition.median, 3)
-        text += f"; the most sensitive direction counts {ratio} times as much as the least"
+        ratio = about(result.condition.median or 0.0)
+        text += f"; in the median the most sensitive direction counts {ratio} times as much as the least"
     if gain < _NOTHING:
         return judged(
             answer, f"The {result.of} hardly depends on the {result.wrt}. {text}.", "attention"
@@ -37,7 +37,7 @@ def _kernel(result: JacobianResult) -> str:
     kernel = result.ntk
     if kernel is None or not kernel.eigenvalues or kernel.eigenvalues[0].value is None:
         return "No Jacobian was measured."
-    largest = number(kernel.eigenvalues[0].value, 3)
+    largest = about(kernel.eigenvalues[0].value)
     rank = (
         "" if kernel.rank is None else f", rank {kernel.rank} of {kernel.samples * kernel.outputs}"
     )

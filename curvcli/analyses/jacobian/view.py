@@ -93,7 +93,9 @@ def _distribution(result: JacobianResult) -> Table:
             row("effective rank", result.effective_rank),
             row("stable rank", result.stable_rank),
         ],
-        "error: largest standard error (‖J‖_F; 0: exact) or residual (‖J‖₂). —: not known, or singular.",
+        "‖J‖₂: the most that a small change grows; ‖J‖_F: over all directions together; condition: largest over "
+        "smallest factor; ranks: how many directions count. error: largest standard error (‖J‖_F; 0: exact) or "
+        "residual (‖J‖₂). —: not known, or no finite figure.",
     )
 
 
@@ -212,7 +214,9 @@ def _time(layer: TimeJacobian) -> list[Block]:
     exponent = Measured(layer.lyapunov, layer.lyapunov_error)
     rows: list[tuple[str, Cell]] = [("largest Lyapunov exponent", exponent)]
     if layer.memory_horizon is not None:
-        rows.append(("memory horizon", f"{number(layer.memory_horizon, 3)} steps"))
+        sure = layer.lyapunov is None or -layer.lyapunov > 2 * (layer.lyapunov_error or 0.0)
+        told = f"{number(layer.memory_horizon, 3)} steps" + ("" if sure else ", not certain")
+        rows.append(("memory horizon", told))
     blocks: list[Block] = [table, Facts(rows)]
     if len(layer.lags) > 1:
         lags = [float(lag) for lag in layer.lags]

@@ -85,7 +85,7 @@ def _shape(result: LandscapeResult) -> str:
     if bend.convex:
         return "The loss is convex there as far as seen."
     above = at_least(bend.above_chord - bend.above_chord_residual, 2)
-    return f"It is not convex: one point lies at least {above} above a chord."
+    return f"It is not convex: one point lies at least {above} above the straight line between two others."
 
 
 def _size(barrier: Barrier) -> float:

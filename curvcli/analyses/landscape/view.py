@@ -54,7 +54,9 @@ def _facts(result: LandscapeResult) -> Facts:
             )
     bend = result.bend
     told = (
-        "yes, as far as seen" if bend.convex else f"no: {number(bend.above_chord, 3)} above a chord"
+        "yes, as far as seen"
+        if bend.convex
+        else f"no: {number(bend.above_chord, 3)} above a straight line between two others"
     )
     rows.append(("convex along these directions", told))
     quadratic = result.quadratic

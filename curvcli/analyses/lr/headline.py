@@ -14,7 +14,7 @@ _FAILED = {
     "diverges": "the loss diverges",
     "rises": "the loss rises again",
     "dies": "units die",
-    "unstable": "λ · rate stays above the limit",
+    "unstable": "it stays too high for the sharpest direction (λ · rate above the limit)",
 }
 
 
@@ -40,9 +40,11 @@ def headline(answer: Answer[LrResult]) -> Headline:
         f"{result.optimizer}: learning rates up to {highest} work; the loss falls most with {best}"
     )
     if lowest != best:
-        text += f", and at least half as far from {lowest} on"
+        text += f", and at least half as much from {lowest} on"
     if result.fails_at is not None:
-        text += f". The lowest that failed is {number(result.fails_at, 3)}"
+        failed = next((t.verdict for t in result.trials if t.rate == result.fails_at), None)
+        why = f": {_FAILED[failed]}" if failed in _FAILED else ""
+        text += f". The lowest that failed is {number(result.fails_at, 3)}{why}"
     own = next((t for t in result.trials if t.rate == result.checkpoint_rate), None)
     if own is not None:
         outcome = "works" if own.verdict == "works" else f"does not: {_FAILED[own.verdict]}"

@@ -20,10 +20,15 @@ def view(result: SaddleResult) -> list[Block]:
                 ("λ max", Measured(result.lambda_max.value, result.lambda_max.residual)),
                 (
                     "every eigenvalue is in",
-                    f"[{number(result.reach.lower)}, {number(result.reach.upper)}]",
+                    f"[{number(result.reach.lower)}, {number(result.reach.upper)}] with probability "
+                    f"{result.reach.probability:g}",
                 ),
                 ("rounding of eigenvalues", result.floor),
-                ("a Newton step promises", _share(result.newton_promise)),
+                *(
+                    [("a Newton step promises", f"{result.newton_promise:.2g} of the loss")]
+                    if result.newton_promise is not None
+                    else []
+                ),
                 ("product check", product_check(result.hvp_check)),
                 (
                     "negative eigenvalues",
@@ -46,10 +51,6 @@ def view(result: SaddleResult) -> list[Block]:
     if result.escape is not None:
         blocks += _escape_blocks(result.escape)
     return blocks
-
-
-def _share(promise: float | None) -> str | None:
-    return None if promise is None else f"{promise:.2g} of the loss"
 
 
 def _escape_blocks(escape: Escape) -> list[Block]:

@@ -67,5 +67,7 @@ def without_threshold(message: str) -> str:
 
     >>> without_threshold("80% are dead [> 0.5: source]; look")
     '80% are dead; look'
+    >>> without_threshold("nll needs others [< 1.00: nll is -outputs[target]]")
+    'nll needs others'
     """
-    return re.sub(r" \[[<>≤≥=][^\]]*\]", "", message)
+    return re.sub(r" \[[<>≤≥=](?:[^\[\]]|\[[^\[\]]*\])*\]", "", message)

@@ -36,7 +36,7 @@ def view(result: SharpnessResult) -> list[Block]:
                 "Relative flatness by weight",
                 (Column("weight", numeric=False), Column("value ± s.e.", rank=0)),
                 [(f.name, Measured(f.value, f.standard_error)) for f in flatness.layers],
-                "Σ ⟨w_s, w_s'⟩ tr H_{s,s'} over its neurons; small is flat.",
+                "Curvature times size of the weights, Σ ⟨w_s, w_s'⟩ tr H_{s,s'} over the neurons; small is flat.",
             )
         )
     return blocks

@@ -26,7 +26,8 @@ def headline(answer: Answer[StepResult]) -> Headline:
         if not answer.complete:
             sentence = f"No step that was computed lowers the loss: {tried}."
         return judged(answer, sentence if tried else "No step was computed.", "attention")
-    change = next(m.true_change for m in result.methods if m.name == result.best)
+    best = next(m for m in result.methods if m.name == result.best)
+    change = best.true_change
     before, after = number(result.loss), number(result.loss + (change or 0.0))
     if before == after:
         return judged(
@@ -35,5 +36,7 @@ def headline(answer: Answer[StepResult]) -> Headline:
     text = f"One {_NAMES.get(result.best, result.best)} step lowers the loss most: from {before} to {after}"
     if result.as_good:
         others = ", ".join(_NAMES.get(name, name) for name in result.as_good)
-        text += f"; as much to rounding: {others}"
+        text += f"; up to rounding the same: {others}"
+    if best.heads_for_saddle:
+        text += "; but along some directions it climbs, towards a saddle point"
     return judged(answer, f"{text}.")

@@ -4,6 +4,9 @@ from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.step.result import StepResult
 from curvcli.report.data import BarGroup, Bars, Block, Column, Facts, Table, yes
 
+# Ends of a run by what a reader calls them.
+_HOW = {"max_matvecs": "stopped by --max-matvecs"}
+
 
 def view(result: StepResult) -> list[Block]:
     """One row for each method."""
@@ -12,7 +15,7 @@ def view(result: StepResult) -> list[Block]:
             ("loss", result.loss),
             ("gradient norm", result.gradient_norm),
             ("lowest curvature", result.negative_curvature),
-            ("saved", result.saved),
+            *([("saved", result.saved)] if result.saved is not None else []),
             ("product check", product_check(result.hvp_check)),
         ]
     )
@@ -35,7 +38,7 @@ def view(result: StepResult) -> list[Block]:
                 m.true_change,
                 m.matvecs,
                 yes(m.heads_for_saddle, good=False),
-                m.status,
+                _HOW.get(m.status or "", m.status),
             )
             for m in result.methods
         ],

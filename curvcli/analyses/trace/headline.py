@@ -3,8 +3,8 @@
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.analyses.trace.result import Estimate, TraceResult
-from curvcli.report.data import Headline
-from curvcli.report.numbers import number
+from curvcli.report.data import Headline, Measured
+from curvcli.report.numbers import measured, number
 
 # An estimate whose error is a larger share of it says hardly more than its sign.
 _VAGUE = 1 / 3
@@ -37,4 +37,4 @@ def _within(estimate: Estimate) -> str:
         return f"{number(estimate.value, 3)} (error unknown)"
     if error <= 1e-3 * abs(estimate.value):
         return number(estimate.value, 3)
-    return f"{number(estimate.value, 3)} ± {number(error, 1)}"
+    return measured(Measured(estimate.value, error))

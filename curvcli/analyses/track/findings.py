@@ -26,8 +26,8 @@ LOSS_RISES = Rule(
     "track.loss-rises",
     "warning",
     "the last loss against the lowest, 1.5 times",
-    remedy="on held-out data the network overfits: stop there, or add regularisation; on training data the learning "
-    "rate is too high ('curvcli lr')",
+    remedy="held-out data: the network may overfit, stop there or add regularisation; training data: the learning "
+    "rate may be too high ('curvcli lr')",
 )
 DIED = Rule(
     "track.died",

@@ -192,7 +192,8 @@ def lanczos_by_request(
             step(op, state, (yield state.basis[state.processed]))
     if state.processed == 0:
         raise NoAnswerError(
-            "stopped before the first product was done", "allow more time or products"
+            "stopped before the first product was done",
+            "allow more time (--timeout) or products (--max-matvecs)",
         )
     if status != "converged" or spectrum is None:
         spectrum = ritz(state, wanted, tol)

@@ -40,6 +40,11 @@ def open_checkpoint(
             f"{str(path)!r} cannot be read: {error.strerror}", "check its permissions"
         ) from None
     kind = _sniff(head, path)
+    if path.suffix in _DATA:
+        raise CheckpointError(
+            f"{path.name} is a file of data ({path.suffix}), not a checkpoint",
+            "name the weights first (.safetensors, .pt), and the data by --data",
+        )
     if path.suffix == ".safetensors" and kind != "safetensors":
         raise CheckpointError(
             f"{path.name} is named .safetensors but holds {_KINDS[kind]}",
@@ -66,6 +71,7 @@ def _opened(path: Path, kind: "_Kind", unsafe_pickle: bool) -> Checkpoint:
     )
 
 
+_DATA = (".npz", ".npy", ".csv", ".parquet")
 _Kind = Literal["safetensors", "json", "zip", "pickle", "lfs", "empty", "unknown"]
 _KINDS: dict[_Kind, str] = {
     "safetensors": "safetensors",

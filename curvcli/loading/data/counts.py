@@ -1,6 +1,6 @@
 """How many samples the parts of a batch have, and whether they have targets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -51,12 +51,14 @@ def check_targets(raw: Any, targets: Any, loss: str) -> None:
         )
 
 
-def _how_to_name(names: Iterable[str], like: list[str]) -> str:
+def _how_to_name(names: Collection[str], like: list[str]) -> str:
     """Of several parts of the data, which flag takes which; else what looks like numbers of classes."""
     known = pairs(names)
     if known:
         each = [f"--target-key {t} (inputs: {', '.join(inputs)})" for t, inputs in known.items()]
         return f"say which part of the data: {' or '.join(each)}"
+    if len(names) == 1:
+        return "add them to the data as an array called y"
     return f"name them by --target-key {(like or ['NAME'])[0]}"
 
 

@@ -24,6 +24,7 @@ from curvcli.loading.models.library import (
 from curvcli.machine.memory import check_fits, not_of_memory
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+_TABLES = {".npz", ".npy", ".csv", ".parquet"}
 PIXELS = 100_000_000
 """Pixels of one image; beyond, it is refused before it is decoded."""
 BATCH = 32
@@ -83,7 +84,7 @@ def image_batches(
     if not files:
         raise DataError(
             f"the folder {str(folder)!r} holds no images in subfolders",
-            "make one subfolder of images for each class",
+            f"make one subfolder of images for each class{_or_a_file(folder)}",
         )
     notes.append(f"{len(files)} images of {len(classes)} classes, numbered in alphabetical order")
     waiting = iter(files)
@@ -115,6 +116,12 @@ def image_batches(
             else torch.stack(pixels),
             "y": torch.tensor([number for _, number in chunk]),
         }
+
+
+def _or_a_file(folder: Path) -> str:
+    """The first file of arrays or a table in the folder, which may have been meant."""
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _TABLES)
+    return f", or name a file: --data {files[0]}" if files else ""
 
 
 def prepare_pixels(

@@ -194,5 +194,10 @@ def _named(names: list[str], columns: list[list[Any]], path: Path) -> Mapping[st
         raise DataError(f"{path.name} has no rows", "pass data with at least one sample")
     twice = {n for n, count in Counter(names).items() if count > 1}
     if twice:
+        if all(_is_number(n) for n in names):
+            raise DataError(
+                f"{path.name} begins with a row of numbers, not with the names of the columns",
+                "put names into its first row, the labels called y",
+            )
         raise DataError(f"{path.name} has several columns {some(sorted(twice))}", "rename them")
     return dict(zip(names, columns, strict=True))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.terms import LossTerms
 from curvcli.report.data import Bar, Finding, Table, json_schema
 from tests.conftest import SAMPLES, MakeObjective
+from tests.oracles.program import answer
 
 HEALTHY = [
     "digits_mlp", "digits_cnn", "digits_lstm", "bytes_gpt", "saddle", "linear_regression",
@@ -308,3 +310,19 @@ def test_nothing_is_wider_than_a_terminal_of_80_columns(name: str) -> None:
     done = curvcli("gradients", str(SAMPLES / f"{name}.toml"), COLUMNS="80")
     assert "█" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_findings_say_ratios_in_three_digits(samples: Path) -> None:
+    """What explodes, vanishes or fades does so to so many times its norm."""
+    told = {
+        name: answer("gradients", str(samples / f"{name}.toml"))[1]["verdict"]["sentence"]
+        for name in ("exploding", "vanishing_sigmoid", "long_lstm")
+    }
+    assert re.search(r"to 146,000 times its norm \(1\.87 times a layer\)", told["exploding"])
+    assert re.search(
+        r"to 1\.\d\de-12 times its norm \(0\.\d{3} times a layer\)", told["vanishing_sigmoid"]
+    )
+    assert re.search(
+        r"fades to 9\.\d\de-12 times its norm over 100 steps \(to 1/e in 3\.9 steps\)",
+        told["long_lstm"],
+    )

@@ -14,7 +14,7 @@ import pytest
 from curvcli.analyses.registry import get
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.spectrum.eigenpairs import rate_sentence
-from curvcli.report.numbers import agreed, at_least, at_most
+from curvcli.report.numbers import about, agreed, at_least, at_most
 from tests.report.screens import recorded
 
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e[-+]\d+)?)"
@@ -137,6 +137,11 @@ def test_density(seed: int) -> None:
             span = re.search(r"(\d+) to (\d+) %", said[1])
             if span:
                 assert int(span[1]) <= percent <= int(span[2])
+            elif said[1].startswith("an estimated"):
+                least, most = figure("at least # %", said[1]), figure("at most # %", said[1])
+                assert least is None or 1 <= least <= percent
+                assert most is None or percent <= most <= 90
+                assert (least is None and most is None) == ("a rough figure" in said[1])
             else:
                 assert f"{percent:.0f} %" == said[1]
 
@@ -152,3 +157,36 @@ def test_saddle(seed: int) -> None:
     )
     said = figure("promises up to # %", told("saddle", answer, result))
     assert said is None or 100 * promise <= said * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_depth(seed: int) -> None:
+    """How the gradient changes over the depth: the safe end of its interval, or that it is not known."""
+    draw = random.Random(seed)
+    answer: Any = kept("gradients-bytes_gpt")
+    low, high = sorted(10 ** draw.uniform(-5, 5) for _ in "ab")
+    gain = draw.uniform(low, high)
+    ends = draw.choice([None, (low, high), (gain / 1.2, gain * 1.1)])
+    result = msgspec.structs.replace(answer.result, depth_gain=gain, depth_gain_interval=ends)
+    sentence = told("gradients", answer, result).replace(",", "")
+    grows = figure("grows (?:about|at least) # times", sentence)
+    shrinks = figure("shrinks to (?:about|at most) # times", sentence)
+    within = figure("within a factor of #", sentence)
+    for truth in ends or (gain,):
+        if grows is not None:
+            assert grows <= truth * (1 + (0.051 if ends is None else 0))
+        elif shrinks is not None:
+            assert truth <= shrinks * (1 + (0.051 if ends is None else 0))
+        elif within is not None:
+            assert max(truth, 1 / truth) <= within <= 2.1
+    if ends is not None and "cannot be told" in sentence:
+        assert ends[0] <= 1 <= ends[1]
+
+
+def test_ratios_have_no_more_digits_than_they_are_known_to() -> None:
+    """Three digits tell: the others are zeros."""
+    for seed in SEEDS:
+        value = 10 ** random.Random(seed).uniform(-8, 8)
+        written = about(value).replace(",", "")
+        assert len(written.partition("e")[0].replace(".", "").strip("0")) <= 3
+        assert abs(float(written) / value - 1) <= 0.0051

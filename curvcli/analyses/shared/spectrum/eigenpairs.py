@@ -48,16 +48,16 @@ def rate_sentence(low: float, high: float, probability: float) -> str | None:
         if high <= 0:
             return None
         rate = at_least(2 / high, 3)
-        return f"Gradient descent is stable for learning rates below {rate} (probability {probability:g})."
+        return f"Gradient descent on this data is stable for learning rates below {rate} (probability {probability:g})."
     stable, unstable = rates
     both = agreed(low, high)
     if both is not None:
         return (
-            f"Sharpest curvature λ = {both}: gradient descent is stable for learning rates below "
+            f"Sharpest curvature λ = {both}: gradient descent on this data is stable for learning rates below "
             f"{at_least(stable, 3)} (probability {probability:g})."
         )
     return (
-        f"Sharpest curvature λ between {at_least(low, 3)} and {at_most(high, 3)}: gradient descent is unstable for "
-        f"learning rates above {at_most(unstable, 3)}, and stable below {at_least(stable, 3)} (probability "
-        f"{probability:g})."
+        f"Sharpest curvature λ between {at_least(low, 3)} and {at_most(high, 3)}: gradient descent on this data is "
+        f"unstable for learning rates above {at_most(unstable, 3)}, and stable below {at_least(stable, 3)} "
+        f"(probability {probability:g})."
     )
