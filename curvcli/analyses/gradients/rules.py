@@ -61,6 +61,7 @@ RULES = {
         Rule("bounded-output", "warning", 1, False, "logits are any numbers"),
         Rule("labels-renamed", "warning", RENAMED, True, "accuracy under other names of the classes"),
         Rule("sure-and-wrong", "warning", WRONG, True, "loss over that of the best constant predictor"),
+        Rule("no-statistics", "note", WRONG, True, "loss over that of the best constant predictor"),
         Rule("inputs-large", "warning", LARGE, True, "initial weights are made for inputs of RMS 1"),
         Rule("inputs-small", "warning", SMALL, False, "initial weights are made for inputs of RMS 1"),
         Rule("running-statistics", "warning", FAR, True, "ratio of variances, or 1 + squared shift"),

@@ -155,6 +155,13 @@ def _labels(sane: SanityInfo, make: Make) -> Iterator[Finding]:
             f"({sane.renaming_told}), and {sane.accuracy:.1%} are: labels off by one, or classes in another order than "
             "in training; look at how labels are numbered",
         )  # fmt: skip
+    elif sane.wrong and sane.chance and not sane.gathered:
+        yield make(
+            "no-statistics", "loss", (sane.loss or 0.0) / sane.chance,
+            f"the loss is {about((sane.loss or 0.0) / sane.chance, 2)} times that of the best constant predictor, and "
+            "no BatchNorm has gathered statistics (num_batches_tracked is 0): the network is not trained yet, or the "
+            "checkpoint lacks its buffers",
+        )  # fmt: skip
     elif sane.wrong and sane.chance:
         right = "" if sane.accuracy is None else f", with {sane.accuracy:.1%} right"
         yield make(

@@ -83,6 +83,10 @@ class SanityInfo(Struct, frozen=True, kw_only=True):
     renamed_accuracy: Annotated[Number, Meta(description="if the classes had these names")] = None
     inputs: list[ChannelInfo]
     running: list[RunningInfo]
+    gathered: Annotated[
+        bool,
+        Meta(description="false: no BatchNorm has seen a batch whose statistics it could use"),
+    ] = True
     frozen: Annotated[list[str], Meta(description="parameters that are not trained")]
 
     @property

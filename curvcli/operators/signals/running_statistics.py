@@ -34,11 +34,8 @@ def watched_norms(
     """The inputs of every BatchNorm that normalises by running statistics it has gathered."""
     found: list[tuple[str, nn.modules.batchnorm._BatchNorm, list[Tensor]]] = []
     handles = []
-    for name, module in objective.model.named_modules():
-        norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if not norm or module.running_var is None or module.running_mean is None:
-            continue
-        if module.training or not int(module.num_batches_tracked or 0):
+    for name, module in _by_statistics(objective.model):
+        if not int(module.num_batches_tracked or 0):
             continue
         sums: list[Tensor] = []
         found.append((name, module, sums))
@@ -48,6 +45,21 @@ def watched_norms(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def has_statistics(model: nn.Module) -> bool:
+    """Whether a BatchNorm normalises by running statistics, gathered or not."""
+    return any(True for _ in _by_statistics(model))
+
+
+def _by_statistics(
+    model: nn.Module,
+) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.training:
+            continue
+        if module.running_var is not None and module.running_mean is not None:
+            yield name, module
 
 
 def _summing(sums: list[Tensor]) -> Any:

@@ -16,7 +16,12 @@ from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.reductions import square_sums
-from curvcli.operators.signals.running_statistics import RunningStatistics, compared, watched_norms
+from curvcli.operators.signals.running_statistics import (
+    RunningStatistics,
+    compared,
+    has_statistics,
+    watched_norms,
+)
 
 _CLASSES = ("cross_entropy", "token_cross_entropy", "nll")
 # Channels of an image, at most; more are features.
@@ -70,6 +75,8 @@ class Sanity:
     """Accuracy if the classes had these names."""
     inputs: list[Channel] = field(default_factory=list)
     running: list[RunningStatistics] = field(default_factory=list)
+    gathered: bool = True
+    """False: there are BatchNorm layers, and none that evaluates by its running statistics has seen a batch."""
 
 
 def sanity(objective: Objective) -> Sanity:
@@ -91,6 +98,7 @@ def sanity(objective: Objective) -> Sanity:
             if getattr(terms, "arguments", None):
                 found.chance = found.uniform = None  # weights, smoothing: another loss
     found.running = [compared(name, module, x) for name, module, x in norms]
+    found.gathered = bool(norms) or not has_statistics(objective.model)
     return found
 
 

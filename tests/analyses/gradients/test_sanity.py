@@ -287,3 +287,19 @@ def test_a_fresh_language_model_is_not_sure_of_anything(make_objective: MakeObje
     for scale, sure in ((1.0, False), (20.0, True)):
         answer = analyse("gradients", Subject(objective=make_objective(Tokens(scale), x, y)))
         assert any(f.rule == "gradients.sure-and-wrong" for f in answer.findings) is sure
+
+
+def test_batch_norms_without_statistics_explain_a_loss_far_above_chance(
+    make_objective: MakeObjective,
+) -> None:
+    """Fresh logits times twenty are sure of wrong answers; that no statistics were gathered says why, as a note."""
+    torch.manual_seed(0)
+    x, y = data(61)
+    for batches, rule in ((0, "gradients.no-statistics"), (1, "gradients.sure-and-wrong")):
+        model = nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+        with torch.no_grad():
+            model[3].weight.mul_(60)
+        for _ in range(batches):
+            model.train()(x)
+        found = asked(make_objective(model.eval(), x, y)).findings
+        assert [f.rule for f in found if f.rule.endswith(("statistics", "and-wrong"))] == [rule]
