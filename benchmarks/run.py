@@ -35,6 +35,8 @@ HERE = Path(__file__).parent
 _LONG = 400.0
 # Where a gradient is quicker than this, in seconds, the first call of an engine is mostly imports.
 _QUICK = 0.02
+# Where it is slower, no second run is made for the memory alone.
+_SLOW = 2.0
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -94,7 +96,8 @@ def measure(name: str, repeats: int) -> list[dict[str, Any]]:
     if exact is None:  # nor is it known how many steps are right
         engines = {e: run for e, run in engines.items() if not e.endswith("given")}
     steps = right_steps(name, workload, exact) if exact is not None else 0
-    if gradient_seconds(workload) < _QUICK:
+    unit = gradient_seconds(workload)
+    if unit < _QUICK:
         for (
             run
         ) in engines.values():  # what is imported and compiled at the first call is not counted
@@ -116,14 +119,14 @@ def measure(name: str, repeats: int) -> list[dict[str, Any]]:
                 row["failed"] = f"{type(problem).__name__}: {problem}"[:200]
                 continue
             spent = time.perf_counter() - started
-            unit = (before + gradient_seconds(workload)) / 2
-            row["times"].append(spent / unit)
+            after = gradient_seconds(workload)
+            row["times"].append(2 * spent / (before + after))
             row["error"] = None if exact is None else error(values, exact)
-            print(f"{name} {engine}: {spent / unit:.0f} gradients", file=sys.stderr, flush=True)
+            print(f"{name} {engine}: {row['times'][-1]:.0f} gradients", file=sys.stderr, flush=True)
     for engine, row in rows.items():
         row["steps"] = steps
         row["parameters"] = sum(p.numel() for p in workload.parameters)
-        quick = bool(row["times"]) and min(row["times"]) < _LONG
+        quick = unit < _SLOW and bool(row["times"]) and min(row["times"]) < _LONG
         row["peak_memory"] = (
             child("--memory-of", engine, "--steps", str(steps), name) if quick else None
         )

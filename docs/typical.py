@@ -61,8 +61,8 @@ FIGURES = {
         "parameters": "trace.parameters",
     },
     "mass-at-zero": {
-        "mass at zero": "density.mass_at_zero.value",
-        "mass below zero": "density.mass_below_zero.value",
+        "share at zero": "density.mass_at_zero.value",
+        "share below zero": "density.mass_below_zero.value",
     },
     "stationarity": {"ρ": "saddle.stationarity", "loss": "saddle.loss"},
     "kind-of-point": {"verdict": "saddle.verdict", "negative eigenvalues, at least": "saddle.index_at_least"},
