@@ -298,7 +298,7 @@ def test_batch_norms_without_statistics_explain_a_loss_far_above_chance(
     for batches, rule in ((0, "gradients.no-statistics"), (1, "gradients.sure-and-wrong")):
         model = nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
         with torch.no_grad():
-            model[3].weight.mul_(60)
+            model.get_parameter("3.weight").mul_(60)
         for _ in range(batches):
             model.train()(x)
         found = asked(make_objective(model.eval(), x, y)).findings
