@@ -48,7 +48,7 @@ def main() -> None:
             shares.append(each[2] / each[1])
         print(
             f"{Path(target).name}: of two processes each takes {statistics.median(shares):.2f} "
-            f"({min(shares):.2f} to {max(shares):.2f}) of the CPU time of one; {sent['bytes'] / 1e6:.1f} MB in "
+            f"({min(shares):.2f} to {max(shares):.2f}) of the CPU time of one; {sent['sent'] / 1e6:.1f} MB in "
             f"{sent['messages']} messages from the first"
         )
 

@@ -103,7 +103,7 @@ def started_here(count: int | None, team: Team, output: dict[str, Any]) -> None:
     if problem is not None:
         report_error(problem, verbose=False)
         raise typer.Exit(problem.exit_code)
-    if count is not None and not team.several:
+    if count is not None and count > 1 and not team.several:
         raise typer.Exit(start(count))
 
 

@@ -174,3 +174,13 @@ def close(one: Any, other: Any, where: str = "") -> None:
         assert other == pytest.approx(one, rel=1e-4, abs=1e-12), where
     else:
         assert one == other, where
+
+
+@pytest.mark.timeout(100)
+def test_one_process_is_the_command_itself() -> None:
+    """--ranks 1 starts no other process, which would start another one."""
+    done = run(
+        "hessian", str(SAMPLES / "linear_regression.toml"), "--ranks", "1", "--format", "json"
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["cost"]["processes"] is None
