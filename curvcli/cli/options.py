@@ -162,6 +162,8 @@ def _applies(name: str, question: Question) -> bool:
         return name in _FOR_NOTHING
     if name == "checkpoint":  # of several, each is a target of its own
         return question.targets == "one" and bool(question.named)
+    if name == "shard":
+        return question.divides
     return question.needs == "objective" or name in _FOR_CHECKPOINT
 
 

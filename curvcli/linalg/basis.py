@@ -54,7 +54,7 @@ class Basis:
         self.n, self.ranks = n, ranks
         self.capacity = min(capacity, n)
         self.size = 0
-        self._mine = ranks.share(n)
+        self._mine = ranks.kept(n)
         length = self._mine.stop - self._mine.start
         self._rows_MN = torch.empty(self.capacity, length, dtype=dtype, device=device)
         self._newest: tuple[int, Tensor] | None = None
@@ -64,9 +64,14 @@ class Basis:
         """The vectors as a view of shape ``(size, n)``; of several processes, this one's entries of them."""
         return self._rows_MN[: self.size]
 
+    @property
+    def _divided(self) -> bool:
+        """Whether less is kept of a vector than this process holds of it elsewhere."""
+        return self.ranks.size > 1 and not self.ranks.parted
+
     def whole(self) -> Tensor:
-        """All entries of all vectors, shape ``(size, n)``."""
-        if self.ranks.size == 1:
+        """All entries of all vectors that this process holds, shape ``(size, n)``."""
+        if not self._divided:
             return self.rows
         return torch.stack([self.ranks.gathered(row_N, self.n) for row_N in self.rows])
 
@@ -76,7 +81,7 @@ class Basis:
         return self._rows_MN.dtype
 
     def __getitem__(self, index: int) -> Tensor:
-        if self.ranks.size == 1:
+        if not self._divided:
             return self.rows[index]
         # The newest vector is multiplied with, and looked at, more than once.
         if self._newest is None or self._newest[0] != index:
@@ -117,7 +122,7 @@ class Basis:
             whole: False: of several processes, only this one's entries need be right, as for `append`.
         """
         found = self._project_out(w_N[self._mine], norm, lost, beside, twice)
-        if whole and self.ranks.size > 1:
+        if whole and self._divided:
             w_N.copy_(self.ranks.gathered(w_N[self._mine], self.n))
         return found
 
@@ -192,7 +197,7 @@ class Basis:
         """The linear combinations ``S^T Q`` of the first ``M`` rows, shape ``(K, n)``."""
         s = torch.as_tensor(s_MK.T.copy(), dtype=self._rows_MN.dtype, device=self._rows_MN.device)
         own_KN = s @ self._rows_MN[: s_MK.shape[0]]
-        if self.ranks.size == 1:
+        if not self._divided:
             return own_KN
         return torch.stack([self.ranks.gathered(own_N, self.n) for own_N in own_KN])
 

@@ -66,29 +66,36 @@ class Deflated:
     def __init__(self, op: SymmetricOperator, vectors_KN: Tensor) -> None:
         self._op, self._vectors_KN = op, vectors_KN
         self.n, self.dtype, self.device = op.n, op.dtype, op.device
+        self.ranks = ranks_of(op)
 
     def matvec(self, v_N: Tensor) -> Tensor:
         """P A v, for a v of the complement."""
         w_N = self._op.matvec(v_N)
-        return w_N.sub_(self._vectors_KN.T @ (self._vectors_KN @ w_N))
+        inside_K = self.ranks.over_entries(self._vectors_KN @ w_N)
+        return w_N.sub_(self._vectors_KN.T @ inside_K)
 
 
 def random_unit_vector(op: Space, generator: torch.Generator) -> Tensor:
-    """A vector of shape ``(n,)``, uniform on the unit sphere.
+    """A vector of shape ``(n,)``, uniform on the unit sphere; of parted vectors, this process' entries.
 
     Drawn by a CPU generator and moved, so that one seed gives one vector on every device. A long one is drawn twice,
     first for its length: in one go it would take three times the memory of what becomes of it.
     """
+    own = ranks_of(op).entries(op.n)
     if op.n <= PIECE:
         z_N = torch.randn(op.n, generator=generator, dtype=torch.float64)
         z_N /= torch.linalg.vector_norm(z_N)
-        return z_N.to(device=op.device, dtype=op.dtype)
+        return z_N[own].to(device=op.device, dtype=op.dtype)
     again = torch.Generator()
     again.set_state(generator.get_state())
     length = math.hypot(*(float(torch.linalg.vector_norm(z)) for z in normals(op.n, again, PIECE)))
-    out_N, first = torch.empty(op.n, dtype=op.dtype, device=op.device), 0
+    out_N, first = torch.empty(own.stop - own.start, dtype=op.dtype, device=op.device), -own.start
     for piece in normals(op.n, generator, PIECE):
-        out_N[first : first + len(piece)] = piece.div_(length).to(op.device, op.dtype)
+        begin, end = max(first, 0), min(first + len(piece), len(out_N))
+        if begin < end:
+            out_N[begin:end] = (
+                piece[begin - first : end - first].div_(length).to(op.device, op.dtype)
+            )
         first += len(piece)
     return out_N
 
@@ -114,6 +121,27 @@ def ranks_of(op: Space) -> Ranks:
     """The processes that work on its products together; only the operators of a network know any."""
     found: Ranks = getattr(op, "ranks", ALONE)
     return found
+
+
+def holders_of(op: Space) -> Ranks:
+    """The processes that each hold a part of its vectors; `ALONE` where each holds all of them."""
+    ranks = ranks_of(op)
+    return ranks if ranks.parted else ALONE
+
+
+def orthonormal(vectors_KN: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """Rows that span what ``vectors_KN``, which are nearly orthonormal, span.
+
+    >>> orthonormal(torch.tensor([[1.0, 0.0], [0.1, 1.0]])).abs().tolist()
+    [[1.0000, 0.0000], [0.0000, 1.0000]]
+    """
+    if not ranks.parted:
+        vectors_NK, _ = torch.linalg.qr(vectors_KN.T)
+        return vectors_NK.T.contiguous()
+    # A factor of the small matrix of scalar products needs no vector as a whole (Cholesky QR).
+    lower_KK = torch.linalg.cholesky(ranks.inner(vectors_KN, vectors_KN).double())
+    turned: Tensor = torch.linalg.inv(lower_KK).to(vectors_KN) @ vectors_KN
+    return turned
 
 
 def product(a_LM: Float64Array, b_MK: Float64Array) -> Float64Array:

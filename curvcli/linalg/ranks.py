@@ -1,18 +1,23 @@
-"""Several processes on one problem: each takes its share of the data, and all hold the same vectors.
+"""Several processes on one problem: each takes its share of the data, and all hold the same vectors, or parts of them.
 
 Whatever is summed over the data is summed over the processes by one exchange, after which every process has the same
 bits. What follows from them (orthogonalisation, small eigenproblems, decisions) is then the same everywhere, so that
 no other exchange is needed. Only the basis of a Krylov space is divided, by entries: see `linalg.basis`.
+
+Where not even the weights fit one process, all vectors are divided (`Parted`): each process holds its own entries of
+every one, and what is summed over entries (a norm, a scalar product) is summed over the processes.
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from curvcli.linalg.vectors import double, euclidean_norm
 
 T = TypeVar("T")
 
@@ -30,6 +35,8 @@ class Ranks:
 
     size = 1
     rank = 0
+    parted = False
+    """Whether each process holds its own entries of all vectors, and none of them the others'."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
@@ -49,6 +56,55 @@ class Ranks:
     def sum(self, part: Tensor) -> Tensor:
         """The sum over all processes, in place of this one's part."""
         return part
+
+    def over_data(self, part_N: Tensor) -> Tensor:
+        """The sum of what the data of each process contributes to a vector, in place of this one's part."""
+        return self.sum(part_N)
+
+    def over_entries(self, part: Tensor) -> Tensor:
+        """A sum over the entries of vectors, from those that this process holds, in place of its part."""
+        return part
+
+    def entries(self, n: int) -> slice:
+        """Those of a vector of ``n`` that this process holds.
+
+        >>> Ranks().entries(7)
+        slice(0, 7, None)
+        """
+        return slice(0, n)
+
+    def dimension(self, length: int) -> int:
+        """The n of vectors of which this process holds ``length`` entries."""
+        return length
+
+    def kept(self, n: int) -> slice:
+        """Of what this process holds of a vector of ``n``, the entries that it keeps in a basis."""
+        return self.share(n)
+
+    def dot(self, u_N: Tensor, v_N: Tensor) -> Tensor:
+        """u·v, a scalar tensor."""
+        return self.over_entries(torch.dot(u_N, v_N))
+
+    def inner(self, u_KN: Tensor, v_LN: Tensor) -> Tensor:
+        """The scalar products of K vectors with L others, shape (K, L); of one with one, see `dot`."""
+        return self.over_entries(u_KN @ v_LN.T)
+
+    def norm(self, v_N: Tensor) -> Tensor:
+        """‖v‖, a scalar tensor, see `euclidean_norm`."""
+        own = euclidean_norm(v_N)
+        if not self.parted:
+            return own
+        # In float64, where squares neither underflow nor overflow.
+        return self.over_entries(double(own).square()).sqrt().to(own.dtype)
+
+    def norms(self, v_KN: Tensor) -> Tensor:
+        """‖v‖ of each row, shape (K,)."""
+        return torch.stack([self.norm(v_N) for v_N in v_KN])
+
+    def all_finite(self, v: Tensor) -> bool:
+        """Whether all entries of vectors are finite."""
+        own = bool(torch.isfinite(v).all())
+        return not self.largest(int(not own)) if self.parted else own
 
     def totals(self, *parts: float) -> list[float]:
         """The sum of each number over all processes, in float64."""
@@ -122,11 +178,56 @@ class Group(Ranks):
         # What follows the end of a pickle is not read.
         return [item for part in parts for item in pickle.loads(part.numpy().tobytes())]
 
+    def own_of_sum(self, whole_N: Tensor) -> Tensor:
+        """This process' `share` of the sum over all processes."""
+        return self.sum(whole_N)[self.share(len(whole_N))].clone()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Group":
+        return self  # the processes, of which a copied network has the same
+
     def _exchange(self, work: Any, whole: int) -> None:
         """Wait; ``whole`` bytes go around among the processes, of which this one sends its part of (R − 1)/R."""
         self._wait(work)
         self.traffic.messages += 1
         self.traffic.bytes += whole * (self.size - 1) // self.size
+
+
+class Parted(Group):
+    """A group whose processes hold their own entries of all vectors.
+
+    Args:
+        group: the processes.
+        lengths: entries that each of them holds; a vector is these parts one after the other.
+    """
+
+    parted = True
+
+    def __init__(self, group: Group, lengths: Sequence[int]) -> None:
+        super().__init__(group._wait)
+        self.traffic = group.traffic
+        first = sum(lengths[: self.rank])
+        self._entries = slice(first, first + lengths[self.rank])
+        self._n = sum(lengths)
+
+    def dimension(self, length: int) -> int:
+        """See `Ranks.dimension`."""
+        return self._n
+
+    def over_data(self, part_N: Tensor) -> Tensor:
+        """See `Ranks.over_data`; gathered weights have summed it up in their derivative."""
+        return part_N
+
+    def over_entries(self, part: Tensor) -> Tensor:
+        """See `Ranks.over_entries`."""
+        return self.sum(part)
+
+    def entries(self, n: int) -> slice:
+        """See `Ranks.entries`."""
+        return self._entries
+
+    def kept(self, n: int) -> slice:
+        """See `Ranks.kept`: all that it holds."""
+        return slice(0, self._entries.stop - self._entries.start)
 
 
 ALONE = Ranks()

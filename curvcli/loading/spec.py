@@ -109,6 +109,13 @@ class TargetSpec(
     memory: Annotated[
         str | None, Meta(description="Memory to stay within, e.g. 2GB; default: what is free.")
     ] = None
+    shard: Annotated[
+        bool,
+        Meta(
+            description="Divide weights and vectors among the processes (--ranks, torchrun), for models larger than "
+            "one device."
+        ),
+    ] = False
     plain: Annotated[
         bool, Meta(description="Use torch's own operations only, without faster forms of layers.")
     ] = False

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from curvcli.errors import DataError, LossError, ModelError, UsageError
-from curvcli.linalg.ranks import ALONE, Ranks
+from curvcli.linalg.ranks import ALONE, Group, Ranks
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.data.batches import (
     arrange,
@@ -28,6 +29,7 @@ from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
 from curvcli.loading.loss import WHOLE_BATCHES, OutputLoss, loss_terms, objective_terms
 from curvcli.loading.models.complex import cast_model, with_real_parameters
+from curvcli.loading.models.divided import load_divided
 from curvcli.loading.models.forms import take_best_form
 from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.guess import PlainNetwork
@@ -49,7 +51,9 @@ from curvcli.machine.memory import check_fits
 from curvcli.machine.precision import device_notes, set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
+from curvcli.objective.network import choose_parameters
 from curvcli.objective.objective import Objective
+from curvcli.objective.sharding.shards import Shards, divide, without_weights
 from curvcli.objective.terms import LossTerms
 
 
@@ -76,6 +80,10 @@ class Target:
         self.weights = Weights(spec, self.notes)
         self._building = False
         self.made: Objective | None = None
+        self.shards: Shards | None = None
+        """Of a network that is divided among processes."""
+        self._unread: Checkpoint | None = None
+        """What such a network's weights are read from when it is divided."""
         self.guess: str | None = None
         """What is assumed of a network that is recognised by its shapes."""
 
@@ -167,7 +175,25 @@ class Target:
                 f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
             )
         set_precision(self.spec.tf32)  # what was imported may have set its own
+        if self.spec.shard:
+            self._divide(model, dtype)
         return cast_model(model, self.device, dtype)
+
+    def _divide(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Leave this process its share of the weights."""
+        if not isinstance(self.ranks, Group):
+            raise UsageError(
+                "--shard divides the weights among several processes, and this is the only one",
+                "start several: --ranks 2 on this machine, or torchrun",
+            )
+        _, _, left_out = choose_parameters(model, self.spec.params)
+        self.notes.extend(left_out)
+        model.to(dtype=dtype)
+        if self._unread is None:
+            self.shards = divide(model, self.ranks)
+            return
+        self.shards, notes = load_divided(model, self._unread, self.ranks)
+        self.notes.extend(notes)
 
     def _build(self) -> nn.Module:
         """The network with its weights, wherever they come from."""
@@ -186,6 +212,11 @@ class Target:
             self.notes.extend(notes)
             return model
         if self.spec.model is not None:
+            if self.spec.shard and checkpoint is not None and self.spec.model != "auto":
+                with without_weights():
+                    model = build_model(self.spec.model, self.spec.model_args, checkpoint)
+                self._unread = checkpoint
+                return model
             model = build_model(self.spec.model, self.spec.model_args, checkpoint)
             self.notes.extend(settle_lazy(model, lambda: self._arranged(self._raw_batches[0])))
             if checkpoint is not None:
@@ -331,14 +362,15 @@ class Target:
             model,
             self.batches,
             terms,
-            select=self.spec.params,
+            select=self.spec.params if self.shards is None else (),
             weight_decay=self.spec.weight_decay,
             train_mode=self.spec.train_mode,
             accept_nonfinite=accept_nonfinite,
             plain=self.spec.plain,
             tf32=self.spec.tf32,
             memory=self.spec.memory_bytes,
-            ranks=self.ranks,
+            ranks=self.ranks if self.shards is None else self.shards.ranks,
+            lean=nullcontext if self.shards is None else self.shards.gatherer.lean,
             notes=self.notes,
         )
         return self.made

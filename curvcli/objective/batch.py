@@ -17,12 +17,14 @@ class Batch:
         splittable: whether every tensor's first dimension runs over the samples, so that a slice of
             the batch is a batch.
         names: what the data calls the inputs that are passed by position.
+        idle: whether it only keeps this process in step with others that have data left: it adds nothing.
     """
 
     data: Any
     size: int
     splittable: bool = True
     names: tuple[str, ...] = ()
+    idle: bool = False
 
     def pieces(self, samples: int) -> Iterator["Batch"]:
         """Consecutive slices of at most ``samples`` samples."""

@@ -1,8 +1,8 @@
 """From a model, batches and a loss to an `Objective`: what must hold of them, and what is learnt on the way."""
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -50,6 +50,7 @@ def make_objective(
     tf32: bool = False,
     memory: int | None = None,
     ranks: Ranks = ALONE,
+    lean: Callable[[], AbstractContextManager[None]] = nullcontext,
     notes: list[str] | None = None,
 ) -> Objective:
     """L(θ), after two evaluations of the loss that must agree.
@@ -66,6 +67,7 @@ def make_objective(
         tf32: allow TF32 products on CUDA. Set here, since a module that was imported may have set otherwise.
         memory: bytes that the process may use in all; None: as many as there are.
         ranks: processes that share the data out.
+        lean: see `Objective`.
         notes: receives what was switched, skipped or assumed.
 
     Raises:
@@ -98,7 +100,10 @@ def make_objective(
             f"{ranks.size} processes share {len(batches)} batches that may not be cut: some would have nothing to do",
             f"start {len(batches)} of them, or pass data in more batches (--batch-size)",
         )
-    rows = _looked_up(model, batches, terms, parameters, lookups, splittable, bool(weight_decay))
+    with lean():
+        rows = _looked_up(
+            model, batches, terms, parameters, lookups, splittable, bool(weight_decay)
+        )
     layout = Layout(parameters, rows)
     if rows:
         notes.append(
@@ -111,7 +116,7 @@ def make_objective(
         terms=terms,
         names=names,
         layout=layout,
-        loss=first.total / first.weight + decay(weight_decay, parameters),
+        loss=first.total / first.weight + decay(weight_decay, parameters, ranks),
         weight=first.weight,
         weight_decay=weight_decay,
         plain=plain,
@@ -119,6 +124,7 @@ def make_objective(
         memory=memory,
         evaluated_bytes=first.bytes,
         ranks=ranks,
+        lean=lean,
         notes=notes,
     )
 

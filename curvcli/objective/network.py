@@ -13,6 +13,7 @@ from torch.utils import checkpoint
 from curvcli.errors import ModelError, NonFiniteError, did_you_mean, some
 from curvcli.machine.lifted import in_float64
 from curvcli.machine.precision import without_cudnn
+from curvcli.objective.sharding.shards import is_shard
 from curvcli.objective.state import STARTS, kept_between_calls, restart
 
 M = TypeVar("M", bound=nn.Module)
@@ -179,7 +180,7 @@ def choose_parameters(
     notes = []
     everything = dict(model.named_parameters())
     trainable = {n: p for n, p in everything.items() if p.requires_grad}
-    frozen = [n for n, p in everything.items() if not p.requires_grad]
+    frozen = [n for n, p in everything.items() if not p.requires_grad and not is_shard(n)]
     if frozen:
         notes.append(f"{len(frozen)} frozen parameters are left out: {some(frozen, 3)}")
     chosen = trainable

@@ -4,9 +4,9 @@ L(θ) = (Σ_b Σ_i ℓ_bi) / W + (wd/2) ‖θ‖², where W counts the *loss ter
 other batches gives the same L, gradient and Hessian.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class Objective:
         evaluated_bytes: of all tensors that the loss of the largest batch made on its way, not counted again
             after they were freed.
         ranks: processes that share the data out; every one of them has all of it.
+        lean: within it graphs keep no weights that were gathered from other processes.
         notes: what was switched, skipped or assumed.
     """
 
@@ -64,6 +65,7 @@ class Objective:
     memory: int | None = None
     evaluated_bytes: int = 0
     ranks: Ranks = ALONE
+    lean: Callable[[], AbstractContextManager[None]] = nullcontext
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
@@ -75,6 +77,11 @@ class Objective:
     @property
     def n(self) -> int:
         """Length of the vectors: all entries of the parameters but the untouched ones."""
+        return self.ranks.dimension(self.layout.n)
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector that this process holds: all n, unless vectors are parted."""
         return self.layout.n
 
     @property
@@ -128,8 +135,14 @@ class Objective:
     def pieces_of(self, batch: Batch, index: int, samples: int | None) -> Iterator[Batch]:
         """This process' part of a batch, see `mine`, in micro-batches of ``samples``."""
         part = self.mine(batch, index)
-        if part is not None:
-            yield from part.pieces(samples or part.size)
+        own = [] if part is None else list(part.pieces(samples or part.size))
+        yield from own
+        if self.ranks.parted:
+            # Weights are gathered in every pass, by all processes at once.
+            largest = self.ranks.largest_share(batch.size) if self.splittable else batch.size
+            missing = -(-largest // (samples or largest)) - len(own)
+            some = batch.between(slice(0, 1)) if self.splittable else batch
+            yield from [replace(some or batch, idle=True)] * missing
 
     def pieces(self, samples: int | None = None) -> Iterator[Batch]:
         """This process' part of all batches, in micro-batches of ``samples``."""
@@ -140,21 +153,21 @@ class Objective:
         """This batch's part of L without weight decay, Σ_i ℓ_i / W, with its graph."""
         with self.evaluation():
             total, _ = self.terms(self.model, batch.data)
-        return total / self.weight
+        return total / self.weight if not batch.idle else 0.0 * total
 
     def value(self, samples: int | None = None) -> float:
         """L(θ) at the present parameters, from micro-batches of ``samples``."""
         with torch.no_grad():
             part = sum(float(self.sum_of(piece)) for piece in self.pieces(samples))
         (total,) = self.ranks.totals(part)
-        return total + decay(self.weight_decay, self.parameters)
+        return total + decay(self.weight_decay, self.parameters, self.ranks)
 
     def gradient(self, samples: int | None = None) -> Tensor:
         """∇L(θ), flat, shape (n,), from micro-batches of ``samples``."""
-        flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        flat_N = torch.zeros(self.length, dtype=self.dtype, device=self.device)
         for piece in self.pieces(samples):
             flat_N += self.gradient_of(piece)
-        flat_N = self.ranks.sum(flat_N)
+        flat_N = self.ranks.over_data(flat_N)
         self.cost.gradients += 1
         if self.weight_decay:
             flat_N += self.weight_decay * self.flat()
@@ -164,7 +177,7 @@ class Objective:
         """This batch's part of ∇L without weight decay, flat, shape (n,)."""
         total = self.sum_of(batch)
         if not total.requires_grad:
-            return torch.zeros(self.n, dtype=self.dtype, device=self.device)
+            return torch.zeros(self.length, dtype=self.dtype, device=self.device)
         return self.flatten(
             torch.autograd.grad(total, self.parameters, allow_unused=True, materialize_grads=True)
         )
@@ -207,6 +220,8 @@ class Objective:
             tf32=self.tf32,
             memory=self.memory,
             evaluated_bytes=self.evaluated_bytes,
+            ranks=self.ranks if self.ranks.parted else ALONE,
+            lean=self.lean,
         )
 
     @contextmanager
@@ -225,11 +240,11 @@ class Objective:
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """See `evaluation`."""
-        with evaluation(self.model):
+        with evaluation(self.model), self.lean():
             yield
 
 
-def decay(weight_decay: float, parameters: Sequence[Tensor]) -> float:
+def decay(weight_decay: float, parameters: Sequence[Tensor], ranks: Ranks = ALONE) -> float:
     """(wd/2) ‖θ‖².
 
     >>> decay(2.0, [torch.tensor([3.0]), torch.tensor([4.0])])
@@ -237,5 +252,5 @@ def decay(weight_decay: float, parameters: Sequence[Tensor]) -> float:
     """
     if not weight_decay:
         return 0.0
-    squares = sum(float(double(p.detach()).square().sum()) for p in parameters)
-    return 0.5 * weight_decay * squares
+    squares = sum(double(p.detach()).square().sum() for p in parameters)
+    return 0.5 * weight_decay * float(ranks.over_entries(torch.as_tensor(squares)))

@@ -57,4 +57,6 @@ _MEANING = (
     "which few directions make. Mass below zero is curvature in which the loss falls."
 )
 
-QUESTION = Question("density", DensityOptions, DensityResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "density", DensityOptions, DensityResult, view, headline, divides=True, meaning=_MEANING
+)

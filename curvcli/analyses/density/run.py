@@ -30,7 +30,7 @@ from curvcli.analyses.shared.subject import Subject
 from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.operator import ROUNDING, Deflated, eigh
+from curvcli.linalg.operator import ROUNDING, Deflated, eigh, orthonormal
 from curvcli.linalg.run_log import Kept, Logged, RunLog
 from curvcli.linalg.statistics.student import quantile
 from curvcli.linalg.stochastic.density import Curve, Density, Mass
@@ -135,7 +135,7 @@ def _sampled(
     log: RunLog,
 ) -> tuple[Density, _Named, Status, float]:
     """Outliers by Lanczos, the rest by probes on their complement."""
-    vectors_KN = torch.zeros(0, operator.n, dtype=operator.dtype, device=operator.device)
+    vectors_KN = torch.zeros(0, operator.length, dtype=operator.dtype, device=operator.device)
     named, error = list[Outlier](), 0.0
     if options.outliers:
         name = f"outliers {options.outliers} {subject.spec.seed}"
@@ -189,10 +189,9 @@ def _outliers(
     # A matrix with few eigenvalues gives one pair at both ends.
     order = np.argsort([-p.value for p in certified.pairs])
     chosen = [int(i) for i in order if leading.converged_K[i]]
-    vectors_NK, _ = torch.linalg.qr(leading.vectors_KN[chosen].T)
     pairs = [(certified.pairs[i].value, certified.pairs[i].residual) for i in chosen]
     return {
-        "vectors": vectors_NK.T.contiguous(),
+        "vectors": orthonormal(leading.vectors_KN[chosen], operator.ranks),
         "pairs": torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2),
         "error": torch.tensor(certified.rounding, dtype=torch.float64),
     }

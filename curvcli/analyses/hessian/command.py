@@ -92,4 +92,6 @@ _MEANING = (
     "classifiers, about one for each class."
 )
 
-QUESTION = Question("hessian", HessianOptions, HessianResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "hessian", HessianOptions, HessianResult, view, headline, divides=True, meaning=_MEANING
+)

@@ -31,7 +31,6 @@ from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import load_state, save_state
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.fisher import Fisher
@@ -230,7 +229,7 @@ def _result(
         reach=Reach(min(reach), max(reach), 1.0 if found.exact else options.probability),
         status=pairs.status,
         loss=objective.loss,
-        gradient_norm=float(euclidean_norm(operator.gradient)),
+        gradient_norm=float(operator.ranks.norm(operator.gradient)),
         parameters=objective.dimension,
         untouched=objective.untouched,
         matrix=options.matrix,

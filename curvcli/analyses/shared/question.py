@@ -68,6 +68,8 @@ class Question:
     about: Callable[[Any], str] | None = None
     named: tuple[str, ...] = ("model", "data", "loss")
     """Which parts of an objective have to be named."""
+    divides: bool = False
+    """Whether it works on a network that is divided among processes."""
     meaning: str = ""
     """How to read its figures, for somebody who sees them for the first time."""
 
@@ -121,6 +123,14 @@ class Question:
                 ) from None
         return checked
 
+    def _check_divided(self, subject: "Subject") -> None:
+        """Whether the question can be asked of a network that is divided, where that is what is asked for."""
+        if not self.divides and any(s.spec.shard for s in subject.members or [subject]):
+            raise UsageError(
+                f"{self.name} does not work on weights that are divided among processes (shard)",
+                "share the data only: leave out shard, with --ranks or torchrun as before",
+            )
+
     def _check_complete(self, subject: "Subject") -> None:
         """Whether model, data and loss are named, where they are needed; many targets are looked at one by one."""
         if self.needs != "objective" or self.targets == "many":
@@ -147,6 +157,7 @@ class Question:
         """
         options = self.options(**self.validate(values, where))
         self._check_complete(subject)
+        self._check_divided(subject)
         journal.in_double = subject.in_double
         journal.limit_time(parse_seconds(getattr(options, "timeout", None)))
         subject.end_reading_when(journal.stop_reading)

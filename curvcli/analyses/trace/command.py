@@ -75,4 +75,6 @@ _MEANING = (
     "directions that matter at a damping. The share of a tensor says where the curvature is."
 )
 
-QUESTION = Question("trace", TraceOptions, TraceResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "trace", TraceOptions, TraceResult, view, headline, divides=True, meaning=_MEANING
+)

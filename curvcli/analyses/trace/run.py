@@ -36,6 +36,8 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
         raise UsageError("--split is of the Hessian", "leave out --matrix")
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
+    if options.split and objective.ranks.parted:
+        raise UsageError("--split is not computed of divided weights", "leave out --shard")
     plan = SumPlan(options.tol, options.deflate, options.steps, options.probes, options.max_matvecs)
     chosen = Chosen(options.matrix, options.draws, options.optimizer)
     operator, made = chosen.operator(
@@ -73,10 +75,16 @@ def _result(
 ) -> TraceResult:
     objective = operator.objective
     n = objective.dimension
-    tensors = [
-        TensorCurvature(name, p.numel(), _shown(block), _shown(block, 1 / p.numel()))
-        for name, p, block in zip(objective.names, objective.parameters, sums.blocks, strict=True)
-    ]
+    tensors = (
+        [
+            TensorCurvature(name, p.numel(), _shown(block), _shown(block, 1 / p.numel()))
+            for name, p, block in zip(
+                objective.names, objective.parameters, sums.blocks, strict=True
+            )
+        ]
+        if sums.blocks
+        else []
+    )
     return TraceResult(
         matrix=matrix,
         trace=_shown(sums.trace),

@@ -185,6 +185,8 @@ def _indefinite(operator: Curvature[Any]) -> bool:
 def _block_sums(operator: Curvature[Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Sums over the tensors of the parameters."""
     lengths = operator.objective.sizes()
+    if operator.ranks.parted:  # each process has parts of other tensors
+        return lambda _: torch.zeros(0)
 
     def sums(v_N: torch.Tensor) -> torch.Tensor:
         return torch.stack([double(part).sum() for part in v_N.split(lengths)])

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, Float64Array, SymmetricOperator
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.stochastic.probes import random_signs
-from curvcli.linalg.vectors import euclidean_norm, euclidean_norms
 
 
 class Certificate(NamedTuple):
@@ -27,7 +27,11 @@ class Certificate(NamedTuple):
 
 
 def certify(
-    vectors_KN: Tensor, products_KN: Tensor, norm: float, measured: float = 0.0
+    vectors_KN: Tensor,
+    products_KN: Tensor,
+    norm: float,
+    measured: float = 0.0,
+    ranks: Ranks = ALONE,
 ) -> Certificate:
     """Rayleigh quotients and residuals of unit vectors whose products are known.
 
@@ -40,10 +44,11 @@ def certify(
         products_KN: A times each.
         norm: ‖A‖, or a lower bound on it.
         measured: error of products that was measured otherwise, in a more exact arithmetic.
+        ranks: the processes that hold the vectors.
     """
-    values_K = torch.linalg.vecdot(vectors_KN, products_KN)
-    rests_K = euclidean_norms(products_KN - values_K[:, None] * vectors_KN)
-    cross_KK = (vectors_KN @ products_KN.T).cpu().double().numpy()
+    values_K = ranks.over_entries(torch.linalg.vecdot(vectors_KN, products_KN))
+    rests_K = ranks.norms(products_KN - values_K[:, None] * vectors_KN)
+    cross_KK = ranks.inner(vectors_KN, products_KN).cpu().double().numpy()
     rounding = ROUNDING * torch.finfo(vectors_KN.dtype).eps * norm + measured
     if len(cross_KK) > 1:
         upper = (cross_KK - cross_KK.T)[np.triu_indices(len(cross_KK), 1)]
@@ -99,7 +104,7 @@ def recurred(found: LanczosResult, weights_K: Tensor) -> Tensor:
 
 
 def certify_by_recurrence(
-    found: LanczosResult, probed: Probe, measured: float = 0.0
+    found: LanczosResult, probed: Probe, measured: float = 0.0, ranks: Ranks = ALONE
 ) -> Certificate:
     """Residuals of the Lanczos recurrence, widened by what one product shows beyond it.
 
@@ -109,10 +114,11 @@ def certify_by_recurrence(
         found: the pairs.
         probed: by `probe`.
         measured: error of products that was measured otherwise, in a more exact arithmetic.
+        ranks: the processes that hold the vectors.
     """
     root = len(found.vectors_KN) ** 0.5
     eps = torch.finfo(found.vectors_KN.dtype).eps
-    crossed = float((found.vectors_KN @ probed.excess_N).abs().max())
+    crossed = float(ranks.over_entries(found.vectors_KN @ probed.excess_N).abs().max())
     rounding = ROUNDING * eps * found.norm + measured + root * crossed
-    excess = root * float(euclidean_norm(probed.excess_N))
+    excess = root * float(ranks.norm(probed.excess_N))
     return Certificate(found.values_K.copy(), found.bounds_K + excess + rounding, rounding)

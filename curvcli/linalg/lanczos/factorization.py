@@ -106,7 +106,7 @@ def start(op: Space, capacity: int, seed: int, guess_N: Tensor | None = None) ->
     """
     generator = torch.Generator().manual_seed(seed)
     basis = Basis(op.n, capacity, op.dtype, op.device, ranks_of(op))
-    first = mixed(random_unit_vector(op, generator), guess_N)
+    first = mixed(random_unit_vector(op, generator), guess_N, ranks=ranks_of(op))
     basis.append(first.vector_N)
     t_MM = np.zeros((basis.capacity, basis.capacity))
     return LanczosState(basis, generator, t_MM, share=first.share)
@@ -184,7 +184,11 @@ def _expected(state: LanczosState) -> Float64Array:
     """What the products of the processed vectors contain of the pending vector, shape (processed,)."""
     expected_M, pending_N = np.zeros(state.processed), state.basis[state.processed]
     for tail in (*state.suspended, *([state.live] if state.live else [])):
-        share = 1.0 if tail.direction_N is None else float(tail.direction_N @ pending_N)
+        share = (
+            1.0
+            if tail.direction_N is None
+            else float(state.basis.ranks.dot(tail.direction_N, pending_N))
+        )
         expected_M[: len(tail.c_M)] += tail.beta * share * tail.c_M
     return expected_M
 

@@ -33,8 +33,7 @@ from curvcli.linalg.lanczos.factorization import (
 from curvcli.linalg.lanczos.lockstep import Request, answered
 from curvcli.linalg.lanczos.reach import reach
 from curvcli.linalg.lanczos.ritz import Spectrum, Wanted, neighbours, ritz
-from curvcli.linalg.operator import Float64Array, Space, SymmetricOperator
-from curvcli.linalg.vectors import euclidean_norms
+from curvcli.linalg.operator import Float64Array, Space, SymmetricOperator, ranks_of
 
 Status = Literal["converged", "max_matvecs", "timeout", "interrupted"]
 
@@ -262,7 +261,7 @@ def _result(
         status = "converged"
     lower, upper = reach(state.alphas, state.betas, op.n, probability, state.share)
     vectors_KN = state.basis.combine(spectrum.s_MM[:, pairs])
-    vectors_KN /= euclidean_norms(vectors_KN)[:, None]
+    vectors_KN /= ranks_of(op).norms(vectors_KN)[:, None]
     # What a waiting direction has in the basis is accounted for in T, as far as its product is known.
     waiting = [t for t in (outside(state, t) for t in state.suspended) if t is not None]
     tails = [*waiting, *([state.live] if state.live else [])]

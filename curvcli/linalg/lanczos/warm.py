@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from curvcli.linalg.ranks import ALONE, Ranks
 
 # Length of the random part beside a guess of length 1. The reach pays for it with log(1/share) only, and the
 # smaller it is, the less of the start vector lies in directions that are not looked for.
@@ -18,7 +19,9 @@ class Start(NamedTuple):
     """s / ‖w + s z‖ of `mixed`; 1 for a vector that is random altogether."""
 
 
-def mixed(random_N: Tensor, guess_N: Tensor | None, part: float = RANDOM_PART) -> Start:
+def mixed(
+    random_N: Tensor, guess_N: Tensor | None, part: float = RANDOM_PART, ranks: Ranks = ALONE
+) -> Start:
     """q = (w + s z) / ‖w + s z‖ of a unit guess w and a random z, and what that does to the reach.
 
     The reach (`linalg.reach`) needs |⟨x, q⟩| ≥ δ for an eigenvector x with probability 1 - p. Let z be uniform on
@@ -38,12 +41,13 @@ def mixed(random_N: Tensor, guess_N: Tensor | None, part: float = RANDOM_PART) -
         random_N: z, a unit vector.
         guess_N: w, of any length but zero; None or a zero vector: q = z.
         part: s.
+        ranks: the processes that hold the vectors.
     """
     if guess_N is None or len(random_N) < 3:
         return Start(random_N, 1.0)
-    length = torch.linalg.vector_norm(guess_N)
+    length = ranks.norm(guess_N)
     if not float(length) > 0:
         return Start(random_N, 1.0)
     sum_N = guess_N / length + part * random_N
-    norm = float(torch.linalg.vector_norm(sum_N))
+    norm = float(ranks.norm(sum_N))
     return Start(sum_N / norm, part / norm)

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.basis import Basis
-from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, random_unit_vector
+from curvcli.linalg.operator import (
+    Float64Array,
+    SymmetricOperator,
+    eigh,
+    holders_of,
+    random_unit_vector,
+)
 from curvcli.linalg.stochastic.quadrature import random_complement
 
 Function = Callable[[Float64Array], Float64Array]
@@ -68,7 +74,7 @@ def krylov(
         stop: asked before each product.
     """
     most = min(op.n, kept + (max_steps if functions else 1))
-    basis = Basis(op.n, most, op.dtype, op.device)
+    basis = Basis(op.n, most, op.dtype, op.device, holders_of(op))
     basis.append(random_unit_vector(op, generator))
     t_LL = np.zeros((most, most))
     eps = torch.finfo(op.dtype).eps

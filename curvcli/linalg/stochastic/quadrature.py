@@ -16,8 +16,13 @@ from torch import Tensor
 
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.lanczos import Status
-from curvcli.linalg.operator import Float64Array, SymmetricOperator, eigh, random_unit_vector
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.operator import (
+    Float64Array,
+    SymmetricOperator,
+    eigh,
+    holders_of,
+    random_unit_vector,
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def gauss_rules(
         Stopped: there was a reason.
     """
     steps = min(steps, op.n)
-    basis = Basis(op.n, steps, op.dtype, op.device)
+    basis = Basis(op.n, steps, op.dtype, op.device, holders_of(op))
     basis.append(q_N)
     alphas: list[float] = []
     betas: list[float] = []
@@ -146,10 +151,10 @@ def random_complement(
     op: SymmetricOperator, vectors_KN: Tensor, generator: torch.Generator
 ) -> Tensor:
     """A unit vector, uniform on the sphere of the complement of orthonormal vectors."""
-    z_N = random_unit_vector(op, generator)
+    z_N, ranks = random_unit_vector(op, generator), holders_of(op)
     for _ in range(2):  # the second pass is needed where few dimensions are left
-        z_N = z_N - vectors_KN.T @ (vectors_KN @ z_N)
-        z_N = z_N / euclidean_norm(z_N)
+        z_N = z_N - vectors_KN.T @ ranks.over_entries(vectors_KN @ z_N)
+        z_N = z_N / ranks.norm(z_N)
     return z_N
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.lanczos.lanczos import Status
-from curvcli.linalg.operator import Float64Array, SymmetricOperator
+from curvcli.linalg.operator import Float64Array, SymmetricOperator, holders_of
 from curvcli.linalg.run_log import UNSAVED, Kept, Logged, RunLog
 from curvcli.linalg.statistics.student import quantile
 from curvcli.linalg.stochastic.krylov import Function, Krylov, krylov
@@ -128,11 +128,11 @@ class Probes:
 
     def _kept(self, rules: Rules) -> Kept:
         products_N = rules.start_N * rules.first_N
-        sums = double(products_N).sum(), double(rules.first_N).square().sum()
+        own_2 = torch.stack([double(products_N).sum(), double(rules.first_N).square().sum()])
         return {
             "nodes": rules.nodes.tensor(),
             "half": rules.half.tensor(),
-            "sums": torch.stack(sums).cpu().double(),
+            "sums": holders_of(self.op).over_entries(own_2).cpu().double(),
             "blocks": self.blocks(products_N).cpu().double(),
         }
 

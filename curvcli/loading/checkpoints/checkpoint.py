@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -109,6 +110,14 @@ class Checkpoint:
         info, place = self._known[name], self.places[name]
         for begin in range(0, info.bytes, size):
             yield _read(place, info, place.start + begin, min(size, info.bytes - begin))
+
+    def part(self, name: str, first: int, last: int) -> Tensor:
+        """Entries ``first`` to ``last`` of one tensor, flat; of safetensors nothing else is read."""
+        if name in self.loaded:
+            return self.loaded[name].detach().reshape(-1)[first:last].clone()
+        info, place = self._known[name], self.places[name]
+        width = info.bytes // max(1, math.prod(info.shape))
+        return _read(place, info, place.start + first * width, (last - first) * width)
 
     def only(self, weights: str) -> None:
         """Keep the tensors whose names start with a key, without it, as `--weights` asks.

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -111,10 +111,50 @@ def settle_lazy(model: nn.Module, batch: Callable[[], Arranged]) -> list[str]:
     return ["lazy layers took their shapes from the first batch"]
 
 
+class Fit(NamedTuple):
+    """Which tensor of a checkpoint is which of a model."""
+
+    tensors: dict[str, Tensor]
+    """Of the model, by the names in the checkpoint."""
+    names: dict[str, str]
+    """In the model, by those in the checkpoint."""
+    scales: dict[str, str]
+    """By which tensor another one is multiplied, both by their names in the checkpoint."""
+    extra: dict[str, Any]
+    notes: list[str]
+
+
 def load_weights(
     model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False
 ) -> list[str]:
     """Copy the checkpoint's tensors into ``model``; returns notes on what was not literal.
+
+    Raises:
+        ModelError: see `fit_weights`; or quantised weights.
+    """
+    fit = fit_weights(model, checkpoint, allow_partial)
+    with torch.no_grad():
+        for stored, tensor in checkpoint.items():
+            if stored in fit.tensors:
+                if stored in fit.scales:
+                    scale = checkpoint[fit.scales[stored]]
+                    _copy(
+                        fit.tensors[stored], dequantised(tensor, scale, stored), fit.names[stored]
+                    )
+                else:
+                    _copy(fit.tensors[stored], tensor, fit.names[stored])
+    set_extra_states(model, fit)
+    return fit.notes
+
+
+def set_extra_states(model: nn.Module, fit: Fit) -> None:
+    """Give modules what they keep besides tensors."""
+    for name, value in fit.extra.items():
+        model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
+
+
+def fit_weights(model: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False) -> Fit:
+    """Find out which tensor of ``checkpoint`` is which of ``model``.
 
     What wrappers put into names (DataParallel, FSDP, torch.compile, Lightning) is removed, see `match_names`.
     A missing key that is tied to a loaded one is not missing.
@@ -161,23 +201,12 @@ def load_weights(
     if problems:
         notes.append("loaded in part: " + "; ".join(problems))
     _check_tied({n: names[n] for n in expected if n in loadable}, expected, checkpoint)
-    original = {stored_name: n for n, stored_name in names.items()}
-    with torch.no_grad():
-        for stored_name, tensor in checkpoint.items():
-            name = original.get(stored_name)
-            if name in loadable:
-                if stored_name in scales:
-                    scale = checkpoint[scales[stored_name]]
-                    _copy(expected[name], dequantised(tensor, scale, stored_name), name)
-                else:
-                    _copy(expected[name], tensor, name)
-    for name, value in extra.items():
-        model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
     if scales:
         notes.append(
             f"{len(scales)} float8 tensors are multiplied by the scales stored beside them"
         )
-    return notes
+    chosen = {stored_name: n for n, stored_name in names.items() if n in loadable}
+    return Fit({s: expected[n] for s, n in chosen.items()}, chosen, scales, extra, notes)
 
 
 def compute_dtype(
@@ -239,7 +268,9 @@ def _check_tied(
         tensor = expected[name]
         if not tensor.numel():
             continue
-        other = first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+        # On the meta device there are no addresses, but storages.
+        place = tensor.data_ptr() or tensor.untyped_storage()._cdata
+        other = first.setdefault((place, tensor.shape, tensor.stride()), name)
         if other != name and not torch.equal(checkpoint[names[other]], checkpoint[stored]):
             raise ModelError(
                 f"{other!r} and {name!r} are one tensor in the model, and two different ones in the checkpoint",

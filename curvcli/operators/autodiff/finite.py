@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import NonFiniteError
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.machine.memory import not_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.faults import fault_in_data
@@ -19,7 +20,11 @@ _RETURNED = re.compile(r"Function '(\w+?)(?:Backward)*\d*' returned nan")
 
 
 def check_finite(
-    derivative_N: Tensor, what: str, batches: Sequence[Batch], attempt: Callable[[Batch], Tensor]
+    derivative_N: Tensor,
+    what: str,
+    batches: Sequence[Batch],
+    attempt: Callable[[Batch], Tensor],
+    ranks: Ranks = ALONE,
 ) -> None:
     """A derivative holds no NaN and no Inf.
 
@@ -28,16 +33,18 @@ def check_finite(
         what: it is called.
         batches: what it was computed of.
         attempt: the same of one piece.
+        ranks: the processes that hold the vectors.
 
     Raises:
         NonFiniteError: it does; names the input that does too, or the sample and the operation.
     """
-    if bool(torch.isfinite(derivative_N).all()):
+    if ranks.all_finite(derivative_N):
         return
     found = f"{what} contains NaN or Inf although the loss is finite"
     if (fault := fault_in_data(batches)) is not None:
         raise NonFiniteError(f"{found}: in the data, {fault}", "clean the data")
-    number, piece = _first(batches, attempt)
+    # Processes that hold parts of a vector each would look in different places.
+    number, piece = (None, None) if ranks.parted else _first(batches, attempt)
     sample = "" if number is None else f" at sample {number}"
     operation = _operation(piece, attempt) if piece is not None else None
     if operation is not None:

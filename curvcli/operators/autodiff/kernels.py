@@ -1,7 +1,7 @@
 """Kernels without a derivative, and what is used in their place."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -62,10 +62,15 @@ class Kernels:
 
     Args:
         plain: torch's own operations only, without the rewrites that make products cheaper.
+        lean: see `Objective`.
     """
 
-    def __init__(self, plain: bool = False) -> None:
-        self.plain = plain
+    def __init__(
+        self,
+        plain: bool = False,
+        lean: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.plain, self._lean = plain, lean
         self._on: list[str] = []
 
     @contextmanager
@@ -94,6 +99,7 @@ class Kernels:
     def active(self) -> Iterator[None]:
         """Evaluate with the replacements that are on."""
         with ExitStack() as stack:
+            stack.enter_context(self._lean())
             if "attention" in self._on:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if "recurrent" in self._on:

@@ -74,6 +74,7 @@ class Curvature(ABC, Generic[G]):
         self.objective = objective
         self.kernels: Kernels
         self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
+        self.length = objective.length
         self.finite_differences = strategy == "finite-difference"
         self._graphs: list[G | None] | None = None
         self._replay = Replay(recorder(self.device), objective.notes.append)
@@ -83,7 +84,7 @@ class Curvature(ABC, Generic[G]):
             self.kernels, self.finite_differences = like.kernels, like.finite_differences
             self.plan = Plan(False, like.micro_batch, 0)
             return
-        self.kernels = Kernels(objective.plain)
+        self.kernels = Kernels(objective.plain, objective.lean)
         if not self.finite_differences:
             found, notes = find_kernels(
                 self.kernels,
@@ -157,7 +158,7 @@ class Curvature(ABC, Generic[G]):
             self._multiplied = True  # an entry of the matrix that is NaN shows in any product
             check_finite(
                 product_N, "the second derivative", self.objective.batches,
-                lambda piece: self.contribution(piece, v_N[None]),
+                lambda piece: self.contribution(piece, v_N[None]), self.ranks,
             )  # fmt: skip
         return product_N
 
@@ -214,15 +215,18 @@ class Curvature(ABC, Generic[G]):
         """The graph of this process' part of each batch, built once."""
         if self._graphs is None:
             objective = self.objective
-            parts = [objective.mine(batch, i) for i, batch in enumerate(objective.batches)]
+            whole = [
+                objective.pieces_of(batch, i, None) for i, batch in enumerate(objective.batches)
+            ]
+            parts = [next(pieces, None) for pieces in whole]
             with self._replay.building():
                 self._graphs = [None if part is None else self._graph(part) for part in parts]
         return self._graphs
 
     def within_memory(self, compute: Callable[[], R]) -> R:
         """The value of ``compute``, tried again with smaller pieces where memory runs out."""
-        if self.finite_differences and self.ranks.size > 1:
-            return compute()  # each gradient is an exchange, for which the others would wait
+        if self.ranks.parted or (self.finite_differences and self.ranks.size > 1):
+            return compute()  # it holds exchanges, for which the others would wait
         return retried(compute, self._give_way)
 
     def room(self) -> int:
@@ -236,7 +240,7 @@ class Curvature(ABC, Generic[G]):
 
     def _shared(self, own: Tensor) -> Tensor:
         """The sum over all processes; differences are of gradients, which are such sums already."""
-        return own if self.finite_differences else self.ranks.sum(own)
+        return own if self.finite_differences else self.ranks.over_data(own)
 
     def _matvec(self, v_N: Tensor) -> Tensor:
         out_N = self._shared(self.within_memory(partial(self._own_product, v_N)))
@@ -289,14 +293,19 @@ class Curvature(ABC, Generic[G]):
         objective = self.objective
         pieces = objective.pieces_of(batch, index, self.plan.micro_batch)
         with torch.no_grad(), objective.evaluation(), self.kernels.active():
-            own = sum(objective.terms(objective.model, piece.data)[1] for piece in pieces)
+            own = sum(
+                objective.terms(objective.model, piece.data)[1] * (not piece.idle)
+                for piece in pieces
+            )
         return objective.ranks.totals(own)[0]
 
     def _probe(self, piece: Batch) -> str | float:
         """Names of operations whose derivative is missing, or the `asymmetry` of the matrix of a piece."""
         graph = self._graph(piece)
         return self._missing(graph) or asymmetry(
-            lambda v_N: self._multiply(graph, self.views(v_N), retain=True), self.objective.flat()
+            lambda v_N: self._multiply(graph, self.views(v_N), retain=True),
+            self.objective.flat(),
+            self.ranks,
         )
 
     def _loss_of(self, piece: Batch) -> float:
@@ -322,7 +331,7 @@ class Curvature(ABC, Generic[G]):
 
     def _measure(self, piece: Batch) -> tuple[int, int]:
         """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
-        views = self.views(torch.ones(self.n, dtype=self.dtype, device=self.device))
+        views = self.views(torch.ones(self.length, dtype=self.dtype, device=self.device))
         with MemoryMeter() as meter:
             if self.finite_differences:
                 total = self.objective.sum_of(piece)
@@ -337,7 +346,13 @@ class Curvature(ABC, Generic[G]):
     def gradient(self) -> Tensor:
         """∇L(θ), flat, shape (n,)."""
         gradient_N = self.within_memory(self._gradient)
-        check_finite(gradient_N, "the gradient", self.objective.batches, self.objective.gradient_of)
+        check_finite(
+            gradient_N,
+            "the gradient",
+            self.objective.batches,
+            self.objective.gradient_of,
+            self.ranks,
+        )
         return gradient_N
 
     def _gradient(self) -> Tensor:

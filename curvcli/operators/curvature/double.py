@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from curvcli.errors import CurvError
-from curvcli.linalg.vectors import double, euclidean_norm
+from curvcli.linalg.vectors import double
 from curvcli.objective.float64 import in_double
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.hessian import Hessian
@@ -66,11 +66,12 @@ def error_in_double(
 def _on_a_kink(twin: Hessian, v_N: Tensor, exact_N: Tensor, enough: float) -> Cause | None:
     """The cause, if the gradient has a kink at these weights."""
     sides = twin.one_sided(v_N, STEPS[0])
-    scale = max(float(euclidean_norm(x_N)) for x_N in (exact_N, *sides))
+    norm = twin.ranks.norm
+    scale = max(float(norm(x_N)) for x_N in (exact_N, *sides))
     if scale == 0:
         return None
-    errors = [float(euclidean_norm(exact_N - side_N)) / scale for side_N in sides]
-    apart = float(euclidean_norm(sides[0] - sides[1])) / scale
+    errors = [float(norm(exact_N - side_N)) / scale for side_N in sides]
+    apart = float(norm(sides[0] - sides[1])) / scale
     if min(errors) <= enough or apart > enough:
         return Cause(min(errors), STEPS[0], kink=True)
     return None
@@ -87,7 +88,7 @@ def twin_in_double(operator: C, samples: int) -> C:
         RuntimeError: a copy does not fit.
     """
     objective = operator.objective
-    if operator.n * _BYTES > operator.room():
+    if operator.ranks.largest(int(operator.length * _BYTES > operator.room())):
         raise RuntimeError("a copy of the model in float64 does not fit in memory")
     piece = objective.batches[0]
     if operator.micro_batch is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curvcli.errors import LossError
 from curvcli.linalg.operator import ROUNDING
-from curvcli.linalg.vectors import double, euclidean_norm
+from curvcli.linalg.vectors import double
 from curvcli.objective.batch import Batch
 from curvcli.objective.terms import SplitLoss
 from curvcli.operators.autodiff.kernels import missing_derivatives
@@ -139,8 +139,8 @@ class GaussNewton(Curvature[OutputGraph]):
         """
         objective = self.objective
         exact_N = self.matvec(v_N) if exact_N is None else exact_N
-        form = float(torch.dot(v_N, exact_N - self.decay_product(v_N)))
-        theta, norm = float(euclidean_norm(objective.flat())), float(euclidean_norm(v_N))
+        form = float(self.ranks.dot(v_N, exact_N - self.decay_product(v_N)))
+        theta, norm = float(self.ranks.norm(objective.flat())), float(self.ranks.norm(v_N))
         eps = torch.finfo(self.dtype).eps
         length = length or float(eps ** (1 / 3)) * (1 + theta / self.n**0.5)
         if form == 0 or length < 3 * eps * theta:
@@ -188,7 +188,7 @@ class GaussNewton(Curvature[OutputGraph]):
 
     def _multiply(self, graph: OutputGraph, views: list[Tensor], retain: bool) -> Tensor:
         if not graph.pulled or graph.curvature.product is None:
-            return torch.zeros(self.n, dtype=self.dtype, device=self.device)
+            return torch.zeros(self.length, dtype=self.dtype, device=self.device)
         with self.kernels.active():
             vector = graph.curvature.product(self._push(graph, views))
             parts = pullback(

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.machine.memory import out_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
@@ -55,7 +54,7 @@ class Hessian(Curvature[FirstOrderGraph]):
 
     def one_sided(self, v_N: Tensor, length: float) -> tuple[Tensor, Tensor]:
         """H v by differences of the gradient over ``length``: ahead in the direction of v, and behind."""
-        h = length / float(euclidean_norm(v_N))
+        h = length / float(self.ranks.norm(v_N))
         ahead_N, behind_N = (self._gradient_at(sign * h * v_N) for sign in (1.0, -1.0))
         here_N = self._gradient_at(torch.zeros_like(v_N))
         return (ahead_N - here_N) / h, (here_N - behind_N) / h
@@ -63,7 +62,7 @@ class Hessian(Curvature[FirstOrderGraph]):
     def _central_difference(
         self, v_N: Tensor, length: float | None = None, objective: Objective | None = None
     ) -> Tensor:
-        norm = float(euclidean_norm(v_N))
+        norm = float(self.ranks.norm(v_N))
         if norm == 0.0:
             return torch.zeros_like(v_N)
         h = (length or self._difference_length()) / norm
@@ -85,24 +84,24 @@ class Hessian(Curvature[FirstOrderGraph]):
         the kinks and higher derivatives of the surface, whatever the scale of loss and parameters.
         """
         exact_N = self.matvec(v_N) if exact_N is None else exact_N
-        scale = float(euclidean_norm(exact_N))
-        curvature = scale / float(euclidean_norm(v_N))
+        scale = float(self.ranks.norm(exact_N))
+        curvature = scale / float(self.ranks.norm(v_N))
         if length is None:
             # Products that are differences themselves are held against those of another length.
             length = self._difference_length() * (0.5 if self.finite_differences else 1.0)
             if curvature > 0 and self.objective.loss != 0:
                 length = min(length, 1e-2 * math.sqrt(2 * abs(self.objective.loss) / curvature))
-        theta = float(euclidean_norm(self.objective.flat()))
+        theta = float(self.ranks.norm(self.objective.flat()))
         if length < 3 * torch.finfo(self.dtype).eps * theta:
             return None
         other_N = self._central_difference(v_N, length)
-        scale = max(scale, float(euclidean_norm(other_N)))
-        return float(euclidean_norm(exact_N - other_N)) / scale if scale else 0.0
+        scale = max(scale, float(self.ranks.norm(other_N)))
+        return float(self.ranks.norm(exact_N - other_N)) / scale if scale else 0.0
 
     def _difference_length(self) -> float:
         """eps^(1/3) in the scale of one parameter: balances rounding, eps/h, with truncation, h²."""
         eps = torch.finfo(self.dtype).eps
-        theta = float(euclidean_norm(self.objective.flat()))
+        theta = float(self.ranks.norm(self.objective.flat()))
         return float(eps ** (1 / 3)) * (1 + theta / math.sqrt(self.n))
 
     def _difference_part(self, batch: Batch, vectors_KN: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ class Hessian(Curvature[FirstOrderGraph]):
             return super()._gradient()
         # The first derivatives are what kept graphs begin with.
         objective = self.objective
-        flat_N = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        flat_N = torch.zeros(self.length, dtype=self.dtype, device=self.device)
         for graph in self.graphs():
             parts = graph.constants | dict(zip(graph.positions, graph.gradients, strict=True))
             flat_N += objective.flatten(
@@ -139,7 +138,7 @@ class Hessian(Curvature[FirstOrderGraph]):
                     for i, p in enumerate(objective.parameters)
                 ]
             )
-        flat_N = objective.ranks.sum(flat_N)
+        flat_N = objective.ranks.over_data(flat_N)
         objective.cost.gradients += 1
         return (
             flat_N.add_(self.decay_product(objective.flat())) if objective.weight_decay else flat_N
@@ -147,7 +146,7 @@ class Hessian(Curvature[FirstOrderGraph]):
 
     def _multiply(self, graph: FirstOrderGraph, views: list[Tensor], retain: bool) -> Tensor:
         if not graph.gradients:
-            return torch.zeros(self.n, dtype=self.dtype, device=self.device)
+            return torch.zeros(self.length, dtype=self.dtype, device=self.device)
         with self.kernels.active():
             vectors = [views[i] for i in graph.positions]
             parts = pullback(

@@ -50,8 +50,8 @@ def part_gradients(operator: "Curvature[Any]") -> Iterator[tuple[float, Tensor]]
     objective = operator.objective
     objective.cost.gradients += 1
     for index, batch in enumerate(parts_of(objective)):
-        flat_N = torch.zeros(objective.n, dtype=objective.dtype, device=objective.device)
+        flat_N = torch.zeros(objective.length, dtype=objective.dtype, device=objective.device)
         for piece in objective.pieces_of(batch, index, operator.micro_batch):
             with operator.kernels.active():
                 flat_N += objective.gradient_of(piece)
-        yield operator.terms_of(batch, index), objective.ranks.sum(flat_N)
+        yield operator.terms_of(batch, index), objective.ranks.over_data(flat_N)

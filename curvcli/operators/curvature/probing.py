@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curvcli.errors import CurvError
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.machine.memory import not_of_memory
 from curvcli.objective.batch import Batch
 from curvcli.objective.float64 import in_double
@@ -133,18 +133,18 @@ def _distinct(batches: Sequence[Batch]) -> Sequence[Batch]:
     return batches[:1] if all(batch.splittable for batch in batches) else batches[:4]
 
 
-def asymmetry(product: Callable[[Tensor], Tensor], like_N: Tensor) -> float:
+def asymmetry(product: Callable[[Tensor], Tensor], like_N: Tensor, ranks: Ranks = ALONE) -> float:
     """|uᵀHv − vᵀHu| relative to ‖Hu‖ and ‖Hv‖, for Gaussian u and v.
 
     >>> a = torch.tensor([[2.0, 1.0], [1.0, 0.0]])
     >>> asymmetry(lambda v: a @ v, torch.zeros(2)) < 1e-6
     True
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(ranks.rank if ranks.parted else 0)
     u_N, v_N = (torch.randn(len(like_N), generator=generator).to(like_N) for _ in range(2))
     of_u_N, of_v_N = product(u_N), product(v_N)
-    scale = max(float(euclidean_norm(of_u_N)), float(euclidean_norm(of_v_N)))
-    difference = abs(float(torch.dot(u_N, of_v_N)) - float(torch.dot(v_N, of_u_N)))
+    scale = max(float(ranks.norm(of_u_N)), float(ranks.norm(of_v_N)))
+    difference = abs(float(ranks.dot(u_N, of_v_N)) - float(ranks.dot(v_N, of_u_N)))
     return difference / scale if math.isfinite(difference) and scale > 0 else 0.0
 
 

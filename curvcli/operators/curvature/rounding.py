@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.stochastic.probes import random_signs
 from curvcli.linalg.vectors import double, euclidean_norms
 from curvcli.machine.containers import move
@@ -48,7 +49,7 @@ class ProductError(NamedTuple):
     """The product was repeated in float64, or at weights whose last digit was moved at random."""
 
 
-def shift(vectors_KN: Tensor, error_RN: Tensor, norm: float) -> float:
+def shift(vectors_KN: Tensor, error_RN: Tensor, norm: float, ranks: Ranks = ALONE) -> float:
     """How far E moves eigenvalues, from E Σ ± v_k / √K of each draw of signs.
 
     While E is small beside ‖H‖, those of VᵀHV by ‖VᵀEV‖, to first order; beyond that all of them by up to ‖E‖ (Weyl).
@@ -57,12 +58,14 @@ def shift(vectors_KN: Tensor, error_RN: Tensor, norm: float) -> float:
         vectors_KN: the v_k.
         error_RN: E Σ ± v_k / √K.
         norm: ‖H‖.
+        ranks: the processes that hold the vectors.
     """
     factor = _DRAWN * math.sqrt(len(vectors_KN))
-    whole = factor * float(euclidean_norms(error_RN).max())
+    whole = factor * float(ranks.norms(error_RN).max())
     if whole > _SMALL * norm:
         return whole
-    return factor * float(euclidean_norms(error_RN @ vectors_KN.to(error_RN).T).max())
+    inside_RK = ranks.inner(error_RN, vectors_KN.to(error_RN))
+    return factor * float(euclidean_norms(inside_RK).max())
 
 
 def product_error(
@@ -88,11 +91,11 @@ def product_error(
         except UNABLE:
             error_RN = torch.full_like(w_RN, math.nan)
         # Masks with the lowest double are -inf where the network computes in single precision.
-        if bool(torch.isfinite(error_RN).all()):
+        if operator.ranks.all_finite(error_RN):
             return ProductError(error_RN, "float64")
     error_RN = _without_decay(operator, w_RN, product_RN) - _at_rounded_weights(operator, w_RN)
     return (
-        ProductError(error_RN, "rounded weights") if bool(torch.isfinite(error_RN).all()) else None
+        ProductError(error_RN, "rounded weights") if operator.ranks.all_finite(error_RN) else None
     )
 
 
@@ -135,7 +138,8 @@ def _against_double(operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor) 
 def _at_rounded_weights(operator: Curvature[Any], w_RN: Tensor) -> Tensor:
     """H at weights whose last digits are moved at random, times w, without weight decay."""
     theta_N = operator.objective.flat()
-    signs_N = random_signs(len(theta_N), torch.Generator().manual_seed(0), theta_N)
+    own = operator.ranks.entries(operator.n)
+    signs_N = random_signs(operator.n, torch.Generator().manual_seed(0), theta_N)[own]
     units = _UNITS if operator.dtype == torch.float64 else 1
     out_RN = torch.zeros_like(w_RN)
     with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):

@@ -55,7 +55,8 @@ def spread(
             products_KN += part.products_KN
         share = part.weight / objective.weight
         weights.append(share)
-        quotients.append(torch.linalg.vecdot(vectors_KN, part.products_KN).cpu().double() / share)
+        quotient_K = operator.ranks.over_entries(torch.linalg.vecdot(vectors_KN, part.products_KN))
+        quotients.append(quotient_K.cpu().double() / share)
     if products_KN is not None and objective.weight_decay:
         products_KN += operator.decay_product(vectors_KN)
     return Spread(_standard_errors(weights, torch.stack(quotients)), products_KN)

@@ -28,7 +28,6 @@ from curvcli.linalg.lanczos.certify import (
 )
 from curvcli.linalg.lanczos.lanczos import LanczosResult
 from curvcli.linalg.operator import ROUNDING, SMALL, random_unit_vector
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.double import STEPS, error_in_double
 from curvcli.operators.curvature.gram import GramSpectrum
@@ -83,11 +82,13 @@ def certified_pairs(
         weights_RK = combinations(vectors_KN)
         known_RN = torch.stack([product_N, recurred(found, weights_RK[1])])
         measured = _rounding(journal, operator, found, weights_RK @ vectors_KN, known_RN)
-        certificate = certify_by_recurrence(found, probed, measured)
+        certificate = certify_by_recurrence(found, probed, measured, operator.ranks)
         for i, (residual, limit) in enumerate(_limits(certificate, found, tol)):
             if found.converged_K[i] and residual > limit:
                 v_N = vectors_KN[i]
-                own = certify(v_N[None], operator.matvec(v_N)[None], found.norm, measured)
+                own = certify(
+                    v_N[None], operator.matvec(v_N)[None], found.norm, measured, operator.ranks
+                )
                 certificate.values_K[i] = own.values_K[0]
                 certificate.residuals_K[i] = own.residuals_K[0]
     else:
@@ -99,7 +100,7 @@ def certified_pairs(
         )
         largest = int(abs(found.values_K).argmax())
         vector_N, product_N = vectors_KN[largest], products_KN[largest]
-        certificate = certify(vectors_KN, products_KN, found.norm, measured)
+        certificate = certify(vectors_KN, products_KN, found.norm, measured, operator.ranks)
     errors: list[float] | list[None] = spreads.standard_errors_K or [None] * len(vectors_KN)
     pairs = [
         Eigenpair(value, residual, residual <= limit, error)
@@ -196,7 +197,7 @@ def _rounding(
             "rounding of products is measured at weights whose last digit was moved: they could not be repeated in "
             "float64"
         )
-    moved = shift(found.vectors_KN, measured.error_RN, found.norm)
+    moved = shift(found.vectors_KN, measured.error_RN, found.norm, operator.ranks)
     if measured.by == "rounded weights":
         moved += saturation(operator.objective) * found.norm
     if moved > PRECISION_LIMIT * found.norm:
@@ -252,7 +253,8 @@ def _matrix_error(
 ) -> MatrixError | None:
     """From a random vector, which sees all of E but little of any one direction, and from what H makes of it."""
     spread = product_error(operator, vector_N[None], product_N[None])
-    size = float(euclidean_norm(product_N))
+    norm_of = operator.ranks.norm
+    size = float(norm_of(product_N))
     if spread is None or size == 0:
         return None if spread is None else MatrixError(0.0, 0.0)
     leading_N = product_N / size
@@ -262,14 +264,13 @@ def _matrix_error(
     root = operator.n**0.5
     # Vectors are stored in the operator's precision too.
     norm = root * (
-        float(euclidean_norm(spread.error_RN[0]))
-        + ROUNDING * torch.finfo(operator.dtype).eps * size
+        float(norm_of(spread.error_RN[0])) + ROUNDING * torch.finfo(operator.dtype).eps * size
     )
     if spread.by == "rounded weights":
         norm += saturation(operator.objective) * root * size
-    norm = math.hypot(norm, float(euclidean_norm(focused.error_RN[0])))
+    norm = math.hypot(norm, float(norm_of(focused.error_RN[0])))
     seen, led = (
-        abs(float(torch.dot(found.error_RN[0], v_N.to(found.error_RN))))
+        abs(float(operator.ranks.dot(found.error_RN[0], v_N.to(found.error_RN))))
         for found, v_N in ((spread, vector_N), (focused, leading_N))
     )
     return MatrixError(norm, operator.n * seen + led + 2**0.5 * norm)
