@@ -37,6 +37,7 @@ from curvcli.loading.models.huggingface import Directory, is_directory
 from curvcli.loading.models.model import (
     build_model,
     compute_dtype,
+    fit_weights,
     load_weights,
     settle_lazy,
     takes_grey,
@@ -152,7 +153,7 @@ class Target:
     @cached_property
     def device(self) -> torch.device:
         """Where everything is computed."""
-        if self.spec.memory is not None:
+        if self.spec.memory is not None or self.spec.shard:
             give_back_freed_memory()
         device = resolve_device(self.spec.device)
         if self.ranks.size > 1 and device.type == "cuda" and ":" not in self.spec.device:
@@ -208,7 +209,8 @@ class Target:
             stored = sum(t.bytes for t in checkpoint.tensors)
             check_fits(stored, self.spec.memory_bytes, f"the network in {checkpoint.path.name}")
         if directory is not None:
-            model, notes = directory.load(self.spec.allow_partial)
+            unfilled = self._unfilled(directory) if self.spec.shard else None
+            model, notes = unfilled or directory.load(self.spec.allow_partial)
             self.notes.extend(notes)
             return model
         if self.spec.model is not None:
@@ -235,6 +237,18 @@ class Target:
             "a checkpoint holds weights, not the network they belong to",
             "name it by --model file.py:Class; --model auto builds plain networks from the shapes",
         )
+
+    def _unfilled(self, directory: Directory) -> tuple[nn.Module, list[str]] | None:
+        """The model without its weights, where each process can read its own; None where the library must load them."""
+        found, checkpoint = directory.unfilled(), self.checkpoint
+        if found is None or checkpoint is None:
+            return None
+        try:
+            fit_weights(found[0], checkpoint)
+        except ModelError:  # the library stores them otherwise than it computes with them
+            return None
+        self._unread = checkpoint
+        return found
 
     @property
     def dtype(self) -> torch.dtype:

@@ -18,6 +18,7 @@ from curvcli.errors import CheckpointError, CurvError, ModelError, UsageError, s
 from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import JSON_BYTES, read_json
 from curvcli.machine.memory import not_of_memory
+from curvcli.objective.sharding.shards import without_weights
 
 Task = Literal["causal", "masked", "classification", "images", "sentences", "other"]
 # Classes named like others whose text they do not take: what they predict is not made of text alone.
@@ -118,6 +119,16 @@ class Directory:
                 )
         return model, notes
 
+    def unfilled(self) -> tuple[nn.Module, list[str]] | None:
+        """The model with its parameters on the meta device, and notes; None where weights are needed to build it."""
+        self._check_config()
+        if self.sentences or self.adapter is not None or not self._known():
+            return None
+        kind = getattr(library(), self.architecture)
+        with _quiet(f"the directory {str(self.path)!r} cannot be loaded"), without_weights():
+            config = kind.config_class.from_pretrained(str(self.path), local_files_only=True)
+            return _ready(kind._from_config(config, attn_implementation="eager")), [_EAGER]
+
     def tokenizer(self) -> Any:
         """The directory's own tokenizer.
 
@@ -200,12 +211,17 @@ class Directory:
             )
         if problems:
             notes.append("loaded in part: " + "; ".join(problems))
-        if getattr(model, "_can_set_experts_implementation", bool)():
-            model.set_experts_implementation("eager")  # grouped products refuse float64
-        assert isinstance(model, nn.Module)
-        if hasattr(model.config, "use_cache"):
-            model.config.use_cache = False  # keys and values of a past that nobody reads
-        return model
+        return _ready(model)
+
+
+def _ready(model: Any) -> nn.Module:
+    """The model, set to compute what can be differentiated."""
+    if getattr(model, "_can_set_experts_implementation", bool)():
+        model.set_experts_implementation("eager")  # grouped products refuse float64
+    assert isinstance(model, nn.Module)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False  # keys and values of a past that nobody reads
+    return model
 
 
 class SentenceEncoder(nn.Module):

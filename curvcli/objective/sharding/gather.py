@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from curvcli.linalg.ranks import Group
 
@@ -41,6 +42,9 @@ class Gatherer:
     def __init__(self, ranks: Group) -> None:
         self.ranks = ranks
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
+        """By the address of the shard: the shard, and what was gathered from it."""
+        self._seen: dict[int, tuple[StorageWeakRef, Tensor, int]] = {}
+        """By the address of gathered weights that may still be in use: their storage, the shard, and how many."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Gatherer":
         return self
@@ -59,6 +63,9 @@ class Gatherer:
                 self._held.pop(next(iter(self._held)))
             # The shard is held too, so that no other one can lie in its place.
             found = shard, self.ranks.gathered(shard, n)
+            self._seen = {a: s for a, s in self._seen.items() if not s[0].expired()}
+            storage = found[1].untyped_storage()
+            self._seen[storage.data_ptr()] = StorageWeakRef(storage), shard, n
         self._held[key] = found
         return found[1]
 
@@ -67,13 +74,12 @@ class Gatherer:
         """Graphs that are made here keep the places of gathered weights, not the weights."""
 
         def pack(tensor: Tensor) -> Tensor | _Place:
-            at = tensor.untyped_storage().data_ptr()
-            for shard, whole in self._held.values():
-                if whole.untyped_storage().data_ptr() == at:
-                    return _Place(
-                        shard, len(whole), tensor.size(), tensor.stride(), tensor.storage_offset()
-                    )
-            return tensor
+            storage, shard, n = self._seen.get(
+                tensor.untyped_storage().data_ptr(), (None, None, 0)
+            )
+            if storage is None or shard is None or storage.expired():
+                return tensor
+            return _Place(shard, n, tensor.size(), tensor.stride(), tensor.storage_offset())
 
         def unpack(kept: Tensor | _Place) -> Tensor:
             if isinstance(kept, Tensor):
