@@ -3,8 +3,11 @@
 from typing import Any
 
 import msgspec
+import pytest
 
 from curvcli.analyses.gradients.view import _percent
+from curvcli.report.data import Measured
+from curvcli.report.numbers import measured
 from tests.report.screens import recorded, screen
 
 
@@ -25,6 +28,52 @@ def test_a_memory_within_its_error_is_not_certain() -> None:
         )
         result = msgspec.structs.replace(envelope.result, time=[one])
         assert told in screen(msgspec.structs.replace(envelope, result=result), 200)
+
+
+def test_two_kinds_of_memory_have_two_names() -> None:
+    """The slowest direction of the state, and the output as a whole: figures that differ by several times."""
+    gradients, jacobian = shown("gradients-digits_lstm"), shown("jacobian-lstm")
+    assert "horizon" not in gradients + jacobian
+    assert "to 1/e: steps until it has fallen so far" in gradients
+    assert "slowest direction to 1/e" in jacobian
+    assert "`gradients` has another figure" in jacobian
+
+
+def test_symbols_and_terms_are_explained() -> None:
+    """Where they stand, in words."""
+    assert "ρ: radius of the ball" in shown("sharpness-mlp")
+    assert "participation ratio: (Σ λ)² / Σ λ², how many" in shown("trace-mlp")
+
+
+def test_no_row_of_sharpness_folds_at_eighty_columns() -> None:
+    """The interval of the quadratic model is one figure, and it stays."""
+    lines = screen(recorded("sharpness-mlp"), 80).split("\n")
+    assert any(line.endswith("0.033 to 0.049") for line in lines)
+    assert "ρ 0.05, m 8" in "\n".join(lines)
+
+
+def test_rates_above_the_bound_are_explained() -> None:
+    """A range that ends above 2/λ contradicts the sentence of `hessian` unless it says why."""
+    envelope: Any = recorded("lr-linear")
+    result = envelope.result
+    told = "edge of stability, Cohen et al. 2021"
+    for highest, said in ((2 * result.bound.rate, True), (0.5 * result.bound.rate, False)):
+        one = msgspec.structs.replace(result, highest=highest)
+        assert (told in screen(msgspec.structs.replace(envelope, result=one), 200)) is said
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "told"),
+    [
+        (26899.0, 1055.0, "26900 ± 1100"),
+        (-26899.0, 105.5, "-26900 ± 110"),
+        (1234.0, 12.3, "1234 ± 12"),
+        (123.0, 456.0, "123 ± 456"),
+        (0.5, 0.01, "0.50 ± 0.01"),
+    ],
+)
+def test_figures_end_where_their_error_begins(value: float, error: float, told: str) -> None:
+    assert measured(Measured(value, error)) == told
 
 
 def test_rows_without_a_figure_are_left_out() -> None:
