@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from curvcli.analyses.gradients.view import _percent
-from curvcli.report.data import Measured
+from curvcli.analyses.sharpness.view import view
+from curvcli.report.data import Bars, Measured
 from curvcli.report.numbers import measured
 from tests.report.screens import recorded, screen
 
@@ -42,7 +43,17 @@ def test_two_kinds_of_memory_have_two_names() -> None:
 def test_symbols_and_terms_are_explained() -> None:
     """Where they stand, in words."""
     assert "ρ: radius of the ball" in shown("sharpness-mlp")
+    assert "stationarity ρ = ‖g‖² / (2 ‖H‖ (L − L*)): the share" in shown("saddle-saddle")
     assert "participation ratio: (Σ λ)² / Σ λ², how many" in shown("trace-mlp")
+
+
+def test_sharpness_has_a_picture() -> None:
+    """A bar for each weight."""
+    envelope: Any = recorded("sharpness-mlp")
+    bars = [block for block in view(envelope.result) if isinstance(block, Bars)]
+    layers = envelope.result.relative_flatness.layers
+    assert [b.names for b in bars] == [[f.name for f in layers]]
+    assert bars[0].groups[0].values == [f.value for f in layers]
 
 
 def test_no_row_of_sharpness_folds_at_eighty_columns() -> None:

@@ -1,11 +1,13 @@
 """How the measures are shown: one row each."""
 
 from curvcli.analyses.shared.rules import product_check
-from curvcli.analyses.sharpness.result import SharpnessResult, WorstCase
-from curvcli.report.data import Block, Cell, Column, Facts, Measured, Table
+from curvcli.analyses.sharpness.result import RelativeFlatness, SharpnessResult, WorstCase
+from curvcli.report.data import BarGroup, Bars, Block, Cell, Column, Facts, Measured, Table
 from curvcli.report.numbers import at_least, at_most, number
 
 _Row = tuple[Cell, ...]
+# Weights in the picture; the table has all.
+_BARS = 24
 
 
 def view(result: SharpnessResult) -> list[Block]:
@@ -41,7 +43,20 @@ def view(result: SharpnessResult) -> list[Block]:
                 "Curvature times size of the weights, Σ ⟨w_s, w_s'⟩ tr H_{s,s'} over the neurons; small is flat.",
             )
         )
+        blocks.append(_bars(flatness))
     return blocks
+
+
+def _bars(flatness: RelativeFlatness) -> Bars:
+    """The weights with the largest figures, in the order of the network."""
+    largest = sorted(flatness.layers, key=lambda f: -abs(f.value))[:_BARS]
+    shown = [f for f in flatness.layers if f in largest]
+    errors = [f.standard_error or 0.0 for f in shown]
+    group = BarGroup("relative flatness", [f.value for f in shown], errors)
+    title = "Relative flatness by weight, the largest"
+    if len(shown) == len(flatness.layers):
+        title = "Relative flatness, by weight"
+    return Bars(title, "relative flatness", [f.name for f in shown], [group])
 
 
 def _rows(result: SharpnessResult) -> list[_Row]:
