@@ -28,11 +28,12 @@ def render(blocks: Sequence[Block], kind: str) -> bytes:
         raise OutputError(
             "this answer has no table to write", "name a file that ends in .json, .md or .html"
         )
-    columns = _columns(table)
+    columns = columns_of(table)
     return _parquet(columns) if kind == "parquet" else _csv(columns)
 
 
-def _columns(table: Table) -> dict[str, list[Value]]:
+def columns_of(table: Table) -> dict[str, list[Value]]:
+    """The table column by column; names that come twice are numbered, bars are left out."""
     found: dict[str, list[Value]] = {}
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
