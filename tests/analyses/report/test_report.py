@@ -87,6 +87,28 @@ def test_what_does_not_fit_the_budget_is_named() -> None:
     assert told["error"]["code"] == "no-answer"
 
 
+def test_reading_data_is_not_at_the_expense_of_the_first_analysis(tmp_path: Path) -> None:
+    """Data that takes more than half of the first share, but little of the budget, is read as a whole."""
+    data = tmp_path / "slow.py"
+    data.write_text(
+        "import time, torch\n"
+        "def batches():\n"
+        "    for seed in range(4):\n"
+        "        time.sleep(0.6)\n"
+        "        x = torch.randn(8, 30, generator=torch.Generator().manual_seed(seed))\n"
+        "        yield x, x[:, :1]\n"
+    )
+    begun: list[str] = []
+    journal = Journal(
+        progress=lambda stage: begun.append(stage.what),
+        interrupted=lambda: any("saddle" in b for b in begun),
+    )
+    # Twelve analyses: the first may have a sixth of it.
+    found = analyse("report", load(LINEAR, data=f"{data}:batches"), journal, budget="20s").result
+    assert [p.analysis for p in found.parts] == ["hessian"]
+    assert found.targets[0].samples == 32
+
+
 def test_an_interrupted_report_holds_what_is_known() -> None:
     begun: list[str] = []
 
@@ -126,6 +148,8 @@ def test_two_checkpoints_stand_side_by_side(checkpoints: list[str]) -> None:
     assert result.overall.result.line.height == pytest.approx(0.0, abs=1e-6)
     assert [p.target for p in result.parts] == checkpoints[::2]
     assert [t.checkpoint for t in result.targets] == checkpoints[::2]
+    told = [b.text for b in found.question.view(result)[:2] if isinstance(b, Sentence)]
+    assert [text.partition(",")[0] for text in told] == ["A", "B"]
     section = found.question.view(result)[-3]
     assert isinstance(section, Section)
     assert [type(b) for b in section.blocks] == [Section, Section]
