@@ -7,7 +7,8 @@ import pytest
 
 from curvcli.analyses.gradients.view import _percent
 from curvcli.analyses.sharpness.view import view
-from curvcli.report.data import Bars, Measured
+from curvcli.analyses.track.view import _far_apart
+from curvcli.report.data import Bars, Measured, Series
 from curvcli.report.numbers import measured
 from tests.report.screens import recorded, screen
 
@@ -85,6 +86,16 @@ def test_rates_above_the_bound_are_explained() -> None:
 )
 def test_figures_end_where_their_error_begins(value: float, error: float, told: str) -> None:
     assert measured(Measured(value, error)) == told
+
+
+def test_sharpness_far_below_its_limit_is_drawn_on_a_log_axis() -> None:
+    """Adam's limit is thousands of times λ: on a linear axis the curve is a line at zero."""
+    steps = [0.0, 1.0]
+    near, limit = Series("λ max", steps, [2.0, 9.0]), Series("limit", steps, [3e4, 3e4])
+    negative = Series("λ max", steps, [2.0, 9.0], [-1.0, 8.0], [4.0, 10.0])
+    assert _far_apart([near, limit])
+    assert not _far_apart([near])
+    assert not _far_apart([negative, limit])
 
 
 def test_rows_without_a_figure_are_left_out() -> None:
