@@ -9,13 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from curvcli.analyses.report.headline import headline
 from curvcli.analyses.report.run import _names
 from curvcli.analyses.report.view import view
+from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.api import analyse, load
 from curvcli.errors import CurvError, UsageError
 from curvcli.loading.target import Target
-from curvcli.report.data import Cards, Chart, Section, Sentence, Table, flat
+from curvcli.report.data import Cards, Chart, Headline, Section, Sentence, Table, flat
 from tests.oracles.program import ROOT, answer, invoke
 
 LINEAR = str(ROOT / "sample_models" / "linear_regression.toml")
@@ -288,3 +290,23 @@ def test_what_all_answers_note_is_said_once() -> None:
     assert [list(b.notes) for b in blocks if isinstance(b, Section)] == [["own"], []]
     said = [b.text for b in blocks if isinstance(b, Sentence) and "shared" in b.text]
     assert said == ["All answers: shared."]
+
+
+def test_answers_that_ended_early_are_named_not_told() -> None:
+    """What is wrong with a whole answer comes first; of those that time cut short the names are enough."""
+    found = analyse("report", load(LINEAR), analysis=["hessian", "backprop"])
+    first, second = found.result.parts
+    early = msgspec.structs.replace(
+        first, complete=False, verdict=Headline("attention", "λ between 1 and 9.")
+    )
+    for other, told in (
+        (second, "1 of 2 answers is good. Ended early, with what was known by then: hessian. "),
+        (
+            msgspec.structs.replace(second, verdict=Headline("attention", "Wrong.")),
+            "0 of 2 answers are good. Look first at backprop: Wrong. Ended early",
+        ),
+    ):
+        result = msgspec.structs.replace(found.result, parts=[early, other])
+        sentence = headline(Answer(result, [], [], complete=False)).sentence
+        assert sentence.startswith(told)
+        assert "λ between" not in sentence
