@@ -122,6 +122,7 @@ def test_an_interrupted_report_holds_what_is_known() -> None:
     assert not found.complete
     assert [p.analysis for p in found.result.parts] == ["hessian"]
     assert [one.analysis for one in found.result.left_out] == ["gradients", "backprop"]
+    assert "without an answer: gradients, backprop; the report says why" in found.notes
     assert found.headline is not None
     assert "Only a part" in found.headline.sentence
 
