@@ -6,10 +6,12 @@ import msgspec
 import pytest
 
 from curvcli.analyses.gradients.view import _percent
+from curvcli.analyses.registry import get
+from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.sharpness.view import view
 from curvcli.analyses.track.view import _far_apart
 from curvcli.report.data import Bars, Measured, Series
-from curvcli.report.numbers import measured
+from curvcli.report.numbers import measured, number
 from tests.report.screens import recorded, screen
 
 
@@ -120,3 +122,17 @@ def test_heads_say_what_stands_below() -> None:
 def test_a_small_share_is_not_zero() -> None:
     """0.0 % beside 0 says nothing."""
     assert [_percent(v) for v in (0.0, 2e-4, 0.25, None)] == ["0", "< 0.1 %", "25.0 %", None]
+
+
+def test_a_model_that_is_right_nowhere_says_so() -> None:
+    """A distance of 0 is none: what was looked at is named, and what may be in the way."""
+    envelope: Any = recorded("taylor-mlp")
+    first, *rest = envelope.result.directions
+    nowhere = msgspec.structs.replace(first, trust_radius=0.0, trusted_to_the_end=False)
+    result = msgspec.structs.replace(envelope.result, directions=[nowhere, *rest])
+    told = get("taylor").headline(Answer(result, [], [])).sentence
+    assert "distance of 0" not in told
+    assert "the smallest looked at" in told
+    assert "--dtype float64" in told
+    text = screen(msgspec.structs.replace(envelope, result=result), 200)
+    assert f"< {number(first.points[0].radius, 2)}" in text
