@@ -1,12 +1,12 @@
 """In a section of a page what was inspected, and warnings about it, stand above the pictures."""
 
-from curvcli.report.data import Chart, Facts, Section, Sentence, Series
+from curvcli.report.data import Block, Chart, Facts, Section, Sentence, Series
 from curvcli.report.page.html import Page, render
 
 
 def test_warnings_do_not_wait_below_the_charts() -> None:
     """Sentences that an answer begins with come first, others stay where they are."""
-    found = [
+    found: list[Block] = [
         Sentence("the network is a guess"),
         Facts([("a figure", 1.0)]),
         Sentence("said behind the figures"),

@@ -71,8 +71,8 @@ def run(subject: Subject, options: ReportOptions, journal: Journal) -> Answer[Re
     if subject.members:  # whose work counts
         subject.members = list(dict.fromkeys([*members, *sides]))
     if made.left_out:
-        names = ", ".join(dict.fromkeys(one.analysis for one in made.left_out))
-        journal.note(f"without an answer: {names}; the report says why")
+        without = ", ".join(dict.fromkeys(one.analysis for one in made.left_out))
+        journal.note(f"without an answer: {without}; the report says why")
     targets = [info for side in sides if (info := side.info()) is not None]
     return journal.answer(
         ReportResult(targets=targets, overall=overall, parts=parts, left_out=made.left_out)
