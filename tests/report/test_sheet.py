@@ -42,6 +42,25 @@ def test_errors_of_one_name_are_all_kept() -> None:
     assert columns_of(table) == {"trace": [8.0], "s.e.": [0.5], "mean": [2.0], "s.e. (2)": [0.1]}
 
 
+def test_numbers_written_as_text_are_numbers() -> None:
+    """What a view has rounded, and shares; names, bounds and what has a word beside it stay text."""
+    columns = (Column("layer", numeric=False), Column("rate"))
+    cells = ["1.50", "-2.0e-04", "23.3%", "0.2 %", "≥ 0.03", "0.1 (own)", None, 3]
+    table = Table("t", columns, [("7", cell) for cell in cells])
+    found = columns_of(table)
+    assert found["layer"] == ["7"] * len(cells)
+    assert found["rate"] == [
+        1.5,
+        -2e-4,
+        pytest.approx(0.233),
+        0.002,
+        "≥ 0.03",
+        "0.1 (own)",
+        None,
+        3,
+    ]
+
+
 def test_a_table_as_parquet() -> None:
     """Read back by pyarrow, with its types."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
