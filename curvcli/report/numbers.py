@@ -71,12 +71,10 @@ def measured(item: Measured) -> str:
         return number(item.value)
     if not (math.isfinite(item.value) and math.isfinite(item.error)):
         return f"{number(item.value)} ± {number(item.error, 2)}"
-    if (
-        100 <= item.error < 1e6 and item.error <= abs(item.value) < 1e6
-    ):  # whole numbers, no exponent
+    if 100 <= item.error < 1e6 and abs(item.value) < 1e6:  # whole numbers, no exponent
         error = _rounded(item.error, 2, ROUND_HALF_EVEN)
-        place = math.floor(math.log10(error)) - 1
-        return f"{round(item.value, -place):.0f} ± {error:.0f}"
+        value = round(item.value, 1 - math.floor(math.log10(error)))
+        return f"{f'{value:.0f}' if value else number(item.value, 2)} ± {error:.0f}"
     digits = math.floor(math.log10(abs(item.value))) - math.floor(math.log10(item.error)) + 1
     return f"{number(item.value, min(6, max(2, digits)))} ± {number(item.error, 1)}"
 
