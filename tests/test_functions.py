@@ -195,7 +195,7 @@ def test_a_notebook_shows_how_far_a_run_has_come(monkeypatch: pytest.MonkeyPatch
 def test_tables_for_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers and errors in columns of their own, states as text; without pandas a sentence says what to install."""
     from curvcli.report.data import Bar, Column, Measured, State, Table
-    from curvcli.report.frame import columns_of
+    from curvcli.report.sheet import columns_of
 
     table = Table(
         "t", (Column("λ ± residual"), Column("n"), Column("converged"), Column("")),

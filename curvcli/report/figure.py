@@ -10,7 +10,19 @@ from curvcli.errors import OutputError, printable
 from curvcli.report.axis import counted
 from curvcli.report.chart import axis_name
 from curvcli.report.colours import CURVES
-from curvcli.report.data import Bar, Bars, Block, Chart, HeatMap, Picture, Series, Table, flat
+from curvcli.report.data import (
+    Bar,
+    Bars,
+    Block,
+    Chart,
+    Column,
+    Facts,
+    HeatMap,
+    Picture,
+    Series,
+    Table,
+    flat,
+)
 from curvcli.report.names import cut_names
 from curvcli.report.numbers import text
 
@@ -44,7 +56,7 @@ def render(title: str, blocks: Sequence[Block], kind: str) -> bytes:
 
 
 def pictures(blocks: Sequence[Block]) -> list[Drawn]:
-    """What there is to draw: the charts; of an answer that has none its tables.
+    """What there is to draw: the charts; of an answer that has none its tables, or else its figures by name.
 
     Raises:
         OutputError: there is nothing.
@@ -53,6 +65,13 @@ def pictures(blocks: Sequence[Block]) -> list[Drawn]:
     found: list[Drawn] = [block for block in every if isinstance(block, Picture)]
     if not found:  # an answer of names and states is drawn as what it is
         found = [block for block in every if isinstance(block, Table) and block.rows]
+    if not found:
+        columns = (Column("figure", numeric=False), Column("value", numeric=False))
+        found = [
+            Table(facts.title or "", columns, facts.rows)
+            for facts in every
+            if isinstance(facts, Facts) and facts.rows
+        ]
     if not found:
         raise OutputError(
             "this answer has no chart to draw", "name a file that ends in .html, .md or .json"

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from curvcli.errors import UsageError
-from curvcli.report.data import Bar, Block, Cell, Measured, State, Table, flat
+from curvcli.report.data import Block, Table, flat
+from curvcli.report.sheet import columns_of
 
 
 def frame_of(blocks: Sequence[Block]) -> Any:
@@ -21,23 +22,3 @@ def frame_of(blocks: Sequence[Block]) -> Any:
     except ImportError:
         raise UsageError("tables for pandas need pandas", "pip install pandas") from None
     return pd.DataFrame(columns_of(table))
-
-
-def columns_of(table: Table) -> dict[str, list[Any]]:
-    """The table column by column, bars left out."""
-    found: dict[str, list[Any]] = {}
-    for index, column in enumerate(table.columns):
-        cells = [row[index] for row in table.rows]
-        if any(isinstance(cell, Bar) for cell in cells):
-            continue
-        if any(isinstance(cell, Measured) for cell in cells):
-            name, _, error = column.name.partition(" ± ")
-            found[name] = [cell.value if isinstance(cell, Measured) else cell for cell in cells]
-            found[error or f"{name} error"] = [_error(cell) for cell in cells]
-        else:
-            found[column.name] = [cell.text if isinstance(cell, State) else cell for cell in cells]
-    return found
-
-
-def _error(cell: Cell) -> float | None:
-    return cell.error if isinstance(cell, Measured) else None

@@ -62,11 +62,19 @@ def _rounded(value: float, digits: int, how: str) -> float:
 
 
 def measured(item: Measured) -> str:
-    """``value ± error``: as many digits as the error allows, at least two and at most six."""
+    """``value ± error``: as many digits as the error allows, at least two and at most six.
+
+    >>> measured(Measured(26899.0, 1055.0)), measured(Measured(1.2345, 0.0123))
+    ('26900 ± 1100', '1.23 ± 0.01')
+    """
     if item.value is None or item.error is None or item.error <= 0 or item.value == 0:
         return number(item.value)
     if not (math.isfinite(item.value) and math.isfinite(item.error)):
         return f"{number(item.value)} ± {number(item.error, 2)}"
+    if 100 <= item.error < 1e6 and abs(item.value) < 1e6:  # whole numbers, no exponent
+        error = _rounded(item.error, 2, ROUND_HALF_EVEN)
+        value = round(item.value, 1 - math.floor(math.log10(error)))
+        return f"{f'{value:.0f}' if value else number(item.value, 2)} ± {error:.0f}"
     digits = math.floor(math.log10(abs(item.value))) - math.floor(math.log10(item.error)) + 1
     return f"{number(item.value, min(6, max(2, digits)))} ± {number(item.error, 1)}"
 

@@ -2,17 +2,20 @@
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from io import BytesIO, StringIO
 
 from curvcli.errors import OutputError, printable
 from curvcli.report.data import Bar, Block, Cell, Measured, State, Table, flat
 
+# A number, or a percentage, and nothing beside it.
+_WRITTEN = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]\d+)?)( ?%)?")
 Value = str | int | float | bool | None
 
 
 def render(blocks: Sequence[Block], kind: str) -> bytes:
-    """The first table among the blocks, numbers in full.
+    """The first table among the blocks, numbers in full but for those that the table itself rounds.
 
     A value with an error is two columns: ``λ ± residual`` becomes ``λ`` and ``residual``. Bars are left out.
 
@@ -28,11 +31,12 @@ def render(blocks: Sequence[Block], kind: str) -> bytes:
         raise OutputError(
             "this answer has no table to write", "name a file that ends in .json, .md or .html"
         )
-    columns = _columns(table)
+    columns = columns_of(table)
     return _parquet(columns) if kind == "parquet" else _csv(columns)
 
 
-def _columns(table: Table) -> dict[str, list[Value]]:
+def columns_of(table: Table) -> dict[str, list[Value]]:
+    """The table column by column; names that come twice are numbered, bars are left out."""
     found: dict[str, list[Value]] = {}
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
@@ -40,7 +44,7 @@ def _columns(table: Table) -> dict[str, list[Value]]:
             continue
         name, _, error = column.name.partition(" ± ")
         name = _free(printable(name) or "state", found)
-        found[name] = [_value(cell) for cell in cells]
+        found[name] = [_number(v) if column.numeric else v for v in map(_value, cells)]
         if any(isinstance(cell, Measured) for cell in cells):
             found[_free(error or f"{name} error", found)] = [
                 _finite(cell.error) if isinstance(cell, Measured) else None for cell in cells
@@ -62,6 +66,14 @@ def _value(cell: Cell) -> Value:
     if isinstance(cell, float):
         return _finite(cell)
     return printable(cell) if isinstance(cell, str) else None if isinstance(cell, Bar) else cell
+
+
+def _number(value: Value) -> Value:
+    """What stands as text among numbers, rounded for readers, as the number that it is; a share of 23.3 % as 0.233."""
+    found = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    return float(found[1]) / 100 if found[2] else float(found[1])
 
 
 def _finite(value: float | None) -> float | None:

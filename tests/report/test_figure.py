@@ -25,3 +25,12 @@ def test_an_answer_of_names_is_drawn_as_its_table(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     # Matplotlib writes letters as shapes, and says beside them which: the name of a tensor is there.
     assert "<!-- hidden.bias -->" in (tmp_path / "info.svg").read_text("utf-8")
+
+
+def test_an_answer_of_single_figures_is_drawn_as_these(tmp_path: Path) -> None:
+    """A convex loss has no way down from a saddle to draw: what is left are the figures."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    target = str(ROOT / "sample_models" / "linear_regression.toml")
+    result = invoke("saddle", target, "-o", str(tmp_path / "saddle.svg"))
+    assert result.exit_code == 0, result.stderr
+    assert "<!-- gradient norm -->" in (tmp_path / "saddle.svg").read_text("utf-8")

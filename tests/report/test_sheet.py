@@ -7,7 +7,7 @@ import pytest
 
 from curvcli.errors import OutputError
 from curvcli.report.data import Bar, Column, Facts, Measured, State, Table
-from curvcli.report.sheet import render
+from curvcli.report.sheet import columns_of, render
 from tests.oracles.program import ROOT, invoke
 
 TABLE = Table(
@@ -33,6 +33,32 @@ def test_a_table_as_csv() -> None:
     assert float(rows[0]["λ"]) == 1 / 3
     assert rows[0]["layer"] == "'=cmd()"
     assert rows[1] == {"layer": "fc", "λ": "", "residual": "", "converged": "no"}
+
+
+def test_errors_of_one_name_are_all_kept() -> None:
+    """Two figures with standard errors, as in the table of `trace`: no error takes the place of another."""
+    columns = (Column("trace ± s.e."), Column("mean ± s.e."))
+    table = Table("t", columns, [(Measured(8.0, 0.5), Measured(2.0, 0.1))])
+    assert columns_of(table) == {"trace": [8.0], "s.e.": [0.5], "mean": [2.0], "s.e. (2)": [0.1]}
+
+
+def test_numbers_written_as_text_are_numbers() -> None:
+    """What a view has rounded, and shares; names, bounds and what has a word beside it stay text."""
+    columns = (Column("layer", numeric=False), Column("rate"))
+    cells = ["1.50", "-2.0e-04", "23.3%", "0.2 %", "≥ 0.03", "0.1 (own)", None, 3]
+    table = Table("t", columns, [("7", cell) for cell in cells])
+    found = columns_of(table)
+    assert found["layer"] == ["7"] * len(cells)
+    assert found["rate"] == [
+        1.5,
+        -2e-4,
+        pytest.approx(0.233),
+        0.002,
+        "≥ 0.03",
+        "0.1 (own)",
+        None,
+        3,
+    ]
 
 
 def test_a_table_as_parquet() -> None:

@@ -42,6 +42,15 @@ _WORDS = {
     "gradients.activation_gain_per_layer": "activation gain per layer",
     "gradients.noise.signal_to_noise": "gradient signal to noise",
     "backprop.passed": "backward pass right",
+    "sharpness.worst.found": "worst rise in a ball",
+    "sharpness.worst_adaptive.found": "worst rise, adaptive",
+    "sharpness.average.value": "mean rise under noise",
+    "sharpness.average_adaptive.value": "mean rise, adaptive",
+    "sharpness.pac_bayes.value": "PAC-Bayes σ",
+    "sharpness.pac_bayes_adaptive.value": "PAC-Bayes σ, adaptive",
+    "sharpness.m_sharpness.value": "m-sharpness",
+    "sharpness.relative_flatness.value": "relative flatness",
+    "sharpness.fisher_rao.value": "Fisher-Rao norm",
 }
 _LAYERS = 20
 

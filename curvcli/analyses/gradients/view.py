@@ -207,8 +207,8 @@ def _time(trends: list[TimeTrend]) -> list[Block]:
     columns += [Column(n) for n in ("steps", "first", "last", "gain")]
     caption = "first, last: ‖∂ℓ/∂h‖ at these steps; gain: its factor for each step further back"
     if unrolled:
-        columns += [Column("decay"), Column("horizon")]
-        caption += "; decay: factor of ‖∂h_T/∂h_t‖ for each step of lag; horizon: steps to 1/e"
+        columns += [Column("decay"), Column("to 1/e")]
+        caption += "; decay: factor of ‖∂h_T/∂h_t‖ for each step of lag; to 1/e: steps until it has fallen so far"
     blocks: list[Block] = [Table("Along the sequence", tuple(columns), rows, caption)]
     gates = [
         (t.name, name, _short(gate.mean), _percent(gate.saturated_fraction))

@@ -216,8 +216,15 @@ def _time(layer: TimeJacobian) -> list[Block]:
     if layer.memory_horizon is not None:
         sure = layer.lyapunov is None or -layer.lyapunov > 2 * (layer.lyapunov_error or 0.0)
         told = f"{number(layer.memory_horizon, 3)} steps" + ("" if sure else ", not certain")
-        rows.append(("memory horizon", told))
+        rows.append(("slowest direction to 1/e", told))
     blocks: list[Block] = [table, Facts(rows)]
+    if layer.memory_horizon is not None:
+        blocks.append(
+            Sentence(
+                "slowest direction: the part of the state that is forgotten last. `gradients` has another figure: how "
+                "fast the output h as a whole is forgotten, over all directions."
+            )
+        )
     if len(layer.lags) > 1:
         lags = [float(lag) for lag in layer.lags]
         nothing = float("nan")

@@ -109,6 +109,12 @@ def _more(result: LrResult) -> list[str]:
         )
     else:
         told.append("No rate that fails was found: the range may go on.")
+    rate = result.bound.rate
+    if rate is not None and result.highest > rate:
+        told.append(
+            "Rates above the bound can train: the loss swings along the sharpest direction, which drives the weights "
+            "to where it is less sharp (edge of stability, Cohen et al. 2021). The bound holds where λ stays as it is."
+        )
     return [*told, *_warm_up(result)]
 
 

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -69,6 +70,9 @@ def run(subject: Subject, options: ReportOptions, journal: Journal) -> Answer[Re
         raise NoAnswerError("no analysis was answered in that time", "give --budget more")
     if subject.members:  # whose work counts
         subject.members = list(dict.fromkeys([*members, *sides]))
+    if made.left_out:
+        without = ", ".join(dict.fromkeys(one.analysis for one in made.left_out))
+        journal.note(f"without an answer: {without}; the report says why")
     targets = [info for side in sides if (info := side.info()) is not None]
     return journal.answer(
         ReportResult(targets=targets, overall=overall, parts=parts, left_out=made.left_out)
@@ -109,6 +113,7 @@ class _Run:
         self._journal = journal
         self._end = None if seconds is None else time.monotonic() + seconds
         self.left_out: list[LeftOut] = []
+        self._opened: list[Subject] = []
         self.problem: BaseException | None = None
         """The first one."""
 
@@ -117,6 +122,7 @@ class _Run:
         if self._journal.stop() is not None:
             self._without(name, target, "the run ended before it")
             return None
+        self._open(subject)
         share = None
         if self._end is not None:
             share = portion * (self._end - time.monotonic())
@@ -160,6 +166,22 @@ class _Run:
             notes=answer.notes,
             result=answer.result,
         )
+
+    def _open(self, subject: Subject) -> None:
+        """Read model and data before the time is shared out: half of the whole budget, not of one analysis', is theirs.
+
+        What goes wrong is said by the analyses that need it.
+        """
+        if (
+            subject.members or subject in self._opened
+        ):  # several are looked at one by one, by the analysis itself
+            return
+        self._opened.append(subject)
+        left = None if self._end is None else self._end - time.monotonic()
+        subject.end_reading_when(self._journal.part("", left).stop_reading)
+        with warnings.catch_warnings(), suppress(Exception):
+            warnings.simplefilter("ignore")
+            subject.load()
 
     def _without(self, name: str, target: str, reason: str) -> None:
         self._journal.cut_short()

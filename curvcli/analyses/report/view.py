@@ -40,10 +40,12 @@ def view(result: ReportResult) -> list[Block]:
     sides = list(dict.fromkeys(part.target for part in result.parts))
     blocks: list[Block] = []
     shared = _shared_notes(result.parts)
-    for info in result.targets:
+    compared = result.overall is not None and result.overall.analysis == "compare"
+    for letter, info in zip("AB", result.targets, strict=False):
         line = fit_line(info)
         if line is not None:
-            blocks.append(Sentence(f"{called(info)}: {line[0].lower()}{line[1:]}"))
+            name = f"{letter}, {called(info)}" if compared else called(info)
+            blocks.append(Sentence(f"{name}: {line[0].lower()}{line[1:]}"))
     overall = [result.overall] if result.overall is not None else []
     if cards := _cards([*overall, *result.parts], len(sides) > 1):
         blocks.append(Cards(cards))

@@ -2,7 +2,18 @@
 
 from curvcli.analyses.saddle.result import Escape, SaddleResult
 from curvcli.analyses.shared.rules import product_check
-from curvcli.report.data import Bar, Block, Cell, Chart, Column, Facts, Measured, Series, Table
+from curvcli.report.data import (
+    Bar,
+    Block,
+    Cell,
+    Chart,
+    Column,
+    Facts,
+    Measured,
+    Sentence,
+    Series,
+    Table,
+)
 from curvcli.report.numbers import number
 
 
@@ -38,6 +49,10 @@ def view(result: SaddleResult) -> list[Block]:
                 ),
             ],
             "Evidence",
+        ),
+        Sentence(
+            "stationarity ρ = ‖g‖² / (2 ‖H‖ (L − L*)): the share of the loss that one step of gradient descent is sure "
+            "to win here. Near 0 training stands still, 1 is a steep slope."
         ),
     ]
     if result.index is not None:

@@ -1,11 +1,13 @@
 """How the measures are shown: one row each."""
 
 from curvcli.analyses.shared.rules import product_check
-from curvcli.analyses.sharpness.result import SharpnessResult, WorstCase
-from curvcli.report.data import Block, Cell, Column, Facts, Measured, Table
-from curvcli.report.numbers import at_least, number
+from curvcli.analyses.sharpness.result import RelativeFlatness, SharpnessResult, WorstCase
+from curvcli.report.data import BarGroup, Bars, Block, Cell, Column, Facts, Measured, Table
+from curvcli.report.numbers import at_least, at_most, number
 
 _Row = tuple[Cell, ...]
+# Weights in the picture; the table has all.
+_BARS = 24
 
 
 def view(result: SharpnessResult) -> list[Block]:
@@ -20,13 +22,15 @@ def view(result: SharpnessResult) -> list[Block]:
                     Column("measure", numeric=False),
                     Column("value ± s.e.", rank=0),
                     Column("of", numeric=False, folds=True),
-                    Column("rescaled layers", numeric=False),
-                    Column("quadratic model", numeric=False, rank=2, folds=True),
+                    Column("rescaling", numeric=False),
+                    Column("model", numeric=False, rank=2),
                 ),
                 rows,
-                "worst: found by ascent, so the worst case is no less. rescaled layers: whether the measure changes "
-                "when a ReLU layer is multiplied by a number and the next one divided by it, which leaves the function "
-                "as it is.",
+                "worst: found by ascent, so the worst case is no less. ρ: radius of the ball around the weights in "
+                "which the loss was looked at; σ: size of the noise on each weight; adaptive: both in proportion to "
+                "the weights. rescaling: whether the measure changes when a ReLU layer is multiplied by a number and "
+                "the next one divided by it, which leaves the function as it is. model: the worst case by a quadratic "
+                "model of the loss.",
             )
         )
     flatness = result.relative_flatness
@@ -39,7 +43,20 @@ def view(result: SharpnessResult) -> list[Block]:
                 "Curvature times size of the weights, Σ ⟨w_s, w_s'⟩ tr H_{s,s'} over the neurons; small is flat.",
             )
         )
+        blocks.append(_bars(flatness))
     return blocks
+
+
+def _bars(flatness: RelativeFlatness) -> Bars:
+    """The weights with the largest figures, in the order of the network."""
+    largest = sorted(flatness.layers, key=lambda f: -abs(f.value))[:_BARS]
+    shown = [f for f in flatness.layers if f in largest]
+    errors = [f.standard_error or 0.0 for f in shown]
+    group = BarGroup("relative flatness", [f.value for f in shown], errors)
+    title = "Relative flatness by weight, the largest"
+    if len(shown) == len(flatness.layers):
+        title = "Relative flatness, by weight"
+    return Bars(title, "relative flatness", [f.name for f in shown], [group])
 
 
 def _rows(result: SharpnessResult) -> list[_Row]:
@@ -53,7 +70,7 @@ def _rows(result: SharpnessResult) -> list[_Row]:
                 (
                     name,
                     found,
-                    f"ρ = {worst.rho:g}",
+                    f"ρ {worst.rho:g}",
                     _said(worst.changes_by_rescaling),
                     _model(worst),
                 )
@@ -64,7 +81,7 @@ def _rows(result: SharpnessResult) -> list[_Row]:
     ):
         if mean is not None:
             value = Measured(mean.value, mean.standard_error)
-            size = f"σ = {number(mean.sigma, 3)}"
+            size = f"σ {number(mean.sigma, 2)}"
             rows.append((name, value, size, _said(mean.changes_by_rescaling), None))
     for name, width in (
         ("PAC-Bayes σ", result.pac_bayes),
@@ -77,7 +94,7 @@ def _rows(result: SharpnessResult) -> list[_Row]:
     shards = result.m_sharpness
     if shards is not None:
         value = Measured(shards.value, shards.standard_error)
-        size = f"ρ = {shards.rho:g}, m = {shards.shard}"
+        size = f"ρ {shards.rho:g}, m {shards.shard}"
         rows.append(("m-sharpness", value, size, _said(shards.changes_by_rescaling), None))
     for name, plain in (
         ("relative flatness", result.relative_flatness),
@@ -90,10 +107,10 @@ def _rows(result: SharpnessResult) -> list[_Row]:
 
 
 def _said(changes: bool) -> str:
-    return "change it" if changes else "leave it"
+    return "changes it" if changes else "leaves it"
 
 
 def _model(worst: WorstCase) -> str | None:
     if worst.quadratic_upper is None:
         return None
-    return f"{number(worst.quadratic_lower, 3)} to {number(worst.quadratic_upper, 3)}"
+    return f"{at_least(worst.quadratic_lower or 0.0, 2)} to {at_most(worst.quadratic_upper, 2)}"

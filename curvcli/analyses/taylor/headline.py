@@ -3,9 +3,9 @@
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.headline import judged
 from curvcli.analyses.shared.spectrum.eigenpairs import rate_sentence
-from curvcli.analyses.taylor.result import TaylorResult
+from curvcli.analyses.taylor.result import Direction, TaylorResult
 from curvcli.report.data import Headline
-from curvcli.report.numbers import at_least
+from curvcli.report.numbers import at_least, at_most
 
 # Directions by their names in the options.
 _NAMES = {
@@ -28,10 +28,21 @@ def headline(answer: Answer[TaylorResult]) -> Headline:
     parts = [rate_sentence(low, result.reach.upper, result.reach.probability)]
     if result.directions:
         first = result.directions[0]
-        far = f"{'at least ' if first.trusted_to_the_end else ''}{at_least(first.trust_radius, 3)}"
-        right = f"the quadratic model is right to {result.trust:.0%}"
-        parts.append(f"Along {_called(first.name)} {right} up to a distance of {far}.")
+        parts.append(_trusted(first, result.trust))
     return judged(answer, " ".join(p for p in parts if p))
+
+
+def _trusted(first: Direction, trust: float) -> str:
+    """How far the model is right; at no distance that was looked at: rounding may be why."""
+    where = f"Along {_called(first.name)} the quadratic model"
+    if first.trust_radius > 0:
+        far = f"{'at least ' if first.trusted_to_the_end else ''}{at_least(first.trust_radius, 3)}"
+        return f"{where} is right to {trust:.0%} up to a distance of {far}."
+    least = at_most(first.points[0].radius, 2)
+    return (
+        f"{where} is off by more than {trust:.0%} already at a distance of {least}, the smallest looked at: the loss "
+        "bends there, or rounding hides it (--dtype float64 tells which)."
+    )
 
 
 def _called(name: str) -> str:

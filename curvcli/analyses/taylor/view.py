@@ -3,7 +3,7 @@
 import math
 
 from curvcli.analyses.shared.rules import product_check
-from curvcli.analyses.taylor.result import TaylorResult
+from curvcli.analyses.taylor.result import Direction, TaylorResult
 from curvcli.report.data import Block, Chart, Column, Facts, Measured, Series, Table
 from curvcli.report.numbers import number
 
@@ -35,7 +35,7 @@ def view(result: TaylorResult) -> list[Block]:
                 d.name,
                 d.slope,
                 d.curvature,
-                ("≥ " if d.trusted_to_the_end else "") + number(d.trust_radius),
+                _far(d),
                 d.best_step.radius if d.best_step else None,
                 d.best_step.change if d.best_step else None,
                 Measured(d.third_order.value, d.third_order.standard_error)
@@ -63,6 +63,13 @@ def view(result: TaylorResult) -> list[Block]:
             )
         )
     return [facts, *([table] if result.directions else []), *charts]
+
+
+def _far(direction: Direction) -> str:
+    """Up to where the model is right; it may be at no distance that was looked at."""
+    if direction.trust_radius <= 0 and direction.points:
+        return f"< {number(direction.points[0].radius, 2)}"
+    return ("≥ " if direction.trusted_to_the_end else "") + number(direction.trust_radius)
 
 
 def _rate(result: TaylorResult) -> str | None:

@@ -3,7 +3,7 @@
 from curvcli.analyses.shared.rules import product_check
 from curvcli.analyses.shared.spectrum.matrix_options import TITLES
 from curvcli.analyses.trace.result import Estimate, TraceResult
-from curvcli.report.data import BarGroup, Bars, Block, Column, Facts, Measured, Table
+from curvcli.report.data import BarGroup, Bars, Block, Column, Facts, Measured, Sentence, Table
 from curvcli.report.numbers import number
 
 # Rows of the table of tensors; the JSON holds all.
@@ -38,7 +38,11 @@ def view(result: TraceResult) -> list[Block]:
                 ("product check", product_check(result.hvp_check)),
             ],
             f"{title[0].upper()}{title[1:]}: value ± standard error",
-        )
+        ),
+        Sentence(
+            "participation ratio: (Σ λ)² / Σ λ², how many equal eigenvalues would have this sum and these squares; "
+            "effective dimension: how many directions have a curvature above the damping."
+        ),
     ]
     if result.split is not None:
         split = result.split

@@ -7,6 +7,9 @@ from curvcli.analyses.shared.figures import Figure
 from curvcli.analyses.track.result import TrackedValue, TrackPoint, TrackResult
 from curvcli.report.data import Block, Cell, Chart, Column, Facts, Measured, Series, State, Table
 
+# Ratio of the largest figure to the smallest from which an axis is logarithmic.
+_FAR = 100.0
+
 
 def view(result: TrackResult) -> list[Block]:
     """One row for each checkpoint, and the sharpness over training."""
@@ -46,7 +49,8 @@ def view(result: TrackResult) -> list[Block]:
         elif any(p.limit for p in known):
             limits = [p.limit or float("nan") for p in known]
             curves.append(Series("limit of the optimizer", steps, limits))
-        blocks.append(Chart("Sharpness over training", "step", curves, y_label="λ max"))
+        log = _far_apart(curves)
+        blocks.append(Chart("Sharpness over training", "step", curves, y_label="λ max", log_y=log))
         lowest = [p.lambda_min for p in known]
         if any(end is not None for end in lowest):
             title = "Smallest eigenvalue over training"
@@ -120,6 +124,12 @@ def about(result: TrackResult) -> str:
     """How many checkpoints there are, and the last."""
     last = Path(result.points[-1].checkpoint).name if result.points else "none"
     return f"{len(result.points)} checkpoints up to {last}"
+
+
+def _far_apart(curves: list[Series]) -> bool:
+    """Whether a linear axis would show a curve as a line at zero."""
+    known = [v for c in curves for side in (c.y, c.low or ()) for v in side if math.isfinite(v)]
+    return bool(known) and min(known) > 0 and max(known) > _FAR * min(known)
 
 
 def _banded(name: str, steps: list[float], ends: list[TrackedValue | None]) -> Series:

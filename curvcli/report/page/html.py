@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from curvcli.report.data import (
     Measured,
     Picture,
     Section,
+    Sentence,
 )
 from curvcli.report.numbers import text
 from curvcli.report.page import plotly
@@ -125,10 +127,15 @@ def _environment() -> "Environment":
     made.filters |= {
         "text": text, "kind": lambda value: type(value).__name__, "mark": MARKS.__getitem__,
         "anchor": anchor, "svg": svg, "sort_key": _sort_key,
-        "word": _longest_word,
+        "word": _longest_word, "behind_head": _behind_head,
     }  # fmt: skip
     made.tests["picture"] = lambda block: isinstance(block, Picture)
     return made
+
+
+def _behind_head(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks without the sentences that they begin with: what was inspected, and warnings, come before pictures."""
+    return list(itertools.dropwhile(lambda block: isinstance(block, Sentence), blocks))
 
 
 def anchor(title: str) -> str:

@@ -9,13 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from curvcli.analyses.report.headline import headline
 from curvcli.analyses.report.run import _names
 from curvcli.analyses.report.view import view
+from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.api import analyse, load
 from curvcli.errors import CurvError, UsageError
 from curvcli.loading.target import Target
-from curvcli.report.data import Cards, Chart, Section, Sentence, Table, flat
+from curvcli.report.data import Cards, Chart, Headline, Section, Sentence, Table, flat
 from tests.oracles.program import ROOT, answer, invoke
 
 LINEAR = str(ROOT / "sample_models" / "linear_regression.toml")
@@ -87,6 +89,28 @@ def test_what_does_not_fit_the_budget_is_named() -> None:
     assert told["error"]["code"] == "no-answer"
 
 
+def test_reading_data_is_not_at_the_expense_of_the_first_analysis(tmp_path: Path) -> None:
+    """Data that takes more than half of the first share, but little of the budget, is read as a whole."""
+    data = tmp_path / "slow.py"
+    data.write_text(
+        "import time, torch\n"
+        "def batches():\n"
+        "    for seed in range(4):\n"
+        "        time.sleep(0.6)\n"
+        "        x = torch.randn(8, 30, generator=torch.Generator().manual_seed(seed))\n"
+        "        yield x, x[:, :1]\n"
+    )
+    begun: list[str] = []
+    journal = Journal(
+        progress=lambda stage: begun.append(stage.what),
+        interrupted=lambda: any("saddle" in b for b in begun),
+    )
+    # Twelve analyses: the first may have a sixth of it.
+    found = analyse("report", load(LINEAR, data=f"{data}:batches"), journal, budget="20s").result
+    assert [p.analysis for p in found.parts] == ["hessian"]
+    assert found.targets[0].samples == 32
+
+
 def test_an_interrupted_report_holds_what_is_known() -> None:
     begun: list[str] = []
 
@@ -98,6 +122,7 @@ def test_an_interrupted_report_holds_what_is_known() -> None:
     assert not found.complete
     assert [p.analysis for p in found.result.parts] == ["hessian"]
     assert [one.analysis for one in found.result.left_out] == ["gradients", "backprop"]
+    assert "without an answer: gradients, backprop; the report says why" in found.notes
     assert found.headline is not None
     assert "Only a part" in found.headline.sentence
 
@@ -126,6 +151,8 @@ def test_two_checkpoints_stand_side_by_side(checkpoints: list[str]) -> None:
     assert result.overall.result.line.height == pytest.approx(0.0, abs=1e-6)
     assert [p.target for p in result.parts] == checkpoints[::2]
     assert [t.checkpoint for t in result.targets] == checkpoints[::2]
+    told = [b.text for b in found.question.view(result)[:2] if isinstance(b, Sentence)]
+    assert [text.partition(",")[0] for text in told] == ["A", "B"]
     section = found.question.view(result)[-3]
     assert isinstance(section, Section)
     assert [type(b) for b in section.blocks] == [Section, Section]
@@ -264,3 +291,23 @@ def test_what_all_answers_note_is_said_once() -> None:
     assert [list(b.notes) for b in blocks if isinstance(b, Section)] == [["own"], []]
     said = [b.text for b in blocks if isinstance(b, Sentence) and "shared" in b.text]
     assert said == ["All answers: shared."]
+
+
+def test_answers_that_ended_early_are_named_not_told() -> None:
+    """What is wrong with a whole answer comes first; of those that time cut short the names are enough."""
+    found = analyse("report", load(LINEAR), analysis=["hessian", "backprop"])
+    first, second = found.result.parts
+    early = msgspec.structs.replace(
+        first, complete=False, verdict=Headline("attention", "λ between 1 and 9.")
+    )
+    for other, told in (
+        (second, "1 of 2 answers is good. Ended early, with what was known by then: hessian. "),
+        (
+            msgspec.structs.replace(second, verdict=Headline("attention", "Wrong.")),
+            "0 of 2 answers are good. Look first at backprop: Wrong. Ended early",
+        ),
+    ):
+        result = msgspec.structs.replace(found.result, parts=[early, other])
+        sentence = headline(Answer(result, [], [], complete=False)).sentence
+        assert sentence.startswith(told)
+        assert "λ between" not in sentence

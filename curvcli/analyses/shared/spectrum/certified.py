@@ -310,8 +310,9 @@ def check_products(
     elif cause is not None and cause.error <= SUSPECT:
         journal.find(
             KINKS, "hvp_check",
-            "kinks of the loss (ReLU, max pooling) lie close to these weights: over a small step the curvature is "
-            f"{check:.0%} off the second derivative, which itself is right (to {cause.error:.0e}, checked in float64)",
+            f"the curvature changes within a small step, and is {check:.0%} off over it: kinks of the loss (ReLU, max "
+            "pooling) lie close to these weights, or it bends sharply there; the products themselves are right (to "
+            f"{cause.error:.0e}, checked in float64)",
             value=check,
         )  # fmt: skip
     else:
