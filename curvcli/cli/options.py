@@ -163,7 +163,7 @@ def _applies(name: str, question: Question) -> bool:
     if name == "checkpoint":  # of several, each is a target of its own
         return question.targets == "one" and bool(question.named)
     if name == "shard":
-        return question.divides
+        return question.divides is not None
     return question.needs == "objective" or name in _FOR_CHECKPOINT
 
 

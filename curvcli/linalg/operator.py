@@ -136,8 +136,8 @@ def orthonormal(vectors_KN: Tensor, ranks: Ranks = ALONE) -> Tensor:
     [[1.0000, 0.0000], [0.0000, 1.0000]]
     """
     if not ranks.parted:
-        vectors_NK, _ = torch.linalg.qr(vectors_KN.T)
-        return vectors_NK.T.contiguous()
+        columns_NK: Tensor = torch.linalg.qr(vectors_KN.T).Q
+        return columns_NK.T.contiguous()
     # A factor of the small matrix of scalar products needs no vector as a whole (Cholesky QR).
     lower_KK = torch.linalg.cholesky(ranks.inner(vectors_KN, vectors_KN).double())
     turned: Tensor = torch.linalg.inv(lower_KK).to(vectors_KN) @ vectors_KN

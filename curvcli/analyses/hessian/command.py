@@ -93,5 +93,11 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "hessian", HessianOptions, HessianResult, view, headline, divides=True, meaning=_MEANING
+    "hessian",
+    HessianOptions,
+    HessianResult,
+    view,
+    headline,
+    divides=("per_layer", "per_block", "state", "save_vectors"),
+    meaning=_MEANING,
 )

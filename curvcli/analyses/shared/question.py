@@ -68,8 +68,8 @@ class Question:
     about: Callable[[Any], str] | None = None
     named: tuple[str, ...] = ("model", "data", "loss")
     """Which parts of an objective have to be named."""
-    divides: bool = False
-    """Whether it works on a network that is divided among processes."""
+    divides: tuple[str, ...] | None = None
+    """Options that it cannot follow on a network that is divided among processes; None: it cannot work on one."""
     meaning: str = ""
     """How to read its figures, for somebody who sees them for the first time."""
 
@@ -123,13 +123,22 @@ class Question:
                 ) from None
         return checked
 
-    def _check_divided(self, subject: "Subject") -> None:
+    def _check_divided(self, subject: "Subject", options: msgspec.Struct) -> None:
         """Whether the question can be asked of a network that is divided, where that is what is asked for."""
-        if not self.divides and any(s.spec.shard for s in subject.members or [subject]):
+        if not any(s.spec.shard for s in subject.members or [subject]):
+            return
+        if self.divides is None:
             raise UsageError(
                 f"{self.name} does not work on weights that are divided among processes (shard)",
                 "share the data only: leave out shard, with --ranks or torchrun as before",
             )
+        for name in self.divides:
+            if getattr(options, name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} needs vectors that one process holds as a whole, and --shard divides "
+                    "them",
+                    "leave out one of the two",
+                )
 
     def _check_complete(self, subject: "Subject") -> None:
         """Whether model, data and loss are named, where they are needed; many targets are looked at one by one."""
@@ -157,7 +166,7 @@ class Question:
         """
         options = self.options(**self.validate(values, where))
         self._check_complete(subject)
-        self._check_divided(subject)
+        self._check_divided(subject, options)
         journal.in_double = subject.in_double
         journal.limit_time(parse_seconds(getattr(options, "timeout", None)))
         subject.end_reading_when(journal.stop_reading)

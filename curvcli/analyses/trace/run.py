@@ -36,8 +36,6 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
         raise UsageError("--split is of the Hessian", "leave out --matrix")
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
-    if options.split and objective.ranks.parted:
-        raise UsageError("--split is not computed of divided weights", "leave out --shard")
     plan = SumPlan(options.tol, options.deflate, options.steps, options.probes, options.max_matvecs)
     chosen = Chosen(options.matrix, options.draws, options.optimizer)
     operator, made = chosen.operator(

@@ -29,7 +29,7 @@ class _Place(NamedTuple):
     n: int
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: Any
 
 
 class Gatherer:
@@ -74,9 +74,7 @@ class Gatherer:
         """Graphs that are made here keep the places of gathered weights, not the weights."""
 
         def pack(tensor: Tensor) -> Tensor | _Place:
-            storage, shard, n = self._seen.get(
-                tensor.untyped_storage().data_ptr(), (None, None, 0)
-            )
+            storage, shard, n = self._seen.get(tensor.untyped_storage().data_ptr(), (None, None, 0))
             if storage is None or shard is None or storage.expired():
                 return tensor
             return _Place(shard, n, tensor.size(), tensor.stride(), tensor.storage_offset())

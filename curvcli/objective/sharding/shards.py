@@ -187,11 +187,11 @@ def _owned(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str, nn.Pa
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The elements of the outermost lists of modules."""
+    if isinstance(module, nn.ModuleList | nn.Sequential):
+        yield from (block for block in module if next(block.parameters(), None) is not None)
+        return
     for child in module.children():
-        if isinstance(child, nn.ModuleList | nn.Sequential):
-            yield from (block for block in child if next(block.parameters(), None) is not None)
-        else:
-            yield from _blocks(child)
+        yield from _blocks(child)
 
 
 @contextmanager
@@ -204,7 +204,7 @@ def without_weights() -> Iterator[None]:
             param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
         register(module, name, param)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

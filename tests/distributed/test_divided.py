@@ -1,0 +1,136 @@
+"""Divided weights give the products of whole ones, each process reads and holds its share, and the rest is refused."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curvcli import Batch
+from tests.conftest import SAMPLES
+from tests.distributed.divided import CASES, case
+from tests.distributed.test_command import run, values
+from tests.distributed.test_ranks import started
+
+
+def dense(name: str) -> tuple[float, Tensor, Tensor]:
+    """Loss, gradient and Hessian by torch alone, in float64."""
+    model, batches = case(name, torch.float64)
+    _, _, decay, train = CASES[name]
+    model.train(train)
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    sizes = [p.numel() for p in named.values()]
+    theta_N = torch.cat([p.detach().reshape(-1) for p in named.values()])
+
+    def loss(flat_N: Tensor) -> Tensor:
+        parts = [x.view_as(p) for x, p in zip(flat_N.split(sizes), named.values(), strict=True)]
+        total = sum(
+            _sum_of(model, dict(zip(named, parts, strict=True)), batch) for batch in batches
+        )
+        return torch.as_tensor(
+            total / sum(b.size for b in batches) + decay / 2 * flat_N.square().sum()
+        )
+
+    g_N = torch.autograd.functional.jacobian(loss, theta_N)
+    h_NN = torch.autograd.functional.hessian(loss, theta_N)
+    return float(loss(theta_N)), g_N, h_NN
+
+
+def _sum_of(model: nn.Module, weights: dict[str, Tensor], batch: Batch) -> Tensor:
+    (inputs, _, targets) = batch.data
+    outputs = torch.func.functional_call(model, weights, inputs)
+    return nn.functional.cross_entropy(outputs, targets, reduction="sum")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
+    """Against dense matrices: loss, gᵀg, gᵀHg, ‖Hg‖², eigenvalues; every process says the same and restores θ."""
+    processes = started(count, ["-m", "tests.distributed.divided", str(tmp_path)])
+    assert [p.wait(timeout=280) for p in processes] == [0] * count
+    found = [json.loads((tmp_path / f"{r}.json").read_text()) for r in range(count)]
+    for name in CASES:
+        loss, g_N, h_NN = dense(name)
+        product_N = h_NN @ g_N
+        scalars = [float(a @ b) for a, b in ((g_N, g_N), (g_N, product_N), (product_N, product_N))]
+        eigenvalues = torch.linalg.eigvalsh(h_NN).flip(0).numpy()
+        wanted = [*eigenvalues[:3], eigenvalues[-1]]
+        for dtype, rtol in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            of_ranks = [f[f"{name}, {dtype}"] for f in found]
+            check(of_ranks, loss, scalars, wanted, rtol)
+            assert sum(f["length"] for f in of_ranks) == of_ranks[0]["n"] == len(g_N)
+    reads = [f["reading"] for f in found]
+    assert all(r["read"] == r["held"] and r["right"] for r in reads)
+    assert sum(r["held"] for r in reads) == reads[0]["n"]
+
+
+def check(
+    of_ranks: list[dict[str, Any]],
+    loss: float,
+    scalars: list[float],
+    wanted: list[float],
+    rtol: float,
+) -> None:
+    first = of_ranks[0]
+    for found in of_ranks:
+        assert found["restored"]
+        assert all(found[key] == first[key] for key in ("loss", "keep", "rebuild", "values"))
+    assert first["loss"] == pytest.approx(loss, rel=rtol)
+    for strategy in ("keep", "rebuild"):
+        np.testing.assert_allclose(first[strategy], scalars, rtol=rtol, atol=rtol * abs(scalars[2]))
+    # Ritz values are right to the square of the tolerance of their residuals.
+    np.testing.assert_allclose(first["values"], wanted, rtol=0, atol=rtol * wanted[0])
+    assert first["check"] < (1e-2 if rtol > 1e-6 else 1e-6)
+    # Weights twice, the vector once, and the product by a sum over all, which sends twice as much.
+    assert first["sent"] <= 5
+
+
+@pytest.mark.timeout(300)
+def test_the_command() -> None:
+    """The same eigenvalues as of one process; density and trace too."""
+    for command, of in (("hessian", values), ("trace", lambda a: [a["result"]["trace"]["value"]])):
+        common = [
+            command,
+            str(SAMPLES / "digits_mlp.toml"),
+            "--format",
+            "json",
+            "--dtype",
+            "float64",
+        ]
+        one = json.loads(run(*common).stdout)
+        several = run(*common, "--ranks", "2", "--shard")
+        assert (several.returncode, several.stderr) == (0, "")
+        answer = json.loads(several.stdout)
+        assert of(answer) == pytest.approx(of(one), rel=1e-6)
+        assert answer["cost"]["processes"]["count"] == 2
+        assert answer["result"]["parameters"] == one["result"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("hessian",), "this is the only one"),
+        (("hessian", "--matrix", "ggn", "--ranks", "2"), "not with the matrix 'ggn'"),
+        (("hessian", "--per-layer"), "--per-layer needs vectors that one process holds"),
+        (("density", "--state", "x"), "--state needs vectors that one process holds"),
+        (("trace", "--split"), "--split needs vectors that one process holds"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(arguments: tuple[str, ...], told: str) -> None:
+    done = run(arguments[0], str(SAMPLES / "digits_mlp.toml"), *arguments[1:], "--shard")
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+
+
+def test_a_target_file_that_divides_is_refused_by_other_questions(tmp_path: Path) -> None:
+    target = tmp_path / "t.toml"
+    text = (SAMPLES / "digits_mlp.toml").read_text()
+    target.write_text(text.replace('"digits', f'"{SAMPLES}/digits') + "\n")
+    target.write_text("shard = true\n" + target.read_text())
+    done: subprocess.CompletedProcess[str] = run("taylor", str(target))
+    assert done.returncode == 2
+    assert "taylor does not work on weights that are divided" in done.stderr
