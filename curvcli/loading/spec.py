@@ -97,11 +97,7 @@ class TargetSpec(
     ] = "auto"
     seed: Annotated[
         int,
-        Meta(
-            description="Seed of all random draws.",
-            ge=0,
-            le=_LARGEST,
-        ),
+        Meta(description="Seed of all random draws.", ge=0, le=_LARGEST),
     ] = 0
     train_mode: Annotated[
         bool, Meta(description="Use batch statistics (BatchNorm); dropout stays off.")
@@ -111,10 +107,7 @@ class TargetSpec(
     ] = None
     shard: Annotated[
         bool,
-        Meta(
-            description="Divide weights and vectors among the processes (--ranks, torchrun), for models larger than "
-            "one device."
-        ),
+        Meta(description="Divide weights and vectors among the processes (--ranks, torchrun)."),
     ] = False
     plain: Annotated[
         bool, Meta(description="Use torch's own operations only, without faster forms of layers.")

@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from curvcli.errors import DataError, LossError, ModelError, UsageError
-from curvcli.linalg.ranks import ALONE, Group, Ranks
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.data.batches import (
     arrange,
@@ -29,7 +28,7 @@ from curvcli.loading.data.tabular import is_table
 from curvcli.loading.data.text import is_text
 from curvcli.loading.loss import WHOLE_BATCHES, OutputLoss, loss_terms, objective_terms
 from curvcli.loading.models.complex import cast_model, with_real_parameters
-from curvcli.loading.models.divided import load_divided
+from curvcli.loading.models.divided import Division
 from curvcli.loading.models.forms import take_best_form
 from curvcli.loading.models.forward import Forward, forward_of
 from curvcli.loading.models.guess import PlainNetwork
@@ -37,7 +36,6 @@ from curvcli.loading.models.huggingface import Directory, is_directory
 from curvcli.loading.models.model import (
     build_model,
     compute_dtype,
-    fit_weights,
     load_weights,
     settle_lazy,
     takes_grey,
@@ -47,14 +45,12 @@ from curvcli.loading.processes import local_rank
 from curvcli.loading.spec import TargetSpec
 from curvcli.loading.weights import Weights
 from curvcli.machine.containers import move, samples_of
-from curvcli.machine.device import give_back_freed_memory, resolve_device, supports
+from curvcli.machine.device import check_supports, give_back_freed_memory, resolve_device
 from curvcli.machine.memory import check_fits
 from curvcli.machine.precision import device_notes, set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
-from curvcli.objective.network import choose_parameters
 from curvcli.objective.objective import Objective
-from curvcli.objective.sharding.shards import Shards, divide, without_weights
 from curvcli.objective.terms import LossTerms
 
 
@@ -81,10 +77,7 @@ class Target:
         self.weights = Weights(spec, self.notes)
         self._building = False
         self.made: Objective | None = None
-        self.shards: Shards | None = None
-        """Of a network that is divided among processes."""
-        self._unread: Checkpoint | None = None
-        """What such a network's weights are read from when it is divided."""
+        self._division = Division(spec, ranks, self.notes)
         self.guess: str | None = None
         """What is assumed of a network that is recognised by its shapes."""
 
@@ -169,32 +162,11 @@ class Target:
         self.weights.check_unchanged()
         self.notes.extend(with_real_parameters(model))
         dtype, note = compute_dtype(model, self.checkpoint, self.spec.dtype)
-        if note:
-            self.notes.append(note)
-        if not supports(self.device, dtype):
-            raise UsageError(
-                f"{self.device.type} does not compute in {dtype}", "pass --dtype float32"
-            )
+        self.notes.extend([note] if note else [])
+        check_supports(self.device, dtype)
         set_precision(self.spec.tf32)  # what was imported may have set its own
-        if self.spec.shard:
-            self._divide(model, dtype)
+        self._division.divide(model, dtype)
         return cast_model(model, self.device, dtype)
-
-    def _divide(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Leave this process its share of the weights."""
-        if not isinstance(self.ranks, Group):
-            raise UsageError(
-                "--shard divides the weights among several processes, and this is the only one",
-                "start several: --ranks 2 on this machine, or torchrun",
-            )
-        _, _, left_out = choose_parameters(model, self.spec.params)
-        self.notes.extend(left_out)
-        model.to(dtype=dtype)
-        if self._unread is None:
-            self.shards = divide(model, self.ranks)
-            return
-        self.shards, notes = load_divided(model, self._unread, self.ranks)
-        self.notes.extend(notes)
 
     def _build(self) -> nn.Module:
         """The network with its weights, wherever they come from."""
@@ -209,16 +181,15 @@ class Target:
             stored = sum(t.bytes for t in checkpoint.tensors)
             check_fits(stored, self.spec.memory_bytes, f"the network in {checkpoint.path.name}")
         if directory is not None:
-            unfilled = self._unfilled(directory) if self.spec.shard else None
-            model, notes = unfilled or directory.load(self.spec.allow_partial)
+            divided = self._division.unfilled(directory, checkpoint)
+            model, notes = divided or directory.load(self.spec.allow_partial)
             self.notes.extend(notes)
             return model
         if self.spec.model is not None:
             if self.spec.shard and checkpoint is not None and self.spec.model != "auto":
-                with without_weights():
-                    model = build_model(self.spec.model, self.spec.model_args, checkpoint)
-                self._unread = checkpoint
-                return model
+                return self._division.built(
+                    partial(build_model, self.spec.model, self.spec.model_args), checkpoint
+                )
             model = build_model(self.spec.model, self.spec.model_args, checkpoint)
             self.notes.extend(settle_lazy(model, lambda: self._arranged(self._raw_batches[0])))
             if checkpoint is not None:
@@ -229,26 +200,13 @@ class Target:
                 self.guess = take_best_form(model, self.spec, data)
             return model
         if checkpoint is not None and checkpoint.program is not None:
-            placed: nn.Module = getattr(checkpoint.program, "placed", checkpoint.program.to)(
-                self.device
-            )
+            place = getattr(checkpoint.program, "placed", checkpoint.program.to)
+            placed: nn.Module = place(self.device)
             return placed
         raise ModelError(
             "a checkpoint holds weights, not the network they belong to",
             "name it by --model file.py:Class; --model auto builds plain networks from the shapes",
         )
-
-    def _unfilled(self, directory: Directory) -> tuple[nn.Module, list[str]] | None:
-        """The model without its weights, where each process can read its own; None where the library must load them."""
-        found, checkpoint = directory.unfilled(), self.checkpoint
-        if found is None or checkpoint is None:
-            return None
-        try:
-            fit_weights(found[0], checkpoint)
-        except ModelError:  # the library stores them otherwise than it computes with them
-            return None
-        self._unread = checkpoint
-        return found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -376,16 +334,14 @@ class Target:
             model,
             self.batches,
             terms,
-            select=self.spec.params if self.shards is None else (),
             weight_decay=self.spec.weight_decay,
             train_mode=self.spec.train_mode,
             accept_nonfinite=accept_nonfinite,
             plain=self.spec.plain,
             tf32=self.spec.tf32,
             memory=self.spec.memory_bytes,
-            ranks=self.ranks if self.shards is None else self.shards.ranks,
-            lean=nullcontext if self.shards is None else self.shards.gatherer.lean,
             notes=self.notes,
+            **self._division.options,
         )
         return self.made
 

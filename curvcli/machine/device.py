@@ -65,6 +65,16 @@ def supports(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
+def check_supports(device: torch.device, dtype: torch.dtype) -> None:
+    """The device computes in ``dtype``.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not supports(device, dtype):
+        raise UsageError(f"{device.type} does not compute in {dtype}", "pass --dtype float32")
+
+
 def with_double(device: torch.device) -> torch.device:
     """Where what is on ``device`` is computed in float64: there, or on the CPU."""
     return device if supports(device, torch.float64) else torch.device("cpu")

@@ -1,13 +1,83 @@
 """Weights read from a checkpoint by the process that has the share they belong to, and by no other."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from curvcli.errors import ModelError
-from curvcli.linalg.ranks import Group
+from curvcli.errors import ModelError, UsageError
+from curvcli.linalg.ranks import Group, Ranks
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
+from curvcli.loading.models.huggingface import Directory
 from curvcli.loading.models.model import fit_weights, set_extra_states
-from curvcli.objective.sharding.shards import Read, Shards, divide
+from curvcli.loading.spec import TargetSpec
+from curvcli.objective.network import choose_parameters
+from curvcli.objective.sharding.shards import Read, Shards, divide, without_weights
+
+
+class Division:
+    """How a network is divided among the processes of a run, where that is asked for.
+
+    Args:
+        spec: the settings.
+        ranks: the processes.
+        notes: receives what was not literal.
+    """
+
+    def __init__(self, spec: TargetSpec, ranks: Ranks, notes: list[str]) -> None:
+        self._spec, self._ranks, self._notes = spec, ranks, notes
+        self._unread: Checkpoint | None = None
+        self._shards: Shards | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `make_objective` that hang on it."""
+        if self._shards is None:
+            return {"select": self._spec.params, "ranks": self._ranks}
+        return {"ranks": self._shards.ranks, "lean": self._shards.gatherer.lean}
+
+    def built(self, build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
+        """The network without its weights, which are read when it is divided."""
+        self._unread = checkpoint
+        with without_weights():
+            return build()
+
+    def unfilled(
+        self, directory: Directory, checkpoint: Checkpoint | None
+    ) -> tuple[nn.Module, list[str]] | None:
+        """The same of a Hugging Face directory, and notes; None where the library must load the weights."""
+        found = directory.unfilled() if self._spec.shard else None
+        if found is None or checkpoint is None:
+            return None
+        try:
+            fit_weights(found[0], checkpoint)
+        except ModelError:  # they are stored otherwise than the library computes with them
+            return None
+        self._unread = checkpoint
+        return found
+
+    def divide(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Leave this process its share of the weights, in the ``dtype`` that is computed in.
+
+        Raises:
+            UsageError: there is only one process.
+        """
+        if not self._spec.shard:
+            return
+        if not isinstance(self._ranks, Group):
+            raise UsageError(
+                "--shard divides the weights among several processes, and this is the only one",
+                "start several: --ranks 2 on this machine, or torchrun",
+            )
+        _, _, left_out = choose_parameters(model, self._spec.params)
+        self._notes.extend(left_out)
+        model.to(dtype=dtype)
+        if self._unread is None:
+            self._shards = divide(model, self._ranks)
+            return
+        self._shards, notes = load_divided(model, self._unread, self._ranks)
+        self._notes.extend(notes)
 
 
 def load_divided(

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from curvcli.linalg.ranks import Ranks
 from curvcli.machine.memory import retried, room
-from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan
 from curvcli.machine.replay import Replay, recorder
 from curvcli.objective.batch import Batch
@@ -22,7 +21,7 @@ from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.finite import check_finite
 from curvcli.operators.autodiff.kernels import Kernels
 from curvcli.operators.curvature.parts import PARTS, Part, parts_of
-from curvcli.operators.curvature.planning import make_plan
+from curvcli.operators.curvature.planning import make_plan, measured
 from curvcli.operators.curvature.probing import (
     ASYMMETRY,
     asymmetry,
@@ -97,7 +96,8 @@ class Curvature(ABC, Generic[G]):
             objective.notes.extend(notes)
             if not found:
                 self._without_derivative()
-        self.plan = make_plan(objective, self.room(), self._measure, wanted, preferred_capacity)
+        measure = partial(measured, self)
+        self.plan = make_plan(objective, self.room(), measure, wanted, preferred_capacity)
         if strategy in ("keep", "rebuild"):
             self.plan = Plan(strategy == "keep", self.plan.micro_batch, self.plan.capacity)
         # Whatever is asked of the operator, a gradient that is not finite is an error now.
@@ -215,10 +215,8 @@ class Curvature(ABC, Generic[G]):
         """The graph of this process' part of each batch, built once."""
         if self._graphs is None:
             objective = self.objective
-            whole = [
-                objective.pieces_of(batch, i, None) for i, batch in enumerate(objective.batches)
-            ]
-            parts = [next(pieces, None) for pieces in whole]
+            numbered = enumerate(objective.batches)
+            parts = [next(objective.pieces_of(batch, i, None), None) for i, batch in numbered]
             with self._replay.building():
                 self._graphs = [None if part is None else self._graph(part) for part in parts]
         return self._graphs
@@ -328,19 +326,6 @@ class Curvature(ABC, Generic[G]):
             "products are central differences of the gradient (less accurate)"
         )
         self.finite_differences = True
-
-    def _measure(self, piece: Batch) -> tuple[int, int]:
-        """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
-        views = self.views(torch.ones(self.length, dtype=self.dtype, device=self.device))
-        with MemoryMeter() as meter:
-            if self.finite_differences:
-                total = self.objective.sum_of(piece)
-                torch.autograd.grad(total, self.objective.parameters, allow_unused=True)
-                return 0, meter.peak
-            graph = self._graph(piece)
-            kept = meter.live
-            self._multiply(graph, views, retain=True)
-        return kept, meter.peak
 
     @cached_property
     def gradient(self) -> Tensor:

@@ -2,16 +2,39 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from curvcli.machine.memory import Need, need_from
+from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan, plan
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.probing import PROBE
 
+if TYPE_CHECKING:
+    from curvcli.operators.curvature.curvature import Curvature
+
 # More than a graph and a product with it keep, relative to all tensors that evaluating the loss makes: a kept graph has
 # those of the forward and of the backward pass, a product makes about twice as many again.
 _GENEROUS = 30
+
+
+def measured(operator: "Curvature[Any]", piece: Batch) -> tuple[int, int]:
+    """(bytes the graph of ``piece`` keeps, peak of building it and multiplying with it)."""
+    views = operator.views(
+        torch.ones(operator.length, dtype=operator.dtype, device=operator.device)
+    )
+    with MemoryMeter() as meter:
+        if operator.finite_differences:
+            total = operator.objective.sum_of(piece)
+            torch.autograd.grad(total, operator.objective.parameters, allow_unused=True)
+            return 0, meter.peak
+        graph = operator._graph(piece)
+        kept = meter.live
+        operator._multiply(graph, views, retain=True)
+    return kept, meter.peak
 
 
 def make_plan(
