@@ -127,9 +127,10 @@ def split(
             options[option.name] = parse_assignments(value, str(flag)) if assigned else value
     output = {k: given.get(k) for k in (*OUTPUT_OPTIONS, "log", "watch")}
     settings: dict[str, Any] = {}
+    own = {option.name for option in question.fields()}  # --shard of sharpness is another one
     for name, *_ in option_fields():
         value = given.get(name)
-        if value is None or value == []:
+        if value is None or value == [] or name in own:
             continue
         key = name.replace("_", "-")
         settings[key] = parse_assignments(value, _ASSIGNED[name]) if name in _ASSIGNED else value
