@@ -178,7 +178,7 @@ class Target:
             )
         torch.manual_seed(self.spec.seed)
         if checkpoint is not None:
-            stored = sum(t.bytes for t in checkpoint.tensors)
+            stored = self._division.share(sum(t.bytes for t in checkpoint.tensors))
             check_fits(stored, self.spec.memory_bytes, f"the network in {checkpoint.path.name}")
         if directory is not None:
             divided = self._division.unfilled(directory, checkpoint)

@@ -134,3 +134,4 @@ def test_a_target_file_that_divides_is_refused_by_other_questions(tmp_path: Path
     done: subprocess.CompletedProcess[str] = run("taylor", str(target))
     assert done.returncode == 2
     assert "taylor does not work on weights that are divided" in done.stderr
+    assert run("info", str(target)).returncode == 0

@@ -125,7 +125,8 @@ class Question:
 
     def _check_divided(self, subject: "Subject", options: msgspec.Struct) -> None:
         """Whether the question can be asked of a network that is divided, where that is what is asked for."""
-        if not any(s.spec.shard for s in subject.members or [subject]):
+        asked = any(s.spec.shard for s in subject.members or [subject])
+        if not asked or self.needs != "objective":
             return
         if self.divides is None:
             raise UsageError(

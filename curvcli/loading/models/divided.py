@@ -37,6 +37,10 @@ class Division:
             return {"select": self._spec.params, "ranks": self._ranks}
         return {"ranks": self._shards.ranks, "lean": self._shards.gatherer.lean}
 
+    def share(self, size: int) -> int:
+        """What this process will hold of ``size`` bytes of weights."""
+        return size // self._ranks.size if self._spec.shard else size
+
     def built(self, build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
         """The network without its weights, which are read when it is divided."""
         self._unread = checkpoint

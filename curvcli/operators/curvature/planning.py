@@ -61,11 +61,12 @@ def make_plan(
     # One plan for all processes: that of the one with the least memory.
     available = -ranks.largest(-available)
     share = ranks.largest_share if objective.splittable else int
+    held = ranks.largest(objective.length) if ranks.parted else objective.n
     planned = partial(
         plan,
         available,
         batch_sizes=[share(batch.size) for batch in objective.batches],
-        vector=objective.dimension * objective.dtype.itemsize,
+        vector=(held + objective.untouched) * objective.dtype.itemsize,
         wanted=wanted,
         n=objective.n,
         splittable=objective.splittable,
@@ -74,7 +75,7 @@ def make_plan(
 
     def surely(need: Need, samples: int) -> bool:
         """Whether everything fits, so that nothing more need be known."""
-        if need.of(samples) + best * objective.n * 8 >= available:
+        if need.of(samples) + best * held * 8 >= available:
             return False
         rough = planned(kept=need, peak=need)
         return rough.keep_graph and rough.capacity == best
