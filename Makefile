@@ -73,7 +73,7 @@ clean:  ## remove the virtual environments, packages and caches
 	rm -rf $(VENV) .venv-wheel .venv-torch-* dist man site .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 readme: $(VENV)/.test  ## write the generated parts of the docs again
-	$(BIN)/cog -r docs/reference/commands.md docs/speed.md docs/architecture.md docs/figures/*.md
+	$(BIN)/cog -r docs/reference/commands.md docs/speed.md docs/architecture.md docs/larger-models.md docs/figures/*.md
 	$(BIN)/curvcli schema target > docs/target.schema.json
 
 $(VENV)/.docs: $(VENV)/.base
