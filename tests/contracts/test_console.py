@@ -34,6 +34,7 @@ SAYS = {
     "curvcli hessian model.toml --data": ["Sharpest curvature", "every eigenvalue is in"],
     "curvcli hessian model.toml": ["Sharpest curvature", "every eigenvalue is in"],
     "curvcli hessian run.toml --strict": [],
+    "curvcli hessian run.toml --ranks 4 --shard": ["Sharpest curvature", "every eigenvalue is in"],
     "curvcli hessian run.toml --format json | jq": ['"value"', '"residual"', '"converged": true'],
     "curvcli hessian weights.safetensors": ["Sharpest curvature", "every eigenvalue is in"],
     "curvcli hessian --model train.py:build": ["Sharpest curvature", "every eigenvalue is in"],
@@ -49,6 +50,7 @@ SLOW = (
     "curvcli compare",
     "curvcli hessian gpt2/",
     "curvcli hessian run.toml --strict",
+    "curvcli hessian run.toml --ranks",
 )
 TRAIN = """
 import sys
