@@ -42,10 +42,14 @@ class Division:
         return size // self._ranks.size if self._spec.shard else size
 
     def built(self, build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
-        """The network without its weights, which are read when it is divided."""
+        """The network without its weights, which are read when it is divided; with them where it looks at them."""
         self._unread = checkpoint
-        with without_weights():
+        try:
+            with without_weights():
+                model = build()
+        except ModelError:
             return build()
+        return build() if any(buffer.is_meta for buffer in model.buffers()) else model
 
     def unfilled(
         self, directory: Directory, checkpoint: Checkpoint | None
@@ -76,23 +80,26 @@ class Division:
             )
         _, _, left_out = choose_parameters(model, self._spec.params)
         self._notes.extend(left_out)
-        model.to(dtype=dtype)
+        # Buffers, which are whole everywhere, are cast afterwards.
+        for p in model.parameters():
+            p.data = p.data.to(dtype) if p.is_floating_point() else p.data
         if self._unread is None:
             self._shards = divide(model, self._ranks)
             return
-        self._shards, notes = load_divided(model, self._unread, self._ranks)
+        partial = self._spec.allow_partial
+        self._shards, notes = load_divided(model, self._unread, self._ranks, partial)
         self._notes.extend(notes)
 
 
 def load_divided(
-    model: nn.Module, checkpoint: Checkpoint, ranks: Group
+    model: nn.Module, checkpoint: Checkpoint, ranks: Group, allow_partial: bool = False
 ) -> tuple[Shards, list[str]]:
     """Divide ``model``, whose weights may be on the meta device, and read this process' share; notes.
 
     Raises:
-        ModelError: the checkpoint does not fit the model, or holds float8 weights with scales.
+        ModelError: the checkpoint does not fit the model, holds float8 weights with scales, or lacks a weight.
     """
-    fit = fit_weights(model, checkpoint)
+    fit = fit_weights(model, checkpoint, allow_partial)
     if fit.scales:
         raise ModelError(
             "float8 weights with scales are not divided among processes",
@@ -115,6 +122,11 @@ def _reader(
 
     def read(name: str, first: int, last: int) -> Tensor:
         p = parameters[name]
+        if id(p) not in stored:
+            raise ModelError(
+                f"the checkpoint has no {name!r}, and divided weights are only read, not drawn",
+                "leave out --shard",
+            )
         return checkpoint.part(stored[id(p)], first, last).to(p.dtype)
 
     return read
