@@ -4,6 +4,8 @@
 """
 
 import copy
+import dataclasses
+import functools
 import multiprocessing
 import os
 import sys
@@ -32,14 +34,22 @@ def tally(seeds: Iterable[int], kinds: Iterable[str] = ()) -> Tally:
     found = Tally()
     chosen = list(kinds) or list(QUESTIONS)
     for seed in seeds:
-        network = sample(seed)
-        hessian_NN, error = network.hessian(), network.error()
-        values_N = eigenvalues(hessian_NN).flip(0)
         for dtype in (torch.float32, torch.float64):
-            truth = Truth(network, hessian_NN, values_N, error, dtype)
+            truth = _truth(seed, dtype)
             for kind in chosen:
+                torch.manual_seed(seed)  # what was asked before, or was not, changes nothing
                 QUESTIONS[kind](truth, found)
     return found
+
+
+@functools.cache
+def _truth(seed: int, dtype: torch.dtype) -> Truth:
+    """The network of this number; training it takes longer than most questions, and all are asked of the same ones."""
+    if dtype != torch.float32:
+        return dataclasses.replace(_truth(seed, torch.float32), dtype=dtype)
+    network = sample(seed)
+    hessian_NN = network.hessian()
+    return Truth(network, hessian_NN, eigenvalues(hessian_NN).flip(0), network.error(), dtype)
 
 
 def _hessian(truth: Truth, tally: Tally) -> None:
