@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -49,9 +50,10 @@ class Team:
 
             self._processes = Processes(self._rank, int(os.environ["WORLD_SIZE"]))
 
-    def agree(self, own: int) -> int:
-        """The largest of a number over all processes."""
-        return own if self._processes is None else self._processes.ranks.largest(own)
+    @property
+    def agree(self) -> Callable[[int], int] | None:
+        """The largest of a number over all processes; None: there is one only."""
+        return None if self._processes is None else self._processes.ranks.largest
 
     def share(self, subject: Subject) -> None:
         """Share the data of a subject out."""

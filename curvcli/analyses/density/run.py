@@ -18,11 +18,8 @@ from curvcli.analyses.density.result import (
 )
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import (
-    Checked,
-    certified_pairs,
-    check_random_product,
-)
+from curvcli.analyses.shared.spectrum.certified import certified_pairs
+from curvcli.analyses.shared.spectrum.checked import Checked, check_random_product
 from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum, untouched_zeros
 from curvcli.analyses.shared.spectrum.matrix_options import Matrix
 from curvcli.analyses.shared.spectrum.saved import run_log, step

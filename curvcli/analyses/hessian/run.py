@@ -16,11 +16,10 @@ from curvcli.analyses.hessian.result import HessianResult, Sampled
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Reason, Stage
 from curvcli.analyses.shared.spectrum.certified import (
-    by_recurrence,
     certified_gram,
     certified_pairs,
-    check_products,
 )
+from curvcli.analyses.shared.spectrum.checked import check_products
 from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum
 from curvcli.analyses.shared.spectrum.matrix_options import PreconditionerInfo
@@ -193,21 +192,13 @@ def _result(
 ) -> tuple[list[Eigenpair], HessianResult]:
     """The pairs that belong to the vectors of ``found``, and the answer, which has those known exactly too."""
     objective, pairs = operator.objective, found.pairs
-    if pairs.status in ("timeout", "interrupted"):
-        journal.note(
-            "ended early: residuals are those of the Lanczos recurrence, not of extra products"
-        )
-        shown, rounding = by_recurrence(journal, operator, pairs)
-        check = None
-    else:
-        certified = (
-            certified_pairs(journal, operator, pairs, options.tol, options.spread)
-            if found.exact is None
-            else certified_gram(journal, operator, found.exact, pairs, options.spread)
-        )
-        shown, rounding = certified.pairs, certified.rounding
-        vector_N, product_N = certified.vector_N, certified.product_N
-        check = check_products(journal, operator, vector_N, product_N).difference
+    certified = (
+        certified_pairs(journal, operator, pairs, options.tol, options.spread)
+        if found.exact is None
+        else certified_gram(journal, operator, found.exact, pairs, options.spread)
+    )
+    shown, rounding = certified.pairs, certified.rounding
+    check = check_products(journal, operator, certified.vector_N, certified.product_N).difference
     sampled = None
     if isinstance(operator, Fisher):
         sampled = [Sampled(*q) for q in operator.quadratic(pairs.vectors_KN)]

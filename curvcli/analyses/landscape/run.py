@@ -24,7 +24,7 @@ from curvcli.analyses.landscape.tables import as_curve, as_map, number
 from curvcli.analyses.landscape.ways import Read, Way, Ways, choose, names_of, read
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import Checked, check_products
+from curvcli.analyses.shared.spectrum.checked import Checked, check_products
 from curvcli.analyses.shared.spectrum.saved import run_log
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean

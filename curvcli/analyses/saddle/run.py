@@ -27,12 +27,8 @@ from curvcli.analyses.saddle.stationarity import Scales, convex_where_linear
 from curvcli.analyses.saddle.walk import walk
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import (
-    Checked,
-    by_recurrence,
-    certified_pairs,
-    check_products,
-)
+from curvcli.analyses.shared.spectrum.certified import certified_pairs
+from curvcli.analyses.shared.spectrum.checked import Checked, check_products
 from curvcli.analyses.shared.spectrum.eigenpairs import Reach
 from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
@@ -263,15 +259,10 @@ class Extremes(NamedTuple):
 
 def _certified(journal: Journal, operator: Hessian, found: LanczosResult) -> Extremes:
 
-    floor = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
-    if journal.stop() is None:
-        certified = certified_pairs(journal, operator, found, tol=1.0)
-        pairs, floor = certified.pairs, max(floor, certified.rounding)
-        check = check_products(journal, operator, certified.vector_N, certified.product_N)
-    else:
-        pairs, floor = by_recurrence(journal, operator, found)
-        check = Checked(None, False)
-    ends = [Extreme(pair.value, pair.residual) for pair in pairs]
+    certified = certified_pairs(journal, operator, found, tol=1.0)
+    floor = max(ROUNDING * torch.finfo(operator.dtype).eps * found.norm, certified.rounding)
+    check = check_products(journal, operator, certified.vector_N, certified.product_N)
+    ends = [Extreme(pair.value, pair.residual) for pair in certified.pairs]
     if operator.finite_differences:
         # Their truncation error is of the order eps^(2/3) and does not show as an asymmetry.
         floor += 10 * torch.finfo(operator.dtype).eps ** (2 / 3) * found.norm

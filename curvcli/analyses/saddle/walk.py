@@ -23,7 +23,10 @@ def walk(
     evidence: Evidence,
     found: LanczosResult,
 ) -> Escape | None:
-    """The loss along ± the lowest Ritz vector, at radii from where the model holds to where it bends."""
+    """The loss along ± the lowest Ritz vector, at radii from where the model holds to where it bends.
+
+    None where that says nothing, or the run ends on the way: a part of a walk proves nothing.
+    """
     objective = operator.objective
     bends_down = evidence.theta_min < -evidence.floor
     if not evidence.stationary and not bends_down:
@@ -38,6 +41,8 @@ def walk(
     falls = False
     for share in _WALK:
         for sign in (1.0, -1.0):
+            if journal.stop() is not None:
+                return None
             journal.progress(Stage("walk", len(points), 2 * len(_WALK)))
             radius = sign * share * unit
             change = line(radius) - objective.loss

@@ -36,6 +36,18 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
+class TimeIsUpError(Exception):
+    """A run that ends between two products; what is known by then is shown.
+
+    Args:
+        reason: why.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Stage(NamedTuple):
     """How far a run has come."""
 
@@ -53,7 +65,7 @@ class Journal:
         interrupted: asked often; True ends the run with what is known so far.
         item: called with each part of the answer as soon as that part is known.
         deadline: seconds after which the run ends, whatever its options say.
-        agree: the largest of a number over the processes of the run, which end together.
+        agree: the largest of a number over the processes of the run, which end together; None: there is one only.
     """
 
     def __init__(
@@ -63,12 +75,13 @@ class Journal:
         interrupted: Callable[[], bool] = lambda: False,
         item: Callable[[Any], None] = lambda _: None,
         deadline: float | None = None,
-        agree: Callable[[int], int] = lambda own: own,
+        agree: Callable[[int], int] | None = None,
     ) -> None:
         self.progress = progress
         self.interrupted = interrupted
         self.item = item
-        self._agree = agree
+        self._alone = agree is None
+        self._agree = agree or (lambda own: own)
         self.notes: list[str] = []
         self.findings: list[Finding] = []
         self.complete = True
@@ -102,6 +115,19 @@ class Journal:
         if self.interrupted():
             return "interrupted"
         return "timeout" if self._latest is not None and time.monotonic() > self._latest else None
+
+    def go_on(self, together: bool = True) -> None:
+        """Between two products: raise where the run is to end now.
+
+        Args:
+            together: all processes of the run are at this place. Where they may not be, only a single one ends.
+
+        Raises:
+            TimeIsUpError: there is a reason to.
+        """
+        reason = self.stop() if together or self._alone else None
+        if reason is not None:
+            raise TimeIsUpError(reason)
 
     def stop_reading(self) -> Reason | None:
         """Why to read no more data: half of the time belongs to what is computed from it."""
@@ -161,7 +187,7 @@ class Journal:
             progress=lambda stage: self.progress(stage._replace(what=prefix + stage.what)),
             interrupted=self.interrupted,
             deadline=min(limits, default=None),
-            agree=self._agree,
+            agree=None if self._alone else self._agree,
         )
         part.in_double = self.in_double
         return part

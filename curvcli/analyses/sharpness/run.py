@@ -9,7 +9,8 @@ from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import by_recurrence, check_random_product
+from curvcli.analyses.shared.spectrum.certified import by_recurrence
+from curvcli.analyses.shared.spectrum.checked import check_random_product
 from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.sharpness.command import MEASURES, USUAL, SharpnessOptions

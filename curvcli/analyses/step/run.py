@@ -4,7 +4,7 @@ import torch
 
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import check_random_product
+from curvcli.analyses.shared.spectrum.checked import check_random_product
 from curvcli.analyses.shared.subject import Subject
 from curvcli.analyses.step.command import METHODS, StepOptions
 from curvcli.analyses.step.findings import SADDLE

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import Checked, by_recurrence, check_products
+from curvcli.analyses.shared.spectrum.certified import by_recurrence
+from curvcli.analyses.shared.spectrum.checked import Checked, check_products
 from curvcli.analyses.shared.spectrum.eigenpairs import Reach, critical_rates
 from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.subject import Subject

@@ -9,7 +9,7 @@ import torch
 
 from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import Checked, check_random_product
+from curvcli.analyses.shared.spectrum.checked import Checked, check_random_product
 from curvcli.analyses.shared.spectrum.matrices import Chosen
 from curvcli.analyses.shared.spectrum.matrix_options import Matrix
 from curvcli.analyses.shared.spectrum.saved import run_log

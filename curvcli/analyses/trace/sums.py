@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from curvcli.analyses.shared.journal import Journal, Stage
-from curvcli.analyses.shared.spectrum.certified import MatrixError
+from curvcli.analyses.shared.spectrum.checked import MatrixError
 from curvcli.analyses.shared.spectrum.matrices import exact_spectrum
 from curvcli.analyses.trace.result import Status
 from curvcli.linalg.operator import Float64Array

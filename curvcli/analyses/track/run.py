@@ -10,7 +10,8 @@ from curvcli.analyses.shared.again import again
 from curvcli.analyses.shared.answer import Answer, error_info
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum import saved
-from curvcli.analyses.shared.spectrum.certified import Checked, by_recurrence, check_products
+from curvcli.analyses.shared.spectrum.certified import by_recurrence
+from curvcli.analyses.shared.spectrum.checked import Checked, check_products
 from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
 from curvcli.analyses.shared.spectrum.matrices import untouched_zeros
 from curvcli.analyses.shared.spectrum.saved import packed, run_log, unpacked

@@ -8,7 +8,7 @@ Shapes: ``N`` parameters, ``K`` vectors, ``R`` draws.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -69,7 +69,10 @@ def shift(vectors_KN: Tensor, error_RN: Tensor, norm: float, ranks: Ranks = ALON
 
 
 def product_error(
-    operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor
+    operator: Curvature[Any],
+    w_RN: Tensor,
+    product_RN: Tensor,
+    between: Callable[[], None] = lambda: None,
 ) -> ProductError | None:
     """The rounding E w of products, from one more product each over all data.
 
@@ -81,19 +84,21 @@ def product_error(
         operator: H.
         w_RN: the vectors.
         product_RN: H w of each as computed.
+        between: called between two pieces of the data, in each process as often as it has pieces; may raise.
 
     Returns:
         None where neither gives finite numbers.
     """
     if operator.dtype != torch.float64:
         try:
-            error_RN = _against_double(operator, w_RN, product_RN)
+            error_RN = _against_double(operator, w_RN, product_RN, between)
         except UNABLE:
             error_RN = torch.full_like(w_RN, math.nan)
         # Masks with the lowest double are -inf where the network computes in single precision.
         if operator.ranks.all_finite(error_RN):
             return ProductError(error_RN, "float64")
-    error_RN = _without_decay(operator, w_RN, product_RN) - _at_rounded_weights(operator, w_RN)
+    moved_RN = _at_rounded_weights(operator, w_RN, between)
+    error_RN = _without_decay(operator, w_RN, product_RN) - moved_RN
     return (
         ProductError(error_RN, "rounded weights") if operator.ranks.all_finite(error_RN) else None
     )
@@ -117,7 +122,9 @@ def _without_decay(operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor) -
     return product_RN - operator.decay_product(w_RN)
 
 
-def _against_double(operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor) -> Tensor:
+def _against_double(
+    operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor, between: Callable[[], None]
+) -> Tensor:
     """H w less the same in float64; of much data from every k-th sample, times k."""
     twin = twin_in_double(operator, 1)
     twin.objective = replace(twin.objective, weight=operator.objective.weight)
@@ -126,6 +133,7 @@ def _against_double(operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor) 
     truth_RN = torch.zeros_like(wide_RN)
     computed_RN = torch.zeros_like(w_RN)
     for piece in _pieces(operator, max(1, every)):
+        between()
         data = move(piece.data, wide_RN.device, torch.float64)
         truth_RN += twin.contribution(Batch(data, piece.size, piece.splittable), wide_RN)
         if every > 1:
@@ -135,7 +143,9 @@ def _against_double(operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor) 
     return every * (double(computed_RN) - truth_RN)
 
 
-def _at_rounded_weights(operator: Curvature[Any], w_RN: Tensor) -> Tensor:
+def _at_rounded_weights(
+    operator: Curvature[Any], w_RN: Tensor, between: Callable[[], None]
+) -> Tensor:
     """H at weights whose last digits are moved at random, times w, without weight decay."""
     theta_N = operator.objective.flat()
     own = operator.ranks.entries(operator.n)
@@ -144,6 +154,7 @@ def _at_rounded_weights(operator: Curvature[Any], w_RN: Tensor) -> Tensor:
     out_RN = torch.zeros_like(w_RN)
     with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):
         for piece in _pieces(operator):
+            between()
             out_RN += operator.contribution(piece, w_RN)
     return out_RN
 

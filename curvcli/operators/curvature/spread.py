@@ -41,7 +41,7 @@ def spread(
         operator: H.
         vectors_KN: unit vectors.
         groups: of a single batch; 0: no spread is asked for.
-        progress: told the index of each part.
+        progress: told the index of each part; may raise.
     """
     objective = operator.objective
     if groups == 0 or not (len(objective.batches) > 1 or objective.splittable):
