@@ -1,6 +1,7 @@
 """Command-line options, derived from the fields of `TargetSpec` and the signatures of the analyses."""
 
 import inspect
+import tomllib
 from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -9,7 +10,8 @@ import typer
 
 from curvcli.analyses.shared.question import Option, Question
 from curvcli.cli.completion import completer
-from curvcli.loading.spec import option_fields, parse_assignments
+from curvcli.errors import UsageError
+from curvcli.loading.spec import option_fields
 from curvcli.training.afterwards import LOGGED
 
 # Settings that `key=value` flags fill, and the flag's name in the singular.
@@ -241,3 +243,21 @@ def _option(
         default=default,
         annotation=Annotated[kind if default is not None else kind | None, option],
     )
+
+
+def parse_assignments(pairs: list[str], flag: str) -> dict[str, Any]:
+    """``["depth=3", "act=relu"]`` -> ``{"depth": 3, "act": "relu"}``, values read as TOML where they are."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{flag} takes name=value, not {pair!r}", f"write {flag} depth=3")
+        try:
+            result[name] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            result[name] = text
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{flag} {pair[:40]}…: {str(error)[:100]}", "give it a smaller value"
+            ) from None
+    return result

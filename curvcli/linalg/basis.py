@@ -1,6 +1,7 @@
 """The orthonormal basis of a Krylov space: the one place where many long vectors are kept.
 
-Where several processes work together (`linalg.ranks`), each keeps its share of the entries of all basis vectors.
+Where several processes work together (`linalg.ranks`), each keeps its share of the entries of all basis vectors. Where
+the device is too small for them, they are kept elsewhere (`linalg.storage`), and what is done with them is done there.
 
 Shapes: ``N`` length of a vector, ``M`` vectors in the basis, ``K`` vectors asked for.
 """
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from curvcli.linalg.operator import Float64Array
 from curvcli.linalg.ranks import ALONE, Ranks
+from curvcli.linalg.storage import Rows
 from curvcli.linalg.vectors import euclidean_norm
 
 # Daniel, Gragg, Kaufman & Stewart (Math. Comp. 30, 1976): one pass of Gram-Schmidt is enough when
@@ -50,18 +52,20 @@ class Basis:
         dtype: torch.dtype,
         device: torch.device,
         ranks: Ranks = ALONE,
+        offload: str | None = None,
     ) -> None:
-        self.n, self.ranks = n, ranks
+        self.n, self.ranks, self._device = n, ranks, device
         self.capacity = min(capacity, n)
         self.size = 0
         self._mine = ranks.kept(n)
         length = self._mine.stop - self._mine.start
-        self._rows_MN = torch.empty(self.capacity, length, dtype=dtype, device=device)
+        self._kept = Rows(self.capacity, length, dtype, device, offload)
+        self._rows_MN = self._kept.data_MN
         self._newest: tuple[int, Tensor] | None = None
 
     @property
     def rows(self) -> Tensor:
-        """The vectors as a view of shape ``(size, n)``; of several processes, this one's entries of them."""
+        """The vectors as a view of shape ``(size, n)``, where they are kept; of several processes, its entries."""
         return self._rows_MN[: self.size]
 
     @property
@@ -72,8 +76,8 @@ class Basis:
     def whole(self) -> Tensor:
         """All entries of all vectors that this process holds, shape ``(size, n)``."""
         if not self._divided:
-            return self.rows
-        return torch.stack([self.ranks.gathered(row_N, self.n) for row_N in self.rows])
+            return self._back(self.rows)
+        return torch.stack([self._gathered(row_N) for row_N in self.rows])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,21 +85,40 @@ class Basis:
         return self._rows_MN.dtype
 
     def __getitem__(self, index: int) -> Tensor:
-        if not self._divided:
+        if not self._divided and self._rows_MN.device == self._device:
             return self.rows[index]
         # The newest vector is multiplied with, and looked at, more than once.
         if self._newest is None or self._newest[0] != index:
-            self._newest = index, self.ranks.gathered(self.rows[index], self.n)
+            row_N = self.rows[index]
+            self._newest = index, self._gathered(row_N) if self._divided else self._back(row_N)
         return self._newest[1]
+
+    def _near(self, own: Tensor) -> Tensor:
+        """The numbers where the vectors are kept; the tensor itself where they are there."""
+        return own.to(self._rows_MN.device)
+
+    def _back(self, near: Tensor) -> Tensor:
+        """The numbers on the device that multiplies."""
+        return near.to(self._device)
+
+    def _gathered(self, near_N: Tensor) -> Tensor:
+        """All entries of a vector of which this process keeps some."""
+        return self.ranks.gathered(self._back(near_N), self.n)
+
+    def _sum(self, near: Tensor) -> Tensor:
+        """Over the processes, which exchange what is on the device."""
+        return near if self.ranks.size == 1 else self._near(self.ranks.sum(self._back(near)))
 
     def drop(self) -> None:
         """Free the memory; the basis is empty then."""
         self.size, self._newest = 0, None
-        self._rows_MN = self._rows_MN.new_empty(0, self._rows_MN.shape[1])
+        self._kept = Rows(0, self._rows_MN.shape[1], self.dtype, self._rows_MN.device)
+        self._rows_MN = self._kept.data_MN
 
     def append(self, v_N: Tensor, norm: float = 1.0) -> None:
         """Copy ``v_N`` (orthogonal to all others), divided by its length ``norm``, into the next row."""
-        torch.div(v_N[self._mine], norm, out=self._rows_MN[self.size])
+        self._kept.reserve(self.size)
+        torch.div(self._near(v_N[self._mine]), norm, out=self._rows_MN[self.size])
         self.size, self._newest = self.size + 1, None
 
     def project_out(
@@ -121,7 +144,11 @@ class Basis:
             twice: make two passes for a read, where the first is known to cancel.
             whole: False: of several processes, only this one's entries need be right, as for `append`.
         """
-        found = self._project_out(w_N[self._mine], norm, lost, beside, twice)
+        own_N = w_N[self._mine]
+        near_N = self._near(own_N)
+        found = self._project_out(near_N, norm, lost, beside, twice)
+        if near_N is not own_N:
+            own_N.copy_(near_N)
         if whole and self._divided:
             w_N.copy_(self.ranks.gathered(w_N[self._mine], self.n))
         return found
@@ -129,7 +156,7 @@ class Basis:
     def _norm(self, own_N: Tensor) -> Tensor:
         """The length of a vector, from this process' entries."""
         norm = euclidean_norm(own_N)
-        return norm if self.ranks.size == 1 else self.ranks.sum(norm.square()).sqrt()
+        return norm if self.ranks.size == 1 else self._sum(norm.square()).sqrt()
 
     def _project_out(
         self,
@@ -141,18 +168,18 @@ class Basis:
     ) -> Removed:
         """`project_out` of this process' entries."""
         norm = self._norm(w_N) if norm is None else norm
-        before = norm if isinstance(norm, Tensor) else w_N.new_full((), norm)
-        beside = w_N.new_zeros(()) if beside is None else beside
+        before = self._near(norm) if isinstance(norm, Tensor) else w_N.new_full((), norm)
+        beside = w_N.new_zeros(()) if beside is None else self._near(beside)
         q_MN = self.rows
         rounding = _ROUNDING * torch.finfo(w_N.dtype).eps
         removed_M = np.zeros(self.size)
         value, after = 0.0, before
         for _ in range(_PASSES if self.size else 0):
-            h_M = self.ranks.sum(q_MN @ w_N)
+            h_M = self._sum(q_MN @ w_N)
             w_N.addmv_(q_MN.T, h_M, alpha=-1)
             if twice:
                 before = self._norm(w_N)
-                again_M = self.ranks.sum(q_MN @ w_N)
+                again_M = self._sum(q_MN @ w_N)
                 w_N.addmv_(q_MN.T, again_M, alpha=-1)
                 h_M = h_M + again_M
             after = self._norm(w_N)
@@ -188,18 +215,21 @@ class Basis:
     def local_terms(self, w_N: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         """Remove the components along the newest vector and, ``beta``, the one before; (the first, the rest's norm)."""
         own_N = w_N[self._mine]
-        alpha = self.ranks.sum(torch.dot(self.rows[-1], own_N))
-        latest = torch.stack([w_N.new_full((), beta), alpha]) if beta else alpha[None]
-        own_N.addmv_(self.rows[-len(latest) :].T, latest, alpha=-1)
-        return alpha, self._norm(own_N)
+        near_N = self._near(own_N)
+        alpha = self._sum(torch.dot(self.rows[-1], near_N))
+        latest = torch.stack([near_N.new_full((), beta), alpha]) if beta else alpha[None]
+        near_N.addmv_(self.rows[-len(latest) :].T, latest, alpha=-1)
+        if near_N is not own_N:
+            own_N.copy_(near_N)
+        return alpha, self._norm(near_N)
 
     def combine(self, s_MK: Float64Array) -> Tensor:
         """The linear combinations ``S^T Q`` of the first ``M`` rows, shape ``(K, n)``."""
         s = torch.as_tensor(s_MK.T.copy(), dtype=self._rows_MN.dtype, device=self._rows_MN.device)
         own_KN = s @ self._rows_MN[: s_MK.shape[0]]
         if not self._divided:
-            return own_KN
-        return torch.stack([self.ranks.gathered(own_N, self.n) for own_N in own_KN])
+            return self._back(own_KN)
+        return torch.stack([self._gathered(own_N) for own_N in own_KN])
 
     def restart(self, s_MK: Float64Array, keep_last: bool) -> None:
         """Replace the first ``M`` rows by their combinations ``S^T Q``, without a second basis.

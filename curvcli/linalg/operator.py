@@ -66,7 +66,7 @@ class Deflated:
     def __init__(self, op: SymmetricOperator, vectors_KN: Tensor) -> None:
         self._op, self._vectors_KN = op, vectors_KN
         self.n, self.dtype, self.device = op.n, op.dtype, op.device
-        self.ranks = ranks_of(op)
+        self.ranks, self.offload = ranks_of(op), offload_of(op)
 
     def matvec(self, v_N: Tensor) -> Tensor:
         """P A v, for a v of the complement."""
@@ -127,6 +127,12 @@ def holders_of(op: Space) -> Ranks:
     """The processes that each hold a part of its vectors; `ALONE` where each holds all of them."""
     ranks = ranks_of(op)
     return ranks if ranks.parted else ALONE
+
+
+def offload_of(op: Space) -> str | None:
+    """Where its Krylov bases are kept, see `linalg.storage`; None: on its device."""
+    found: str | None = getattr(op, "offload", None)
+    return found
 
 
 def orthonormal(vectors_KN: Tensor, ranks: Ranks = ALONE) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
 from curvcli.files import Replacement, check_regular, own_copy
-from curvcli.linalg.operator import SymmetricOperator, ranks_of
+from curvcli.linalg.operator import SymmetricOperator, offload_of, ranks_of
 
 _MAGIC = b"curvcli-run/1\n"
 _HEAD = struct.Struct("<cQ32s32s")  # kind, length of the content, key, digest
@@ -287,7 +287,7 @@ class Logged:
     def __init__(self, op: SymmetricOperator, log: RunLog) -> None:
         self._op, self._log = op, log
         self.n, self.dtype, self.device = op.n, op.dtype, op.device
-        self.ranks = ranks_of(op)
+        self.ranks, self.offload = ranks_of(op), offload_of(op)
 
     def matvec(self, v_N: Tensor) -> Tensor:
         """A v."""

@@ -105,6 +105,13 @@ class TargetSpec(
     memory: Annotated[
         str | None, Meta(description="Memory to stay within, e.g. 2GB; default: what is free.")
     ] = None
+    offload: Annotated[
+        str | None,
+        Meta(
+            description="Keep Krylov vectors in a file in this folder, or in the host's memory (host), "
+            "instead of on the device."
+        ),
+    ] = None
     shard: Annotated[
         bool,
         Meta(description="Divide weights and vectors among the processes (--ranks, torchrun)."),
@@ -141,8 +148,8 @@ class TargetFile(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
-# Settings that let code in a file run, or let a file be overwritten: only the command line has them.
-_PROTECTION = {"unsafe-pickle", "trust-remote-code", "force"}
+# Settings that let code in a file run, a file be overwritten or a disk be filled: only the command line has them.
+PROTECTION = {"unsafe-pickle", "trust-remote-code", "force", "offload"}
 # Options that make a command write a file besides its answer.
 _WRITING = {"state", "to", "update_baseline"}
 # Options of single analyses that name a file to read.
@@ -259,24 +266,6 @@ def make_spec(*layers: dict[str, Any]) -> TargetSpec:
     return spec
 
 
-def parse_assignments(pairs: list[str], flag: str) -> dict[str, Any]:
-    """``["depth=3", "act=relu"]`` -> ``{"depth": 3, "act": "relu"}``, values read as TOML where they are."""
-    result: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"{flag} takes name=value, not {pair!r}", f"write {flag} depth=3")
-        try:
-            result[name] = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            result[name] = text
-        except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{flag} {pair[:40]}…: {str(error)[:100]}", "give it a smaller value"
-            ) from None
-    return result
-
-
 def option_fields() -> list[tuple[str, Any, Any, str]]:
     """(name, type, default, description) of every setting, for the command line."""
     hints = get_type_hints(TargetSpec, include_extras=True)
@@ -314,11 +303,11 @@ def _split(
     options: dict[str, dict[str, Any]] = {}
     for key, value in table.items():
         nested = list(value) if key in commands and isinstance(value, dict) else []
-        unsafe = next((name for name in (key, *nested) if name in _PROTECTION), None)
+        unsafe = next((name for name in (key, *nested) if name in PROTECTION), None)
         if unsafe is not None:
             raise UsageError(
                 f"{where} sets {unsafe}, which only the command line may",
-                f"take it out; if you trust what is inspected, pass --{unsafe}",
+                f"take it out; pass --{unsafe} yourself if you trust what is inspected",
             )
         if key in commands and isinstance(value, dict):
             options[key] = {

@@ -94,10 +94,8 @@ class Target:
     def directory(self) -> Directory | None:
         """The Hugging Face directory, where that is what the checkpoint is."""
         path, model = self.spec.checkpoint, self.spec.model
-        if path is None or not is_directory(Path(path)):
-            return None
         base = model if model is not None and Path(model).is_dir() else None
-        if model is not None and base is None:
+        if path is None or not is_directory(Path(path)) or model != base:
             return None
         return Directory(Path(path), base, self.spec.trust_remote_code)
 
@@ -324,22 +322,23 @@ class Target:
 
     def make_objective(self, accept_nonfinite: bool) -> Objective:
         """L(θ) over the batches; NaN and Inf are no error where they are accepted."""
-        model, terms = self.model, self.terms
+        model, terms, spec = self.model, self.terms, self.spec
         if isinstance(terms, OutputLoss):
             for raw, batch in zip(self._raw_batches, self.batches, strict=True):
                 check_targets(raw, batch.data[2], terms.name)
-        if self.spec.plain:
+        if spec.plain:
             self.notes.append("plain: layers are evaluated by torch's own operations only")
         self.made = make_objective(
             model,
             self.batches,
             terms,
-            weight_decay=self.spec.weight_decay,
-            train_mode=self.spec.train_mode,
+            weight_decay=spec.weight_decay,
+            train_mode=spec.train_mode,
             accept_nonfinite=accept_nonfinite,
-            plain=self.spec.plain,
-            tf32=self.spec.tf32,
-            memory=self.spec.memory_bytes,
+            plain=spec.plain,
+            tf32=spec.tf32,
+            memory=spec.memory_bytes,
+            offload=spec.offload,
             notes=self.notes,
             **self._division.options,
         )

@@ -105,8 +105,26 @@ def used_memory(device: torch.device) -> int:
         return int(torch.mps.current_allocated_memory())
     status = Path("/proc/self/statm")
     if status.exists():
-        return int(status.read_text().split()[1]) * resource.getpagesize()
+        resident = int(status.read_text().split()[1]) * resource.getpagesize()
+        return max(0, resident - _nameless_files())
     return peak_memory(device)
+
+
+def _nameless_files() -> int:
+    """Resident bytes of mapped files without a name: vectors that the system can write away when memory is short."""
+    if " (deleted)" not in Path("/proc/self/maps").read_text(errors="replace"):
+        return 0
+    total, counted = 0, False
+    for line in Path("/proc/self/smaps").read_text(errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if (
+            "-" in name and name.split("-")[0].isalnum()
+        ):  # a mapping begins: 7f00-7f10 rw-s … /tmp/#12 (deleted)
+            place = line.split(maxsplit=5)[-1]
+            counted = place.endswith(" (deleted)") and not place.startswith(("/dev/", "/memfd:"))
+        elif name == "Rss" and counted:
+            total += int(value.split()[0]) * 1024
+    return total
 
 
 def peak_memory(device: torch.device) -> int:

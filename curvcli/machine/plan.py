@@ -1,5 +1,6 @@
 """Graph, micro-batches and basis divided so that they stay within the memory."""
 
+import sys
 from dataclasses import dataclass
 
 from curvcli.errors import MemoryLimitError
@@ -50,6 +51,7 @@ def plan(
     n: int,
     splittable: bool,
     preferred: int,
+    stored: int | None = None,
 ) -> Plan:
     """Choose between keeping the graph and rebuilding it, the micro-batch and the size of the basis.
 
@@ -63,31 +65,49 @@ def plan(
         n: dimension.
         splittable: whether batches may be cut.
         preferred: vectors the basis would like to hold.
+        stored: bytes for such vectors where they are kept elsewhere; None: they are among those available.
 
     Raises:
         MemoryLimitError: not even one sample and the smallest basis fit.
     """
     smallest = min(n, wanted + 3)
+    row = vector
+    if stored is not None:
+        row, preferred = 0, min(preferred, stored // max(1, vector))
+        if preferred < smallest:
+            raise MemoryLimitError(
+                f"--offload: there is room for {preferred} vectors of {human(vector)}, and {smallest} are the least "
+                f"for {wanted} eigenvalues",
+                "name a folder on a larger disk, restrict --params, or ask for fewer eigenvalues",
+            )
     comfortable = min(n, preferred, 2 * wanted + 20)
     largest = max(batch_sizes)
     free = available - _WORK_VECTORS * vector
     # All graphs stay, and one of them is multiplied with at a time.
     all_kept = sum(kept.of(size) for size in batch_sizes) + peak.of(largest) - kept.of(largest)
-    if all_kept + comfortable * vector <= free:
-        return Plan(True, None, min(n, preferred, int((free - all_kept) / max(1, vector))))
+    if all_kept + comfortable * row <= free:
+        return Plan(True, None, min(n, preferred, _rows(free - all_kept, row)))
     piece = 1 if splittable else largest
     least = peak.of(piece)
-    if least + smallest * vector > free:
+    if least + smallest * row > free:
+        vectors = _WORK_VECTORS + (smallest if row else 0)
         raise MemoryLimitError(
             f"{human(available)} are available; one {'sample' if splittable else 'batch'} needs "
-            f"{human(least)}, and {smallest} vectors of {human(vector)} are the least for {wanted} "
-            f"eigenvalues: {human(least + (smallest + _WORK_VECTORS) * vector)} in all",
-            "raise --memory, restrict --params, ask for fewer eigenvalues, or use smaller samples",
+            f"{human(least)}, and {vectors} vectors of {human(vector)} are the least for {wanted} "
+            f"eigenvalues: {human(least + vectors * vector)} in all",
+            "raise --memory, restrict --params, "
+            + ("keep vectors on a disk (--offload), ask for fewer eigenvalues, " if row else "")
+            + "or use smaller samples",
         )
     # Half of what is left for the basis, as far as that helps; the rest for samples.
-    extra = int(0.5 * (free - least - smallest * vector) / max(1, vector))
-    capacity = min(smallest + extra, max(smallest, comfortable))
+    extra = _rows(0.5 * (free - least - smallest * row), row)
+    capacity = min(smallest + extra, max(smallest, comfortable) if row else min(n, preferred))
     if not splittable:
         return Plan(False, None, capacity)
-    micro = peak.samples_within(free - capacity * vector)
+    micro = peak.samples_within(free - capacity * row)
     return Plan(False, max(1, min(micro, largest)), capacity)
+
+
+def _rows(size: float, row: int) -> int:
+    """Vectors that take so many bytes; those that are kept elsewhere take none."""
+    return int(size / row) if row else sys.maxsize

@@ -49,6 +49,7 @@ def make_objective(
     plain: bool = False,
     tf32: bool = False,
     memory: int | None = None,
+    offload: str | None = None,
     ranks: Ranks = ALONE,
     lean: Callable[[], AbstractContextManager[None]] = nullcontext,
     notes: list[str] | None = None,
@@ -66,6 +67,7 @@ def make_objective(
         plain: products use torch's own operations only.
         tf32: allow TF32 products on CUDA. Set here, since a module that was imported may have set otherwise.
         memory: bytes that the process may use in all; None: as many as there are.
+        offload: where Krylov bases are kept, see `linalg.storage`; None: on the device.
         ranks: processes that share the data out.
         lean: see `Objective`.
         notes: receives what was switched, skipped or assumed.
@@ -122,6 +124,7 @@ def make_objective(
         plain=plain,
         tf32=tf32,
         memory=memory,
+        offload=offload,
         evaluated_bytes=first.bytes,
         ranks=ranks,
         lean=lean,

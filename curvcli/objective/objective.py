@@ -45,6 +45,7 @@ class Objective:
         plain: products use torch's own operations only, see `operators.autodiff.rewrites`.
         tf32: whether products on CUDA may be in TF32.
         memory: bytes that the process may use in all; None: as many as there are.
+        offload: where Krylov bases are kept, see `linalg.storage`; None: on the device.
         evaluated_bytes: of all tensors that the loss of the largest batch made on its way, not counted again
             after they were freed.
         ranks: processes that share the data out; every one of them has all of it.
@@ -63,6 +64,7 @@ class Objective:
     plain: bool = False
     tf32: bool = False
     memory: int | None = None
+    offload: str | None = None
     evaluated_bytes: int = 0
     ranks: Ranks = ALONE
     lean: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -219,6 +221,7 @@ class Objective:
             plain=self.plain,
             tf32=self.tf32,
             memory=self.memory,
+            offload=self.offload,
             evaluated_bytes=self.evaluated_bytes,
             ranks=self.ranks if self.ranks.parted else ALONE,
             lean=self.lean,

@@ -23,10 +23,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("key", ["unsafe-pickle", "trust-remote-code"])
+@pytest.mark.parametrize("key", ["unsafe-pickle", "trust-remote-code", "offload"])
 @pytest.mark.parametrize("place", ["pyproject", "target"])
 def test_no_file_switches_protection_off(key: str, place: str, folder: Path) -> None:
-    """Flags that let code run are taken from the command line only."""
+    """Flags that let code run, or fill a disk, are taken from the command line only."""
     if place == "pyproject":
         (folder / "pyproject.toml").write_text(f"[tool.curvcli]\n{key} = true\n")
         done = invoke("info", "bomb.pt", "--project")

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from curvcli.analyses.registry import NAMES, get
-from curvcli.loading.spec import TargetSpec
+from curvcli.loading.spec import PROTECTION, TargetSpec
 
 ADDRESS = "https://curvcli.github.io/curvcli/target.schema.json"
 """Where the documentation has it; `init` writes it into target files, for editors."""
@@ -22,7 +22,9 @@ def target_schema() -> dict[str, Any]:
     )
     options = dict(zip(kinds, shown[1:], strict=True))
     spec = components.pop("TargetSpec")
-    properties: dict[str, Any] = dict(spec["properties"])
+    properties: dict[str, Any] = {
+        key: told for key, told in spec["properties"].items() if key not in PROTECTION
+    }
     for key in _LISTS:
         told = {k: v for k, v in properties[key].items() if k == "description"}
         listed = {k: v for k, v in properties[key].items() if k != "description"}

@@ -19,7 +19,14 @@ from curvcli.errors import NonFiniteError
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.orthogonality import Orthogonality
 from curvcli.linalg.lanczos.warm import mixed
-from curvcli.linalg.operator import Float64Array, Space, product, random_unit_vector, ranks_of
+from curvcli.linalg.operator import (
+    Float64Array,
+    Space,
+    offload_of,
+    product,
+    random_unit_vector,
+    ranks_of,
+)
 
 # Entries of a basis that are read in less time than it takes to find out whether they have to be.
 WORTH_SKIPPING = 1 << 20
@@ -105,7 +112,7 @@ def start(op: Space, capacity: int, seed: int, guess_N: Tensor | None = None) ->
         guess_N: a vector rich in what is looked for, mixed into the start vector.
     """
     generator = torch.Generator().manual_seed(seed)
-    basis = Basis(op.n, capacity, op.dtype, op.device, ranks_of(op))
+    basis = Basis(op.n, capacity, op.dtype, op.device, ranks_of(op), offload_of(op))
     first = mixed(random_unit_vector(op, generator), guess_N, ranks=ranks_of(op))
     basis.append(first.vector_N)
     t_MM = np.zeros((basis.capacity, basis.capacity))

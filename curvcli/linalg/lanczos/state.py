@@ -15,7 +15,7 @@ from curvcli.errors import CurvError, OutputError
 from curvcli.files import check_regular, write_whole
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.factorization import LanczosState, Tail
-from curvcli.linalg.operator import SymmetricOperator, ranks_of
+from curvcli.linalg.operator import SymmetricOperator, offload_of, ranks_of
 from curvcli.linalg.vectors import euclidean_norm
 
 _FORMAT = "curvcli-lanczos/2"
@@ -122,7 +122,7 @@ def _restored(
     op: SymmetricOperator, capacity: int, tensors: dict[str, Tensor], scalars: dict[str, Any]
 ) -> LanczosState:
     """The state that was saved as these tensors and numbers."""
-    basis = Basis(op.n, capacity, op.dtype, op.device, ranks_of(op))
+    basis = Basis(op.n, capacity, op.dtype, op.device, ranks_of(op), offload_of(op))
     for row in tensors["basis"]:
         basis.append(row.to(op.device))
     m = scalars["processed"]

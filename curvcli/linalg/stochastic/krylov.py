@@ -16,6 +16,7 @@ from curvcli.linalg.operator import (
     SymmetricOperator,
     eigh,
     holders_of,
+    offload_of,
     random_unit_vector,
 )
 from curvcli.linalg.stochastic.quadrature import random_complement
@@ -74,7 +75,7 @@ def krylov(
         stop: asked before each product.
     """
     most = min(op.n, kept + (max_steps if functions else 1))
-    basis = Basis(op.n, most, op.dtype, op.device, holders_of(op))
+    basis = Basis(op.n, most, op.dtype, op.device, holders_of(op), offload_of(op))
     basis.append(random_unit_vector(op, generator))
     t_LL = np.zeros((most, most))
     eps = torch.finfo(op.dtype).eps
@@ -87,14 +88,14 @@ def krylov(
         if done == most or (done > kept and _enough(t_LL, done - kept, functions, tol)):
             break
         if beta <= 10 * eps * np.abs(t_LL).max():
-            basis.append(random_complement(op, basis.rows, generator))
+            basis.append(random_complement(op, basis.whole(), generator))
             beta = 0.0
         else:
             basis.append(w_N.div_(beta))
         t_LL[done, done - 1] = t_LL[done - 1, done] = beta
     whole = done == op.n
     kept = done if whole else min(kept, done)
-    return Krylov(basis.rows[:done], kept, t_LL[:done, :done])
+    return Krylov(basis.whole()[:done], kept, t_LL[:done, :done])
 
 
 def _enough(t_LL: Float64Array, steps: int, functions: Sequence[Function], tol: float) -> bool:

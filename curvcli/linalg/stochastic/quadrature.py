@@ -21,6 +21,7 @@ from curvcli.linalg.operator import (
     SymmetricOperator,
     eigh,
     holders_of,
+    offload_of,
     random_unit_vector,
 )
 
@@ -110,7 +111,7 @@ def gauss_rules(
         Stopped: there was a reason.
     """
     steps = min(steps, op.n)
-    basis = Basis(op.n, steps, op.dtype, op.device, holders_of(op))
+    basis = Basis(op.n, steps, op.dtype, op.device, holders_of(op), offload_of(op))
     basis.append(q_N)
     alphas: list[float] = []
     betas: list[float] = []

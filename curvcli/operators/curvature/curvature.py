@@ -73,7 +73,7 @@ class Curvature(ABC, Generic[G]):
         self.objective = objective
         self.kernels: Kernels
         self.n, self.dtype, self.device = objective.n, objective.dtype, objective.device
-        self.length = objective.length
+        self.length, self.offload = objective.length, objective.offload
         self.finite_differences = strategy == "finite-difference"
         self._graphs: list[G | None] | None = None
         self._replay = Replay(recorder(self.device), objective.notes.append)

@@ -1,11 +1,14 @@
 """What a product takes, measured on a few samples, and the plan that follows."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from curvcli.linalg.storage import HOST, unusable
+from curvcli.machine.device import free_memory
 from curvcli.machine.memory import Need, need_from
 from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.plan import Plan, plan
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 # More than a graph and a product with it keep, relative to all tensors that evaluating the loss makes: a kept graph has
 # those of the forward and of the backward pass, a product makes about twice as many again.
 _GENEROUS = 30
+# Of what is free where vectors are kept, so much may be taken.
+_TAKEN = 0.9
 
 
 def measured(operator: "Curvature[Any]", piece: Batch) -> tuple[int, int]:
@@ -62,6 +67,10 @@ def make_plan(
     available = -ranks.largest(-available)
     share = ranks.largest_share if objective.splittable else int
     held = ranks.largest(objective.length) if ranks.parted else objective.n
+    stored = None
+    if objective.offload is not None:
+        stored = -ranks.largest(-_free_in(objective.offload, ranks.size))
+    kept_here = 0 if stored is not None else held
     planned = partial(
         plan,
         available,
@@ -71,11 +80,12 @@ def make_plan(
         n=objective.n,
         splittable=objective.splittable,
         preferred=preferred,
+        stored=stored,
     )
 
     def surely(need: Need, samples: int) -> bool:
         """Whether everything fits, so that nothing more need be known."""
-        if need.of(samples) + best * held * 8 >= available:
+        if need.of(samples) + best * kept_here * 8 >= available:
             return False
         rough = planned(kept=need, peak=need)
         return rough.keep_graph and rough.capacity == best
@@ -97,3 +107,19 @@ def make_plan(
             need_from((small.size, a), (larger.size, b)) for a, b in zip(first, last, strict=True)
         )
     return planned(kept=kept, peak=peak)
+
+
+def _free_in(place: str, processes: int) -> int:
+    """Bytes that the vectors of each of so many processes may take in the host's memory, or in a folder.
+
+    Raises:
+        OutputError: there is no such folder.
+    """
+    if place == HOST:
+        free = free_memory(torch.device("cpu"))
+    else:
+        try:
+            free = shutil.disk_usage(place).free
+        except OSError as error:
+            raise unusable(place, error) from None
+    return int(_TAKEN * free) // processes

@@ -1,0 +1,106 @@
+"""Krylov vectors in a file or on the host give the digits of those in memory, and leave nothing behind."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from curvcli.errors import OutputError
+from curvcli.linalg.lanczos.factorization import start
+from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
+from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.linalg.stochastic.krylov import krylov
+from curvcli.linalg.storage import HOST, Rows
+from curvcli.machine.device import used_memory
+from tests.oracles.matrices import Prescribed
+
+
+class Elsewhere(Prescribed):
+    """Whose Krylov vectors are kept at a place."""
+
+    offload: str | None = None
+
+
+def matrix(place: str | None, dtype: torch.dtype = torch.float64) -> Elsewhere:
+    spectrum = np.concatenate([np.linspace(-1, 1, 197), [3.0, 5.0, 9.0]])
+    op = Elsewhere(spectrum, dtype=dtype)
+    op.offload = place
+    return op
+
+
+def ended(place: str | None, dtype: torch.dtype) -> LanczosResult:
+    """With so few vectors that it is restarted."""
+    op = matrix(place, dtype)
+    return lanczos(op, Wanted(3, 1), state=start(op, 12, 0), recheck=5, max_matvecs=300)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_digits_are_those_of_memory(dtype: torch.dtype, tmp_path: Path) -> None:
+    """To the bit, through restarts and a look for copies; the eigenvalues are the prescribed ones."""
+    plain, kept, host = (ended(place, dtype) for place in (None, str(tmp_path), HOST))
+    assert plain.restarts > 0
+    for found in (kept, host):
+        assert found.values_K.tolist() == plain.values_K.tolist()
+        assert torch.equal(found.vectors_KN, plain.vectors_KN)
+    # Converged to 1e-3 of each, which the residual squared over the gap of 2 undercuts.
+    assert np.allclose(kept.values_K[:3], [9, 5, 3], rtol=1e-3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gauss_rule_too(tmp_path: Path) -> None:
+    """`krylov` has the same matrix T."""
+    plain, kept = (
+        krylov(matrix(place), 20, torch.Generator().manual_seed(0))
+        for place in (None, str(tmp_path))
+    )
+    assert np.array_equal(plain.t_LL, kept.t_LL)
+
+
+def test_vectors_are_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many bytes of it are taken as vectors were written, each before it is written to."""
+    taken: list[tuple[int, int]] = []
+    allocate = os.posix_fallocate
+
+    def counted(file: int, offset: int, size: int) -> None:
+        taken.append((offset, size))
+        assert os.fstat(file).st_size == 12 * 200 * 8
+        allocate(file, offset, size)
+        assert os.fstat(file).st_blocks * 512 >= offset + size
+
+    monkeypatch.setattr(os, "posix_fallocate", counted)
+    ended(str(tmp_path), torch.float64)
+    assert taken[:3] == [(0, 1600), (1600, 1600), (3200, 1600)]
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words, before anything is written that the system could not keep."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        ended(str(tmp_path), torch.float64)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file"):
+        ended(str(tmp_path / "none"), torch.float64)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell them")
+def test_pages_of_the_file_are_not_memory_in_use(tmp_path: Path) -> None:
+    """Of 64 MB of rows in a file hardly anything counts, of as many on the host all do."""
+    cpu = torch.device("cpu")
+    for place, expected in ((str(tmp_path), 0), (HOST, 64 << 20)):
+        before = used_memory(cpu)
+        kept = Rows(4, 4 << 20, torch.float32, cpu, place)
+        for i, row_N in enumerate(kept.data_MN):
+            kept.reserve(i)
+            row_N.fill_(1.0)
+        # An eighth for what the interpreter takes and gives back meanwhile.
+        assert abs(used_memory(cpu) - before - expected) < 8 << 20
+        assert float(kept.data_MN.sum()) == 16 << 20
