@@ -22,9 +22,8 @@ def headline(answer: Answer[LrResult]) -> Headline:
     """The range seen to work, the best in it, and where it ends."""
     result = answer.result
     if result.highest is None or result.lowest is None or result.best is None:
-        return judged(
-            answer, f"No learning rate that was tried works for {result.optimizer}.", "attention"
-        )
+        which = "that was tried works" if result.trials else "was tried"
+        return judged(answer, f"No learning rate {which} for {result.optimizer}.", "attention")
     if result.dead_fraction > _DEAD:
         text = (
             f"{result.dead_fraction:.0%} of the units are dead, and no learning rate brings them back: start from "

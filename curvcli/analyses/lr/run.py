@@ -233,7 +233,7 @@ class _Finder:
 
     def _find(self, result: LrResult) -> None:
         journal, saved = self._journal, result.checkpoint_rate
-        if result.highest is None:
+        if result.highest is None and journal.complete:
             journal.find(NONE_WORKS, "rate", f"none of {len(result.trials)} rates works")
         elif result.bound.rate and result.fails_at and result.fails_at < 0.5 * result.bound.rate:
             journal.find(

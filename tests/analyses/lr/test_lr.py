@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from curvcli import analyse, load
 from curvcli.analyses.lr.result import LrResult
+from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
 from curvcli.loading.checkpoints.training import read_training
@@ -210,3 +211,24 @@ def test_an_optimizer_that_does_not_exist(make_objective: MakeObjective) -> None
             make_objective(fresh_mlp(), torch.randn(8, 64), torch.randint(0, 10, (8,))),
             optimizer="adamww",
         )
+
+
+def test_a_run_that_ends_early_does_not_say_that_no_rate_works(
+    make_objective: MakeObjective,
+) -> None:
+    """After the curvature alone nothing is known of the rates."""
+    x, y = regression()
+    ended = [False]
+
+    def told(now: Stage) -> None:
+        ended[0] = ended[0] or now.what == "rates"
+
+    journal = Journal(progress=told, interrupted=lambda: ended[0])
+    subject = Subject(objective=make_objective(nn.Linear(4, 1).double(), x, y, "mse"))
+    answer = analyse("lr", subject, journal)
+    assert ended[0]
+    assert not answer.complete
+    assert answer.result.trials == []
+    assert answer.findings == []
+    assert answer.headline is not None
+    assert "No learning rate was tried for sgd" in answer.headline.sentence
