@@ -30,7 +30,7 @@ demo: $(VENV)/.base  ## install into .venv and inspect a sample model
 	$(BIN)/curvcli hessian sample_models/digits_mlp.toml
 
 test: $(VENV)/.test  ## install what the tests need and run them
-	$(BIN)/pytest -n 2 --cov=curvcli --cov-branch --cov-fail-under=90
+	$(BIN)/pytest -n 2 --durations=60 --durations-min=5 --cov=curvcli --cov-branch --cov-fail-under=90
 
 test-full: $(VENV)/.test  ## all tests, slow sweeps too
 	$(BIN)/pytest -n 2 -m ''

@@ -10,8 +10,24 @@ from typer.core import TyperCommand, TyperGroup
 from curvcli.analyses.registry import GROUPS
 from curvcli.cli.streams import coloured, say_error
 from curvcli.cli.usage import BEGIN, SHARED, USAGE
+from curvcli.errors import EXIT_BAD_INPUT
 
 _BOLD, _FLAG = "1", "36"
+# Of click, or of the copy of it that typer carries.
+_WRONG_USE: Any = typer.BadParameter.__mro__[1]
+# What other programs call it.
+_MEANT = {
+    "--json": "--format json",
+    "--csv": "-o FILE.csv",
+    "--html": "-o FILE.html",
+    "--gpu": "--device cuda",
+    "--cuda": "--device cuda",
+    "--cpu": "--device cpu",
+    "--double": "--dtype float64",
+    "--float64": "--dtype float64",
+    "--fp64": "--dtype float64",
+    "-k": "--top",
+}
 _KINDS = {"integer": "a whole number", "number": "a number"}
 
 
@@ -31,6 +47,9 @@ class GroupedCommand(TyperCommand):
         except typer.BadParameter as problem:
             say_error(_told(problem, given), f"'{ctx.command_path} -h' shows the options")
             raise typer.Exit(problem.exit_code) from None
+        except _WRONG_USE as problem:
+            say_error(*_misused(problem, ctx.command_path))
+            raise typer.Exit(EXIT_BAD_INPUT) from None
 
     def get_help_option(self, ctx: Any) -> Any:
         """The usual one, with what both of its names do."""
@@ -130,6 +149,20 @@ def _told(problem: Any, arguments: list[str]) -> str:
         if name == flag:
             return f"{flag} takes {wanted}, not {(value if equals else following)!r}"
     return f"{flag} takes {wanted}"
+
+
+def _misused(problem: Any, command: str) -> tuple[str, str]:
+    """What is wrong with a flag that does not exist or an argument too many, and what may be meant."""
+    help_ = f"'{command} -h' shows the options that are used most, --help all"
+    if not hasattr(problem, "possibilities"):
+        message = problem.message.rstrip(".")
+        many = "unexpected extra argument" in message
+        return message[:1].lower() + message[1:], (
+            "there is one target; data are named by --data, a network by --model" if many else help_
+        )
+    name = problem.option_name
+    near = _MEANT.get(name) or " or ".join(problem.possibilities or [])
+    return f"there is no option {name}" + (f". Did you mean {near}?" if near else ""), help_
 
 
 def _examples(formatter: Any, examples: tuple[tuple[str, str], ...]) -> None:

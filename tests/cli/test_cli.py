@@ -157,7 +157,12 @@ BAD = [
     (["info", "none.pt"], "there is no file"),
     (["info"], "no checkpoint is given"),
     (["schema", "hesian"], "Did you mean 'hessian'"),
-    (["hessian", MLP, "--no-such-flag"], "No such option"),
+    (["hessian", MLP, "--no-such-flag"], "there is no option --no-such-flag"),
+    (["hessian", MLP, "--json"], "Did you mean --format json?"),
+    (["hessian", MLP, "--batchsize", "3"], "Did you mean --batch-size or --max-batches?"),
+    (["hessian", MLP, "-k", "3"], "there is no option -k. Did you mean --top?"),
+    (["hessian", MLP, "--top"], "option '--top' requires an argument"),
+    (["hessian", MLP, "digits.npz"], "data are named by --data"),
     (["hesian"], "No such command"),
 ]  # fmt: skip
 
