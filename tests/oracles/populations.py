@@ -23,7 +23,7 @@ _OUTPUTS = 3
 
 
 def gradients(truth: Truth, tally: Tally) -> None:
-    """tr Σ and |G|² ± two standard errors."""
+    """tr Σ and ‖G‖² ± two standard errors."""
     if truth.dtype != torch.float32:  # rounding has no part in sampling
         return
     drawn = _draw(truth.network, 2, _DRAWN)
@@ -38,7 +38,7 @@ def gradients(truth: Truth, tally: Tally) -> None:
     quantile = stats.t.ppf(0.975, max(1, noise.parts - 1))
     for what, found, error, value, own in (
         ("tr Σ", noise.trace, noise.trace_error, trace, trace_error),
-        ("|G|²", noise.gradient_square, noise.gradient_square_error, signal, signal_error),
+        ("‖G‖²", noise.gradient_square, noise.gradient_square_error, signal, signal_error),
     ):
         assert found is not None
         assert error is not None

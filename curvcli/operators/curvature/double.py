@@ -15,8 +15,8 @@ C = TypeVar("C", bound=Curvature[Any])
 # No kink lies within the first of these steps; the others stand out from the rounding of networks that compute parts
 # in float32 whatever they are given.
 STEPS = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2)
-# Bytes of the copy for each parameter: weights, vectors and gradients in float64.
-_BYTES = 8 * 8
+# Bytes of the copy for each parameter: weights, vectors and gradients in float64; and of each further vector.
+_BYTES, _FURTHER = 8 * 8, 5 * 8
 
 
 class Cause(NamedTuple):
@@ -81,14 +81,20 @@ def _on_a_kink(twin: Hessian, v_N: Tensor, exact_N: Tensor, enough: float) -> Ca
 UNABLE = (CurvError, RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError)
 
 
-def twin_in_double(operator: C, samples: int) -> C:
+def twin_in_double(operator: C, samples: int, vectors: int = 1) -> C:
     """The operator on a float64 copy of the model and ``samples`` from all over the first batch.
+
+    Args:
+        operator: in its own precision.
+        samples: of the copy.
+        vectors: that it will be multiplied with at a time.
 
     Raises:
         RuntimeError: a copy does not fit.
     """
     objective = operator.objective
-    if operator.ranks.largest(int(operator.length * _BYTES > operator.room())):
+    needed = operator.length * (_BYTES + _FURTHER * (vectors - 1))
+    if operator.ranks.largest(int(needed > operator.room())):
         raise RuntimeError("a copy of the model in float64 does not fit in memory")
     piece = objective.batches[0]
     if operator.micro_batch is not None:

@@ -64,8 +64,9 @@ def shift(vectors_KN: Tensor, error_RN: Tensor, norm: float, ranks: Ranks = ALON
     whole = factor * float(ranks.norms(error_RN).max())
     if whole > _SMALL * norm:
         return whole
-    inside_RK = ranks.inner(error_RN, vectors_KN.to(error_RN))
-    return factor * float(euclidean_norms(inside_RK).max())
+    # One by one: all of them in float64 are twice the memory of the vectors.
+    inside_KR = torch.cat([ranks.inner(v_N[None].to(error_RN), error_RN) for v_N in vectors_KN])
+    return factor * float(euclidean_norms(inside_KR.T.contiguous()).max())
 
 
 def product_error(
@@ -126,21 +127,19 @@ def _against_double(
     operator: Curvature[Any], w_RN: Tensor, product_RN: Tensor, between: Callable[[], None]
 ) -> Tensor:
     """H w less the same in float64; of much data from every k-th sample, times k."""
-    twin = twin_in_double(operator, 1)
+    twin = twin_in_double(operator, 1, len(w_RN))
     twin.objective = replace(twin.objective, weight=operator.objective.weight)
     wide_RN = double(w_RN)
     every = operator.objective.samples // _ALL if operator.objective.splittable else 1
-    truth_RN = torch.zeros_like(wide_RN)
-    computed_RN = torch.zeros_like(w_RN)
+    whole_RN = _without_decay(operator, w_RN, product_RN)
+    error_RN = torch.zeros_like(wide_RN) if every > 1 else double(whole_RN)
     for piece in _pieces(operator, max(1, every)):
         between()
         data = move(piece.data, wide_RN.device, torch.float64)
-        truth_RN += twin.contribution(Batch(data, piece.size, piece.splittable), wide_RN)
+        error_RN -= twin.contribution(Batch(data, piece.size, piece.splittable), wide_RN)
         if every > 1:
-            computed_RN += operator.contribution(piece, w_RN)
-    if every <= 1:
-        return double(_without_decay(operator, w_RN, product_RN)) - truth_RN
-    return every * (double(computed_RN) - truth_RN)
+            error_RN += double(operator.contribution(piece, w_RN))
+    return error_RN.mul_(max(1, every))
 
 
 def _at_rounded_weights(

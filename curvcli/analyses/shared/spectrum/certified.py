@@ -1,8 +1,10 @@
 """Eigenpairs that a run has found, made fit to be shown: residuals, spread, rounding, check of a product."""
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +27,7 @@ from curvcli.linalg.lanczos.certify import (
     recurred,
 )
 from curvcli.linalg.lanczos.lanczos import LanczosResult
-from curvcli.linalg.operator import ROUNDING, SMALL, random_unit_vector
+from curvcli.linalg.operator import PIECE, ROUNDING, SMALL, random_unit_vector
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.gram import GramSpectrum
 from curvcli.operators.curvature.rounding import product_error, saturation, shift
@@ -103,8 +105,8 @@ def _certified(
         probed = probe(operator, found)
         vector_N, product_N = probed.vector_N, probed.product_N
         weights_RK = combinations(vectors_KN)
-        known_RN = torch.stack([product_N, recurred(found, weights_RK[1])])
-        measured = _rounding(journal, operator, found, weights_RK @ vectors_KN, known_RN)
+        known = (lambda: product_N, lambda: recurred(found, weights_RK[1]))
+        measured = _rounding(journal, operator, found, weights_RK, known)
         certificate = certify_by_recurrence(found, probed, measured, operator.ranks)
         for i, (residual, limit) in enumerate(_limits(certificate, found, tol)):
             if found.converged_K[i] and residual > limit:
@@ -122,9 +124,8 @@ def _certified(
                 journal.go_on()
                 product_N.copy_(operator.matvec(v_N))
         weights_RK = combinations(vectors_KN)
-        measured = _rounding(
-            journal, operator, found, weights_RK @ vectors_KN, weights_RK @ products_KN
-        )
+        products = [partial(torch.matmul, weights_K, products_KN) for weights_K in weights_RK]
+        measured = _rounding(journal, operator, found, weights_RK, products)
         largest = int(abs(found.values_K).argmax())
         vector_N, product_N = vectors_KN[largest], products_KN[largest]
         certificate = certify(vectors_KN, products_KN, found.norm, measured, operator.ranks)
@@ -173,11 +174,13 @@ def certified_gram(
     ):  # a matrix that is zero has no directions of its own: one of all n stands for them
         vectors_KN = random_unit_vector(operator, torch.Generator().manual_seed(0))[None]
         many = math.sqrt(operator.n)
-    w_RN = combinations(vectors_KN) @ vectors_KN
+    weights_RK = combinations(vectors_KN)
+    w_RN = weights_RK @ vectors_KN
     known = replace(found, vectors_KN=vectors_KN)
     rounding, errors, product_N = gram.error, Spread(None, None), gram.products(w_RN)
     try:
-        rounding += many * _rounding(journal, operator, known, w_RN, product_N)
+        products = [partial(product_N.__getitem__, r) for r in range(len(product_N))]
+        rounding += many * _rounding(journal, operator, known, weights_RK, products)
         errors = _spread(journal, operator, vectors_KN, groups)
         product_N = operator.matvec(w_RN[0])[None]
     except TimeIsUpError:
@@ -199,9 +202,9 @@ def by_recurrence(
     """
     rounding = ROUNDING * torch.finfo(operator.dtype).eps * found.norm
     weights_RK = combinations(found.vectors_KN)
-    known_RN = torch.stack([recurred(found, weights_K) for weights_K in weights_RK])
+    products = [partial(recurred, found, weights_K) for weights_K in weights_RK]
     with suppress(TimeIsUpError):
-        rounding += _rounding(journal, operator, found, weights_RK @ found.vectors_KN, known_RN)
+        rounding += _rounding(journal, operator, found, weights_RK, products)
     pairs = [
         Eigenpair(float(v), float(b) + rounding, c, None)
         for v, b, c in zip(found.values_K, found.bounds_K, found.converged_K, strict=True)
@@ -225,23 +228,39 @@ def _rounding(
     journal: Journal,
     operator: Curvature[Any],
     found: LanczosResult,
-    w_RN: Tensor,
-    product_RN: Tensor,
+    weights_RK: Tensor,
+    products: Sequence[Callable[[], Tensor]],
 ) -> float:
-    """The rounding that all products share, see `product_error`; said where it matters."""
-    journal.go_on()
-    measured = product_error(operator, w_RN, product_RN, lambda: journal.go_on(together=False))
-    if measured is None:
-        journal.note("the rounding of products could not be measured: errors may be larger")
-        return 0.0
-    if measured.by == "rounded weights" and operator.dtype != torch.float64:
-        journal.note(
-            "rounding of products is measured at weights whose last digit was moved: they could not be repeated in "
-            "float64"
-        )
-    moved = shift(found.vectors_KN, measured.error_RN, found.norm, operator.ranks)
-    if measured.by == "rounded weights":
+    """The rounding that all products share, see `product_error`; said where it matters.
+
+    Args:
+        journal: where findings and notes go.
+        operator: H.
+        found: the vectors.
+        weights_RK: of the combinations whose products are measured; long ones one by one, for the memory.
+        products: H times each, as computed.
+    """
+    moved, by = 0.0, set[str]()
+    together = len(weights_RK) if operator.n < PIECE else 1
+    for first in range(0, len(weights_RK), together):
+        some = slice(first, first + together)
+        journal.go_on()
+        measured = product_error(
+            operator, weights_RK[some] @ found.vectors_KN, torch.stack([h() for h in products[some]]),
+            lambda: journal.go_on(together=False),
+        )  # fmt: skip
+        if measured is None:
+            journal.note("the rounding of products could not be measured: errors may be larger")
+            return 0.0
+        by.add(measured.by)
+        moved = max(moved, shift(found.vectors_KN, measured.error_RN, found.norm, operator.ranks))
+    if "rounded weights" in by:
         moved += saturation(operator.objective) * found.norm
+        if operator.dtype != torch.float64:
+            journal.note(
+                "rounding of products is measured at weights whose last digit was moved: they could not be repeated in "
+                "float64"
+            )
     if moved > PRECISION_LIMIT * found.norm:
         journal.find(
             PRECISION, "top",
