@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
-from curvcli.files import check_regular, write_whole
+from curvcli.files import Replacement, check_regular
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.factorization import LanczosState, Tail
 from curvcli.linalg.operator import SymmetricOperator, offload_of, ranks_of
 from curvcli.linalg.vectors import euclidean_norm
 
 _FORMAT = "curvcli-lanczos/2"
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8",
+}  # fmt: skip
 # How far the length of a saved basis vector may be from 1; rounding leaves less in float16.
 _UNIT = 1e-2
 _COUNTERS = ("processed", "first_cycle", "matvecs", "restarts", "copies_found", "rechecked")
@@ -61,11 +63,45 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
     metadata = {"format": _FORMAT, "fingerprint": fingerprint, "scalars": json.dumps(scalars)}
     metadata["sha256"] = _digest(tensors, metadata)
     try:
-        write_whole(path, save(tensors, metadata))
+        _write(path, tensors, metadata)
     except OSError as error:
         raise OutputError(
             f"{str(path)!r} cannot be written: {error.strerror}", "check --state"
         ) from None
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file, written from where the tensors are: a basis may be larger than the memory.
+
+    The layout is that of the format's description: length of the header, header, then the tensors, widest entries
+    first, so that each begins at a multiple of its entries' size.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end, ordered = 0, sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    for name in ordered:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    made = Replacement(path)
+    try:
+        made.file.write(len(text).to_bytes(8, "little") + text)
+        for name in ordered:
+            made.file.write(_bytes_of(tensors[name]))
+    except BaseException:
+        made.discard()
+        raise
+    made.commit()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """Those of its entries, where they are if they lie on the host."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: str) -> LanczosState:
@@ -157,8 +193,7 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
 
 

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from curvcli import Subject, analyse
-from curvcli.analyses.shared.spectrum import certified
-from curvcli.operators.curvature import rounding
 from curvcli.operators.curvature.curvature import Curvature
+from curvcli.operators.curvature.double import twin_in_double
+from curvcli.operators.curvature.rounding import product_error
 from tests.conftest import MakeObjective
+
+CERTIFIED = "curvcli.analyses.shared.spectrum.certified"
 
 
 def asked(make_objective: MakeObjective, pairs: int) -> Any:
@@ -27,15 +29,14 @@ def test_one_by_one_measures_the_same(
 ) -> None:
     """To what two products at once round otherwise than two alone: a tenth of a rounding."""
     counts: list[int] = []
-    together = certified.product_error
 
     def counted(operator: Any, w_RN: torch.Tensor, *rest: Any) -> Any:
         counts.append(len(w_RN))
-        return together(operator, w_RN, *rest)
+        return product_error(operator, w_RN, *rest)
 
-    monkeypatch.setattr(certified, "product_error", counted)
+    monkeypatch.setattr(f"{CERTIFIED}.product_error", counted)
     usual = asked(make_objective, pairs).result.top
-    monkeypatch.setattr(certified, "PIECE", 1)
+    monkeypatch.setattr(f"{CERTIFIED}.PIECE", 1)
     long = asked(make_objective, pairs).result.top
     assert counts == [2, 1, 1]
     for one, other in zip(usual, long, strict=True):
@@ -48,14 +49,13 @@ def test_without_room_for_float64_it_is_not_tried(
 ) -> None:
     """The weights' last digits are moved instead, which is said."""
     room: list[int] = []
-    copies = rounding.twin_in_double
 
     def short(*arguments: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(Curvature, "room", lambda self: room[0])
-            return copies(*arguments)
+            return twin_in_double(*arguments)
 
-    monkeypatch.setattr(rounding, "twin_in_double", short)
+    monkeypatch.setattr("curvcli.operators.curvature.rounding.twin_in_double", short)
     n = 5 * 8 + 8 + 8 * 3 + 3
     room.append(n * 8 * (8 + 5))  # weights, vectors, gradients; and those of the second vector
     notes = asked(make_objective, 2).notes

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curvcli.errors import CurvError
@@ -120,3 +120,36 @@ def test_a_basis_of_zeros_is_no_state(saved: Path) -> None:
         basis = file.get_tensor("basis")
     with pytest.raises(CurvError, match="of length 1"):
         load_state(rewritten(saved, "basis", torch.zeros_like(basis)), operator(), ROOM, "print")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_file_is_a_safetensors_file(dtype: torch.dtype, tmp_path: Path) -> None:
+    """The library that has the format reads from it what was in the state, and tensors lie at whole entries."""
+    op = SimpleNamespace(n=33, dtype=dtype, device=torch.device("cpu"), matvec=lambda v: v)
+    state = start(op, 7, seed=0)
+    path = tmp_path / "run.state"
+    save_state(path, state, "print")
+    read = load_file(path)
+    assert torch.equal(read["basis"], state.basis.whole())
+    assert torch.equal(read["generator"], state.generator.get_state())
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["fingerprint"] == "print"
+    assert load_state(path, op, 7, "print").basis.size == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_saving_takes_no_second_basis(tmp_path: Path) -> None:
+    """Of 200 MB of vectors less than a tenth is copied on the way."""
+
+    def own() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+    op = SimpleNamespace(n=5_000_000, dtype=torch.float32, device=torch.device("cpu"))
+    state = start(op, 10, seed=0)
+    for _ in range(9):
+        state.basis.append(state.basis[0])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = own()
+    save_state(tmp_path / "run.state", state, "print")
+    assert own() - before < 20e6
