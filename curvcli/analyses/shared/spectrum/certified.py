@@ -33,6 +33,7 @@ from curvcli.operators.curvature.gram import GramSpectrum
 from curvcli.operators.curvature.rounding import product_error, saturation, shift
 from curvcli.operators.curvature.spread import Spread, spread
 
+_EARLY = "ended early: residuals are those of the Lanczos recurrence, not of extra products"
 # For so few pairs each one's own product is cheap.
 _FEW = 3
 
@@ -75,9 +76,7 @@ def certified_pairs(
         spreads = _spread(journal, operator, found.vectors_KN, groups)
         return _certified(journal, operator, found, tol, spreads)
     except TimeIsUpError:
-        journal.cut_short(
-            "ended early: residuals are those of the Lanczos recurrence, not of extra products"
-        )
+        journal.cut_short(_EARLY)
     pairs, rounding = by_recurrence(journal, operator, found)
     errors = spreads.standard_errors_K or []
     pairs[: len(errors)] = [
@@ -110,7 +109,9 @@ def _certified(
         certificate = certify_by_recurrence(found, probed, measured, operator.ranks)
         for i, (residual, limit) in enumerate(_limits(certificate, found, tol)):
             if found.converged_K[i] and residual > limit:
-                journal.go_on()
+                if journal.stop() is not None:  # what was measured by now holds, and is wide
+                    journal.cut_short(_EARLY)
+                    break
                 v_N = vectors_KN[i]
                 own = certify(
                     v_N[None], operator.matvec(v_N)[None], found.norm, measured, operator.ranks
