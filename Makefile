@@ -32,7 +32,7 @@ demo: $(VENV)/.base  ## install into .venv and inspect a sample model
 test: $(VENV)/.test  ## install what the tests need and run them
 	$(BIN)/pytest -n 2 --durations=60 --durations-min=5 --cov=curvcli --cov-branch --cov-fail-under=90
 
-test-full: $(VENV)/.test  ## all tests, slow sweeps too
+test-full: $(VENV)/.test  ## all tests, slow sweeps too (hours)
 	$(BIN)/pytest -n 2 -m ''
 
 test-cuda: $(VENV)/.test  ## on a machine with a CUDA card: all commands on it against the CPU

@@ -15,6 +15,7 @@ from curvcli.loading.loss import loss_terms
 from curvcli.objective import checks
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
+from tests import slow
 from tests.oracles.program import ROOT
 
 # Processes that tests start inherit it: threads of several workers would wait for each other on a few cores.
@@ -22,6 +23,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SAMPLES = ROOT / "sample_models"
 
 MakeObjective = Callable[..., Objective]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take long are slow sweeps too."""
+    names = slow.names()
+    for item in items:
+        if item.nodeid in names:
+            item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture

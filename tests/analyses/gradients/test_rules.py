@@ -4,8 +4,6 @@ import itertools
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from curvcli.objective.checks import make_objective as objective_of
 from curvcli.objective.terms import LossTerms
 from curvcli.report.data import Bar, Finding, Table, json_schema
 from tests.conftest import SAMPLES, MakeObjective
-from tests.oracles.program import answer
+from tests.oracles.program import answer, run
 
 HEALTHY = [
     "digits_mlp", "digits_cnn", "digits_lstm", "bytes_gpt", "saddle", "linear_regression",
@@ -163,7 +161,7 @@ def test_nan_is_reported_at_its_layer_and_json_stays_valid(
     text = text.replace(f'"{name}.safetensors"', f'"{tmp_path / "bad.safetensors"}"')
     text = text.replace('"models.py', f'"{SAMPLES}/models.py')
     (tmp_path / "bad.toml").write_text(text.replace('data = "', f'data = "{SAMPLES}/'))
-    done = curvcli("gradients", str(tmp_path / "bad.toml"), "--format", "json", "--strict")
+    done = run("gradients", str(tmp_path / "bad.toml"), "--format", "json", "--strict")
     assert done.returncode == 1, done.stderr
     answer = json.loads(done.stdout, parse_constant=pytest.fail)
     jsonschema.validate(answer, json_schema(GradientsResult))
@@ -239,12 +237,12 @@ def test_thresholds_of_the_target_file_and_the_command_line_are_merged(tmp_path:
     for key in ("checkpoint", "model", "data"):
         text = text.replace(f'{key} = "', f'{key} = "{SAMPLES}/')
     (tmp_path / "t.toml").write_text(text + "\n[gradients.thresholds]\ndead-units = 0.8\n")
-    quiet = curvcli("gradients", str(tmp_path / "t.toml"), "--format", "json")
+    quiet = run("gradients", str(tmp_path / "t.toml"), "--format", "json")
     assert json.loads(quiet.stdout)["findings"] == []
     flag = ("--threshold", "exploding-depth=2")
-    both = curvcli("gradients", str(tmp_path / "t.toml"), "--format", "json", *flag)
+    both = run("gradients", str(tmp_path / "t.toml"), "--format", "json", *flag)
     assert {f["rule"] for f in json.loads(both.stdout)["findings"]} == {"gradients.exploding-depth"}
-    wrong = curvcli("gradients", str(tmp_path / "t.toml"), "--threshold", "dead=1")
+    wrong = run("gradients", str(tmp_path / "t.toml"), "--threshold", "dead=1")
     assert wrong.returncode == 2
     assert "dead-units" in wrong.stderr
 
@@ -295,19 +293,9 @@ def test_the_table_has_bars_on_a_log_scale_and_folds() -> None:
     assert max(steps) < 2 * min(steps)
 
 
-def curvcli(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "curvcli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", **environment},
-    )
-
-
 @pytest.mark.parametrize("name", ["bytes_gpt", "digits_cnn", "long_lstm", "exploding"])
 def test_nothing_is_wider_than_a_terminal_of_80_columns(name: str) -> None:
-    done = curvcli("gradients", str(SAMPLES / f"{name}.toml"), COLUMNS="80")
+    done = run("gradients", str(SAMPLES / f"{name}.toml"), COLUMNS="80")
     assert "█" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
