@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from safetensors import safe_open
@@ -55,6 +55,16 @@ class Place(NamedTuple):
     start: int
 
 
+class Stored(Protocol):
+    """A tensor that is put together from files when it is asked for."""
+
+    def whole(self) -> Tensor:
+        """All of it."""
+
+    def part(self, first: int, last: int) -> Tensor:
+        """Entries ``first`` to ``last``, flat, from the files that have them."""
+
+
 @dataclass
 class Checkpoint:
     """Named tensors of one checkpoint, read one at a time where the format allows it."""
@@ -70,6 +80,8 @@ class Checkpoint:
     """Where each tensor is read from when it is asked for, of safetensors."""
     loaded: dict[str, Tensor] = field(default_factory=dict)
     """The tensors, of formats that are read as a whole."""
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+    """The tensors, of formats that keep each in pieces."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What modules keep besides tensors (`get_extra_state`), by name."""
     files: list[Path] = field(default_factory=list)
@@ -82,6 +94,8 @@ class Checkpoint:
     def __getitem__(self, name: str) -> Tensor:
         if name in self.loaded:
             return self.loaded[name]
+        if name in self.stored:
+            return self.stored[name].whole()
         info = self._known[name]
         if len(info.shape) > _DIMENSIONS:
             raise CheckpointError(
@@ -92,10 +106,12 @@ class Checkpoint:
         return _read(place, info, place.start, info.bytes).reshape(info.shape)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors; of safetensors only one is in memory at a time."""
+        """Names and tensors; only one is in memory at a time, where the format allows it."""
         if self.loaded:
             yield from self.loaded.items()
             return
+        for name in self.stored:
+            yield name, self[name]
         paths = {
             path: i for i, path in enumerate(dict.fromkeys(p.path for p in self.places.values()))
         }
@@ -104,17 +120,19 @@ class Checkpoint:
 
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
         """The entries of one tensor, flat, in pieces of at most ``size`` bytes."""
-        if name in self.loaded:
-            yield from _cut(self.loaded[name].detach(), size)
+        if name not in self.places:
+            yield from _cut(self[name].detach(), size)
             return
         info, place = self._known[name], self.places[name]
         for begin in range(0, info.bytes, size):
             yield _read(place, info, place.start + begin, min(size, info.bytes - begin))
 
     def part(self, name: str, first: int, last: int) -> Tensor:
-        """Entries ``first`` to ``last`` of one tensor, flat; of safetensors nothing else is read."""
+        """Entries ``first`` to ``last`` of one tensor, flat; no more is read than the format makes necessary."""
         if name in self.loaded:
             return self.loaded[name].detach().reshape(-1)[first:last].clone()
+        if name in self.stored:
+            return self.stored[name].part(first, last)
         info, place = self._known[name], self.places[name]
         width = info.bytes // max(1, math.prod(info.shape))
         return _read(place, info, place.start + first * width, (last - first) * width)
@@ -129,6 +147,7 @@ class Checkpoint:
         self.tensors = [dataclasses.replace(info, name=name) for name, info in kept.items()]
         self.places = {n: self.places[i.name] for n, i in kept.items() if i.name in self.places}
         self.loaded = {n: self.loaded[i.name] for n, i in kept.items() if i.name in self.loaded}
+        self.stored = {n: self.stored[i.name] for n, i in kept.items() if i.name in self.stored}
         self.program = None
         self.notes.append(f"the weights were found under {where!r}")
 
@@ -195,7 +214,7 @@ def check_plain(tensor: Tensor, name: str, error: type[CurvError]) -> None:
         )
 
 
-def tensor_infos(tensors: dict[str, Tensor]) -> list[TensorInfo]:
+def tensor_infos(tensors: Mapping[str, Tensor]) -> list[TensorInfo]:
     """What a header would say about these tensors."""
     return [
         TensorInfo(

@@ -91,9 +91,64 @@ class _Piece(NamedTuple):
 class _Stored(NamedTuple):
     """A tensor as the index describes it."""
 
+    name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     pieces: list[_Piece]
+
+    def whole(self) -> Tensor:
+        """The tensor from its pieces, which must tile it."""
+        whole = torch.empty(self.shape, dtype=self.dtype)
+        covered = torch.zeros(self.shape, dtype=torch.bool)
+        for piece in self.pieces:
+            place = tuple(slice(o, o + s) for o, s in zip(piece.offsets, piece.sizes, strict=True))
+            whole[place] = self._values(piece)
+            covered[place] = True
+        if not bool(covered.all()):
+            raise self.missing()
+        return whole
+
+    def part(self, first: int, last: int) -> Tensor:
+        """Entries ``first`` to ``last``, flat; where pieces hold whole rows, from those alone that have them."""
+        if any(piece.sizes[1:] != self.shape[1:] for piece in self.pieces):
+            return self.whole().reshape(-1)[first:last].clone()
+        row = math.prod(self.shape[1:])
+        part = torch.empty(last - first, dtype=self.dtype)
+        end = 0
+        for piece in sorted(self.pieces, key=lambda p: p.offsets):
+            begin = row * sum(piece.offsets[:1])
+            if begin != end:
+                raise self.missing()
+            end = begin + math.prod(piece.sizes)
+            inside = slice(max(first, begin), min(last, end))
+            if inside.start < inside.stop:
+                values = self._values(piece).reshape(-1)
+                part[inside.start - first : inside.stop - first] = values[
+                    inside.start - begin : inside.stop - begin
+                ]
+        if last > end:
+            raise self.missing()
+        return part
+
+    def _values(self, piece: _Piece) -> Tensor:
+        try:
+            values = _read(piece)
+        except CurvError:
+            raise
+        except Exception as error:  # a piece that lies makes anything happen
+            raise _unreadable(piece.path.parent, error) from None
+        if tuple(values.shape) != piece.sizes or values.dtype != self.dtype:
+            raise CheckpointError(
+                f"{piece.path.name}: a piece of {self.name!r} is not as the index says",
+                "copy it again",
+            )
+        return values
+
+    def missing(self) -> CheckpointError:
+        """What is wrong where pieces do not make up the whole."""
+        return CheckpointError(
+            f"pieces of {self.name!r} are missing in the index", "save the checkpoint again"
+        )
 
 
 def read_distributed(folder: Path, weights: str | None = None) -> Checkpoint:
@@ -113,17 +168,11 @@ def read_distributed(folder: Path, weights: str | None = None) -> Checkpoint:
         chosen, where, others = select(content, weights, folder.name)
         names = {id(t): n for n, t in _tensors(content)}
         taken = {name: stored[names[id(t)]] for name, t in chosen.items()}
-        tensors = {name: _assembled(name, s) for name, s in taken.items()}
     except CurvError:
         raise
     except Exception as error:  # an index that lies makes anything happen
-        not_of_memory(error)
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise CheckpointError(
-            f"{folder.name} is no directory of torch.distributed.checkpoint that can be read: {reason}",
-            f"copy it again; if you trust its origin: {_CONVERT}",
-        ) from None
-    if not tensors:
+        raise _unreadable(folder, error) from None
+    if not taken:
         raise CheckpointError(
             f"{folder.name} holds no weights", "save the model's state_dict() in it"
         )
@@ -131,10 +180,19 @@ def read_distributed(folder: Path, weights: str | None = None) -> Checkpoint:
     return Checkpoint(
         folder,
         "torch.distributed",
-        tensor_infos(tensors),
+        tensor_infos(chosen),
         notes=found_under(where, others),
-        loaded=tensors,
+        stored=taken,
         files=[index, *files],
+    )
+
+
+def _unreadable(folder: Path, error: Exception) -> CheckpointError:
+    not_of_memory(error)
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return CheckpointError(
+        f"{folder.name} is no directory of torch.distributed.checkpoint that can be read: {reason}",
+        f"copy it again; if you trust its origin: {_CONVERT}",
     )
 
 
@@ -159,7 +217,14 @@ def _described(index: Path) -> tuple[dict[str, _Stored], dict[str, Any]]:
             continue
         shape, dtype = tuple(map(int, entry["size"])), _dtype(entry["properties"])
         pieces = [_piece(index, chunk, lies[name, chunk["offsets"]]) for chunk in entry["chunks"]]
-        stored[name] = _Stored(shape, dtype, pieces)
+        if math.prod(shape) * dtype.itemsize > sum(piece.length for piece in pieces):
+            raise CheckpointError(
+                f"{name!r} would take {math.prod(shape) * dtype.itemsize} bytes, more than is stored of it",
+                "copy all files again",
+            )
+        stored[name] = _Stored(name, shape, dtype, pieces)
+        if sum(math.prod(piece.sizes) for piece in pieces) < math.prod(shape):
+            raise stored[name].missing()
         inner[path[-1]] = torch.empty(shape, dtype=dtype, device="meta")
         inner[path[-1]].stored_as = name
     return stored, content
@@ -196,32 +261,7 @@ def _piece(index: Path, chunk: _Record, info: _Record) -> _Piece:
     return _Piece(tuple(chunk["offsets"]), tuple(chunk["sizes"]), path, start, length)
 
 
-def _assembled(name: str, stored: _Stored) -> Tensor:
-    """The tensor from its pieces, which must tile it."""
-    size = math.prod(stored.shape) * stored.dtype.itemsize
-    if size > sum(piece.length for piece in stored.pieces):
-        raise CheckpointError(
-            f"{name!r} would take {size} bytes, more than is stored of it", "copy all files again"
-        )
-    whole = torch.empty(stored.shape, dtype=stored.dtype)
-    covered = torch.zeros(stored.shape, dtype=torch.bool)
-    for piece in stored.pieces:
-        values = _values(piece)
-        if tuple(values.shape) != piece.sizes or values.dtype != stored.dtype:
-            raise CheckpointError(
-                f"{piece.path.name}: a piece of {name!r} is not as the index says", "copy it again"
-            )
-        place = tuple(slice(o, o + s) for o, s in zip(piece.offsets, piece.sizes, strict=True))
-        whole[place] = values
-        covered[place] = True
-    if not bool(covered.all()):
-        raise CheckpointError(
-            f"pieces of {name!r} are missing in the index", "save the checkpoint again"
-        )
-    return whole
-
-
-def _values(piece: _Piece) -> Tensor:
+def _read(piece: _Piece) -> Tensor:
     """One piece, written by ``torch.save``."""
     with piece.path.open("rb") as file:
         file.seek(piece.start)

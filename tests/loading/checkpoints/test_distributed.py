@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from curvcli.errors import CheckpointError
+from curvcli.loading.checkpoints import distributed
 from curvcli.loading.checkpoints.formats import open_checkpoint
 from curvcli.loading.models.model import load_weights
 
@@ -117,6 +118,60 @@ def test_pieces_of_several_ranks(tmp_path: Path) -> None:
     assert torch.equal(open_checkpoint(tmp_path / "c")["w"], whole)
 
 
+def in_rows(folder: Path) -> Tensor:
+    """A tensor in three pieces of whole rows, as sharded training writes it."""
+    whole = torch.randn(7, 4)
+    blocks = {0: whole[:3], 3: whole[3:6], 6: whole[6:]}
+    saved(folder, {str(at): block.clone() for at, block in blocks.items()})
+
+    def join(index: Metadata) -> None:
+        storage = {k.fqn: v for k, v in index.storage_data.items()}
+        first: Any = index.state_dict_metadata["0"]
+        first.size = torch.Size((7, 4))
+        first.chunks = [
+            ChunkStorageMetadata(torch.Size((at, 0)), b.shape) for at, b in blocks.items()
+        ]
+        index.state_dict_metadata = {"w": first}
+        index.planner_data = {"w": ("w",)}
+        index.storage_data = {
+            MetadataIndex("w", torch.Size((at, 0))): storage[str(at)] for at in blocks
+        }
+
+    change(folder, join)
+    return whole
+
+
+@pytest.mark.parametrize("make", [in_pieces, in_rows])
+def test_a_part_is_read_alone(make: Callable[[Path], Tensor], tmp_path: Path) -> None:
+    """Any entries, flat, from whatever pieces have them."""
+    whole = make(tmp_path / "c").reshape(-1)
+    checkpoint = open_checkpoint(tmp_path / "c")
+    for first in range(len(whole) + 1):
+        for last in range(first, len(whole) + 1):
+            assert torch.equal(checkpoint.part("w", first, last), whole[first:last])
+
+
+def test_pieces_that_hold_nothing_of_a_part_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 3 to 5 lie in one of three pieces."""
+    whole = in_rows(tmp_path / "c")
+    read: list[tuple[int, ...]] = []
+    usual = distributed._read
+
+    def noted(piece: Any) -> Tensor:
+        read.append(piece.offsets)
+        return usual(piece)
+
+    monkeypatch.setattr(distributed, "_read", noted)
+    checkpoint = open_checkpoint(tmp_path / "c")
+    assert not read, "opening reads the index alone"
+    assert torch.equal(checkpoint.part("w", 13, 20), whole.reshape(-1)[13:20])
+    assert read == [(3, 0)]
+    with pytest.raises(CheckpointError, match="missing in the index"):
+        checkpoint.part("w", 20, 29)
+
+
 def drop_piece(index: Metadata) -> None:
     index.state_dict_metadata["w"].chunks.pop()  # type: ignore[union-attr]
 
@@ -197,5 +252,5 @@ def test_code_in_an_index_or_a_piece_does_not_run(tmp_path: Path) -> None:
 
     change(tmp_path / "c", point)
     with pytest.raises(CheckpointError):
-        open_checkpoint(tmp_path / "c")
+        dict(open_checkpoint(tmp_path / "c").items())
     assert not canary.exists()
