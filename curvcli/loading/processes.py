@@ -2,8 +2,11 @@
 
 import json
 import os
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +30,22 @@ _PATIENCE = timedelta(days=7)
 def local_rank() -> int:
     """This process' number on this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def _answers_alone() -> Iterator[None]:
+    """Standard output is for the answer: what libraries below Python write there (gloo of torch 2.8) goes to stderr."""
+    if sys.stdout is None or sys.stderr is None:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class Processes:
@@ -54,9 +73,10 @@ class Processes:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(
-                backend, store=self._store, rank=rank, world_size=size, timeout=_PATIENCE
-            )
+            with _answers_alone():
+                dist.init_process_group(
+                    backend, store=self._store, rank=rank, world_size=size, timeout=_PATIENCE
+                )
         except (RuntimeError, ValueError, KeyError, dist.DistError) as error:
             raise LostProcessError(
                 f"the {size} processes did not find each other: {' '.join(str(error).split())[:160]}",

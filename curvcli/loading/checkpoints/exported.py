@@ -70,9 +70,10 @@ def _fixed_samples(program: Any) -> int | None:
 
 @contextmanager
 def _own_warnings_off() -> Iterator[None]:
-    """PyTorch's loader warns of its own way of testing for leaves."""
+    """PyTorch's loader warns of its own way of testing for leaves, and of buffers that it reads into."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", r"The given buffer is not writable", UserWarning)
         yield
 
 

@@ -160,6 +160,9 @@ def test_named_inputs_of_a_program_go_where_they_belong(tmp_path: Path) -> None:
         hessian(tmp_path / "two.pt2", tmp_path / "d.npz", batch_size=1)
 
 
+_TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+
+
 class Bomb:
     """Unpickling it creates a folder."""
 
@@ -253,7 +256,9 @@ def test_pickles_inside_a_program_do_not_run(entry: str, program: Path, tmp_path
     with pytest.raises(CheckpointError) if read else contextlib.nullcontext():
         open_checkpoint(bad)
     assert not canary.exists()
-    if read and entry != "data/weights/weight_0":  # the attack is real: with the flag it succeeds
+    # Torch 2.11 refuses such an object by itself; later ones run what is in it.
+    runs = entry == "data/sample_inputs/model.pt" or (entry == "opaque" and _TORCH >= (2, 13))
+    if read and runs:  # the attack is real: with the flag it succeeds
         with contextlib.suppress(CheckpointError):
             open_checkpoint(bad, unsafe_pickle=True)
         assert canary.exists()
