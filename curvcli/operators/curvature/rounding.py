@@ -34,7 +34,7 @@ _UNITS = 1024
 # Losses whose curvature in the outputs is p (1 − p).
 _PROBABILITIES = ("cross_entropy", "token_cross_entropy", "nll", "bce_with_logits")
 # Of twice as many samples and more some stand for all: float64 convolutions of a CPU would take a sixth of a whole run.
-_ALL = 16
+_ALL = 32
 # Samples at a time in float64, relative to those that fit in the operator's own precision: twice the bytes, and on a
 # CPU as much again, since its float64 convolutions unfold their input.
 _SHARE = 8
