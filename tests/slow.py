@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 LIST = Path(__file__).with_suffix(".txt")
 # Seconds, two tests at a time on two cores.
-_LONG, _VERY_LONG = 1.0, 4.0
+_LONG, _VERY_LONG = 0.5, 3.0
 # What no other test shows.
 _KEPT = (
     "tests/distributed/test_ranks.py::test_as_one_process[2]",
