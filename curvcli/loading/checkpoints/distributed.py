@@ -96,6 +96,21 @@ class _Stored(NamedTuple):
     dtype: torch.dtype
     pieces: list[_Piece]
 
+    def check(self) -> None:
+        """What the index alone says against it.
+
+        Raises:
+            CheckpointError: it is larger than what is stored, or pieces are missing.
+        """
+        size = math.prod(self.shape) * self.dtype.itemsize
+        if size > sum(piece.length for piece in self.pieces):
+            raise CheckpointError(
+                f"{self.name!r} would take {size} bytes, more than is stored of it",
+                "copy all files again",
+            )
+        if sum(math.prod(piece.sizes) for piece in self.pieces) < math.prod(self.shape):
+            raise self._missing()
+
     def whole(self) -> Tensor:
         """The tensor from its pieces, which must tile it."""
         whole = torch.empty(self.shape, dtype=self.dtype)
@@ -105,7 +120,7 @@ class _Stored(NamedTuple):
             whole[place] = self._values(piece)
             covered[place] = True
         if not bool(covered.all()):
-            raise self.missing()
+            raise self._missing()
         return whole
 
     def part(self, first: int, last: int) -> Tensor:
@@ -118,7 +133,7 @@ class _Stored(NamedTuple):
         for piece in sorted(self.pieces, key=lambda p: p.offsets):
             begin = row * sum(piece.offsets[:1])
             if begin != end:
-                raise self.missing()
+                raise self._missing()
             end = begin + math.prod(piece.sizes)
             inside = slice(max(first, begin), min(last, end))
             if inside.start < inside.stop:
@@ -127,7 +142,7 @@ class _Stored(NamedTuple):
                     inside.start - begin : inside.stop - begin
                 ]
         if last > end:
-            raise self.missing()
+            raise self._missing()
         return part
 
     def _values(self, piece: _Piece) -> Tensor:
@@ -144,8 +159,7 @@ class _Stored(NamedTuple):
             )
         return values
 
-    def missing(self) -> CheckpointError:
-        """What is wrong where pieces do not make up the whole."""
+    def _missing(self) -> CheckpointError:
         return CheckpointError(
             f"pieces of {self.name!r} are missing in the index", "save the checkpoint again"
         )
@@ -168,6 +182,8 @@ def read_distributed(folder: Path, weights: str | None = None) -> Checkpoint:
         chosen, where, others = select(content, weights, folder.name)
         names = {id(t): n for n, t in _tensors(content)}
         taken = {name: stored[names[id(t)]] for name, t in chosen.items()}
+        for one in taken.values():
+            one.check()
     except CurvError:
         raise
     except Exception as error:  # an index that lies makes anything happen
@@ -217,14 +233,7 @@ def _described(index: Path) -> tuple[dict[str, _Stored], dict[str, Any]]:
             continue
         shape, dtype = tuple(map(int, entry["size"])), _dtype(entry["properties"])
         pieces = [_piece(index, chunk, lies[name, chunk["offsets"]]) for chunk in entry["chunks"]]
-        if math.prod(shape) * dtype.itemsize > sum(piece.length for piece in pieces):
-            raise CheckpointError(
-                f"{name!r} would take {math.prod(shape) * dtype.itemsize} bytes, more than is stored of it",
-                "copy all files again",
-            )
         stored[name] = _Stored(name, shape, dtype, pieces)
-        if sum(math.prod(piece.sizes) for piece in pieces) < math.prod(shape):
-            raise stored[name].missing()
         inner[path[-1]] = torch.empty(shape, dtype=dtype, device="meta")
         inner[path[-1]].stored_as = name
     return stored, content
