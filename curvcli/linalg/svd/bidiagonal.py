@@ -9,7 +9,7 @@ Shapes: ``S`` matrices, each ``(M, N)`` with n ≤ m; ``J`` steps; ``K`` triplet
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -77,6 +77,17 @@ class Pairs(NamedTuple):
             t.gather(1, order_SK.to(t.device)[:, :, None].expand_as(t)) for t in both[2:]
         )
         return Pairs(values_SK, bounds_SK, left_SKM, right_SKN)
+
+
+class _Rest(NamedTuple):
+    """What is left of vectors beside a basis."""
+
+    unit_SL: Tensor
+    """Unit vectors, but where ``broken_S``,"""
+    length_S: Tensor
+    """the lengths they had,"""
+    broken_S: Tensor
+    """and where that is nothing but rounding."""
 
 
 class Bidiagonalisation:
@@ -177,26 +188,32 @@ class Bidiagonalisation:
             self._u_SJM = _grown(self._u_SJM, self._room(size, op.rows))
             self._v_SJN = _grown(self._v_SJN, self._room(size, op.columns))
         self._v_SJN[:, j] = self._next_SN
-        locked = self._locked
-        alpha_S, u_SM = self._continue(
-            op.jvp(self._next_SN), self._u_SJM[:, :j], locked.left_SKM if locked else None
-        )
-        self._u_SJM[:, j] = u_SM
         self.steps = j + 1
-        following_SN = op.vjp(u_SM)
-        if self.exhausted:
-            beta_S = torch.zeros_like(alpha_S)
-        else:
-            beta_S, self._next_SN = self._continue(
-                following_SN, self._v_SJN[:, : j + 1], locked.right_SKN if locked else None
-            )
-        self._alpha.append(alpha_S)
-        self._beta.append(beta_S)
+        basis_SJM, basis_SJN = self._u_SJM[:, :j], self._v_SJN[:, : j + 1]
+        left = self._rest_of(op.jvp(self._next_SN), basis_SJM)
+        right = self._following(left.unit_SL, basis_SJN)
+        # Both are asked together: the host waits for a device once a step.
+        broken = torch.stack([left.broken_S.any(), right.broken_S.any()]).tolist()
+        if broken[0]:
+            left = self._mended(left, basis_SJM, "left_SKM")
+            right = self._following(left.unit_SL, basis_SJN)
+            broken[1] = bool(right.broken_S.any())
+        if broken[1]:
+            right = self._mended(right, basis_SJN, "right_SKN")
+        self._u_SJM[:, j] = left.unit_SL
+        self._next_SN = right.unit_SL
+        self._alpha.append(left.length_S)
+        self._beta.append(right.length_S)
 
-    def _continue(
-        self, w_SL: Tensor, basis_SJL: Tensor, locked_SKL: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The normalised rest beside the basis, or a fresh direction where nothing but rounding is left of it."""
+    def _following(self, u_SM: Tensor, basis_SJN: Tensor) -> "_Rest":
+        """What Aᵀ u adds to the basis; nothing, once that spans the whole space."""
+        if self.exhausted:
+            zero_S = torch.zeros_like(self._norm_S)
+            return _Rest(self._next_SN, zero_S, zero_S.bool())
+        return self._rest_of(self.op.vjp(u_SM), basis_SJN)
+
+    def _rest_of(self, w_SL: Tensor, basis_SJL: Tensor) -> "_Rest":
+        """The normalised rest beside the basis."""
         rest_SL, before_S, length_S = self._rest(w_SL, basis_SJL)
         cancelled_S = length_S < DGKS_ETA * before_S
         # A second pass takes less time on a device than the host's wait for the answer whether it is needed.
@@ -207,11 +224,19 @@ class Bidiagonalisation:
         broken_S = self._broken(length_S)
         self._norm_S = torch.maximum(self._norm_S, length_S)
         unit_SL = rest_SL / torch.where(broken_S, 1.0, length_S)[:, None].to(rest_SL.dtype)
-        if bool(broken_S.any()):
-            fresh_SL = self._fresh(basis_SJL, locked_SKL)
-            unit_SL = torch.where(broken_S[:, None], fresh_SL, unit_SL)
-            length_S = torch.where(broken_S, 0.0, length_S)
-        return length_S, unit_SL
+        return _Rest(unit_SL, length_S, broken_S)
+
+    def _mended(
+        self, rest: "_Rest", basis_SJL: Tensor, side: Literal["left_SKM", "right_SKN"]
+    ) -> "_Rest":
+        """A fresh direction where nothing but rounding was left."""
+        locked_SKL = getattr(self._locked, side) if self._locked else None
+        fresh_SL = self._fresh(basis_SJL, locked_SKL)
+        return _Rest(
+            torch.where(rest.broken_S[:, None], fresh_SL, rest.unit_SL),
+            torch.where(rest.broken_S, 0.0, rest.length_S),
+            rest.broken_S,
+        )
 
     def _broken(self, length_S: Tensor) -> Tensor:
         """Where nothing but rounding is left of a vector."""
