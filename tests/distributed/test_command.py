@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from curvcli.loading.processes import _answers_alone
 from tests.conftest import SAMPLES
 from tests.distributed.test_ranks import started
 
@@ -110,6 +111,16 @@ def test_a_lost_process_is_named(number: signal.Signals, tmp_path: Path) -> None
     assert "process 1 of 2 was lost" in err
     error = json.loads(out)["error"]
     assert (error["code"], error["exit_code"]) == ("lost-process", 3)
+
+
+def test_what_is_printed_while_processes_meet_is_no_part_of_the_answer(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Libraries below Python write to the descriptor: gloo of torch 2.8 does."""
+    with _answers_alone():
+        os.write(1, b"connected\n")
+    os.write(1, b"{}")
+    assert capfd.readouterr() == ("{}", "connected\n")
 
 
 @pytest.mark.timeout(200)

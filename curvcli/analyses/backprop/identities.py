@@ -254,7 +254,7 @@ class BackpropCheck:
         finally:
             for handle in handles:
                 handle.remove()
-        return [gradient.detach() for gradient in gradients]  # zeros of torch 2.8 require one
+        return [gradient.detach() for gradient in gradients]  # zeros filled in by 2.8 require grad
 
     def _used_elsewhere(self) -> set[int]:
         """Parameters that are used where nothing is recorded too, so that their sum by hand is incomplete."""
