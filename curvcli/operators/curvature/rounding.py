@@ -8,7 +8,7 @@ Shapes: ``N`` parameters, ``K`` vectors, ``R`` draws.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -130,16 +130,18 @@ def _against_double(
     twin = twin_in_double(operator, 1, len(w_RN))
     twin.objective = replace(twin.objective, weight=operator.objective.weight)
     wide_RN = double(w_RN)
-    every = operator.objective.samples // _ALL if operator.objective.splittable else 1
-    whole_RN = _without_decay(operator, w_RN, product_RN)
-    error_RN = torch.zeros_like(wide_RN) if every > 1 else double(whole_RN)
-    for piece in _pieces(operator, max(1, every)):
+    every = max(1, operator.objective.samples // _ALL) if operator.objective.splittable else 1
+    if every == 1:
+        error_RN = double(_without_decay(operator, w_RN, product_RN))
+    else:
+        error_RN = torch.zeros_like(wide_RN)
+        for batch in _some(operator, every):
+            error_RN += double(operator.contribution(batch, w_RN))
+    for piece in _pieces(operator, _some(operator, every)):
         between()
         data = move(piece.data, wide_RN.device, torch.float64)
         error_RN -= twin.contribution(Batch(data, piece.size, piece.splittable), wide_RN)
-        if every > 1:
-            error_RN += double(operator.contribution(piece, w_RN))
-    return error_RN.mul_(max(1, every))
+    return error_RN.mul_(every)
 
 
 def _at_rounded_weights(
@@ -152,15 +154,24 @@ def _at_rounded_weights(
     units = _UNITS if operator.dtype == torch.float64 else 1
     out_RN = torch.zeros_like(w_RN)
     with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):
-        for piece in _pieces(operator):
+        for piece in _pieces(operator, operator.objective.batches):
             between()
             out_RN += operator.contribution(piece, w_RN)
     return out_RN
 
 
-def _pieces(operator: Curvature[Any], every: int = 1) -> Iterator[Batch]:
-    """Every k-th sample in pieces that take no more memory in float64 than those of the operator."""
-    largest = max(batch.size for batch in operator.objective.batches)
+def _some(operator: Curvature[Any], every: int) -> Iterator[Batch]:
+    """Every k-th sample of the data, whatever the sizes of its batches."""
+    start = 0
     for batch in operator.objective.batches:
-        some = batch if every == 1 else batch.take(range(0, batch.size, every))
-        yield from some.pieces(max(1, (operator.micro_batch or largest) // _SHARE))
+        places = range(-start % every, batch.size, every)
+        start += batch.size
+        if places:
+            yield batch.take(places) if every > 1 else batch
+
+
+def _pieces(operator: Curvature[Any], batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Pieces that take no more memory in float64 than those of the operator."""
+    largest = max(batch.size for batch in operator.objective.batches)
+    for batch in batches:
+        yield from batch.pieces(max(1, (operator.micro_batch or largest) // _SHARE))
