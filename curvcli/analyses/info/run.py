@@ -11,7 +11,8 @@ from curvcli.analyses.shared.answer import Answer
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError
-from curvcli.loading.checkpoints.checkpoint import Checkpoint, TensorInfo
+from curvcli.loading.checkpoints.checkpoint import Checkpoint
+from curvcli.loading.checkpoints.sources import TensorInfo
 
 _BLOCK = 1 << 22
 """Bytes that are measured at a time."""

@@ -9,6 +9,7 @@ import math
 import pickle
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from curvcli.loading.checkpoints.checkpoint import Checkpoint, tensor_infos
 from curvcli.loading.checkpoints.pickled import found_under
 from curvcli.loading.checkpoints.selection import select
 from curvcli.loading.checkpoints.sharded import check_shard
+from curvcli.loading.checkpoints.sources import Source
 from curvcli.machine.memory import not_of_memory
 
 INDEX = ".metadata"
@@ -88,13 +90,14 @@ class _Piece(NamedTuple):
     length: int
 
 
-class _Stored(NamedTuple):
+@dataclass(frozen=True)
+class _Stored(Source):
     """A tensor as the index describes it."""
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    pieces: list[_Piece]
+    chunks: list[_Piece]
 
     def check(self) -> None:
         """What the index alone says against it.
@@ -103,19 +106,19 @@ class _Stored(NamedTuple):
             CheckpointError: it is larger than what is stored, or pieces are missing.
         """
         size = math.prod(self.shape) * self.dtype.itemsize
-        if size > sum(piece.length for piece in self.pieces):
+        if size > sum(piece.length for piece in self.chunks):
             raise CheckpointError(
                 f"{self.name!r} would take {size} bytes, more than is stored of it",
                 "copy all files again",
             )
-        if sum(math.prod(piece.sizes) for piece in self.pieces) < math.prod(self.shape):
+        if sum(math.prod(piece.sizes) for piece in self.chunks) < math.prod(self.shape):
             raise self._missing()
 
     def whole(self) -> Tensor:
         """The tensor from its pieces, which must tile it."""
         whole = torch.empty(self.shape, dtype=self.dtype)
         covered = torch.zeros(self.shape, dtype=torch.bool)
-        for piece in self.pieces:
+        for piece in self.chunks:
             place = tuple(slice(o, o + s) for o, s in zip(piece.offsets, piece.sizes, strict=True))
             whole[place] = self._values(piece)
             covered[place] = True
@@ -125,12 +128,12 @@ class _Stored(NamedTuple):
 
     def part(self, first: int, last: int) -> Tensor:
         """Entries ``first`` to ``last``, flat; where pieces hold whole rows, from those alone that have them."""
-        if any(piece.sizes[1:] != self.shape[1:] for piece in self.pieces):
+        if any(piece.sizes[1:] != self.shape[1:] for piece in self.chunks):
             return self.whole().reshape(-1)[first:last].clone()
         row = math.prod(self.shape[1:])
         part = torch.empty(last - first, dtype=self.dtype)
         end = 0
-        for piece in sorted(self.pieces, key=lambda p: p.offsets):
+        for piece in sorted(self.chunks, key=lambda p: p.offsets):
             begin = row * sum(piece.offsets[:1])
             if begin != end:
                 raise self._missing()
@@ -192,13 +195,13 @@ def read_distributed(folder: Path, weights: str | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{folder.name} holds no weights", "save the model's state_dict() in it"
         )
-    files = sorted({piece.path for s in taken.values() for piece in s.pieces})
+    files = sorted({piece.path for s in taken.values() for piece in s.chunks})
     return Checkpoint(
         folder,
         "torch.distributed",
         tensor_infos(chosen),
+        taken,
         notes=found_under(where, others),
-        stored=taken,
         files=[index, *files],
     )
 

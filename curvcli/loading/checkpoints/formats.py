@@ -11,6 +11,7 @@ from curvcli.loading.checkpoints.distributed import INDEX, read_distributed
 from curvcli.loading.checkpoints.pickled import read_torch
 from curvcli.loading.checkpoints.safetensors import read_safetensors
 from curvcli.loading.checkpoints.sharded import read_sharded
+from curvcli.loading.checkpoints.sources import in_memory
 
 
 def open_checkpoint(
@@ -147,5 +148,5 @@ def _program(
     tensors = module.state_dict()
     form: Format = "torch.export program" if kind == "program" else "TorchScript"
     return Checkpoint(
-        path, form, tensor_infos(tensors), notes=notes, program=module, loaded=dict(tensors)
+        path, form, tensor_infos(tensors), in_memory(tensors), notes=notes, program=module
     )

@@ -12,8 +12,13 @@ from torch import Tensor
 from curvcli.errors import CheckpointError, some
 from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import EXPANSION_BYTES
-from curvcli.loading.checkpoints.checkpoint import Checkpoint, check_plain, tensor_infos
+from curvcli.loading.checkpoints.checkpoint import (
+    Checkpoint,
+    check_plain,
+    tensor_infos,
+)
 from curvcli.loading.checkpoints.selection import NESTED, is_extra, select
+from curvcli.loading.checkpoints.sources import in_memory
 from curvcli.machine.memory import not_of_memory
 
 
@@ -114,9 +119,9 @@ def read_torch(path: Path, unsafe_pickle: bool, weights: str | None = None) -> C
         path,
         "torch",
         tensor_infos(tensors),
+        in_memory(tensors),
         notes=notes,
         program=module if weights is None else None,
-        loaded=tensors,
         extra=extra,
     )
 

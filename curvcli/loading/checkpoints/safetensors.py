@@ -8,12 +8,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from curvcli.errors import CheckpointError
-from curvcli.loading.checkpoints.checkpoint import (
-    Checkpoint,
-    Place,
-    TensorInfo,
-    open_safetensors,
-)
+from curvcli.loading.checkpoints.checkpoint import Checkpoint, open_safetensors
+from curvcli.loading.checkpoints.sources import InFile, TensorInfo
 
 _HEADER_LIMIT = 100_000_000  # the format's own limit
 
@@ -38,8 +34,11 @@ def read_safetensors(path: Path) -> Checkpoint:
     ]
     if not tensors:
         raise CheckpointError(f"{path.name} contains no tensors", "save the model's state_dict()")
-    places = {t.name: Place(path, start + header[t.name]["data_offsets"][0]) for t in tensors}
-    return Checkpoint(path, "safetensors", tensors, metadata, places=places)
+    sources = {
+        info.name: InFile(path, start + header[info.name]["data_offsets"][0], info)
+        for info in sorted(tensors, key=lambda info: info.name)
+    }
+    return Checkpoint(path, "safetensors", tensors, sources, metadata)
 
 
 def _tensor_info(name: str, entry: Any, path: Path) -> TensorInfo:

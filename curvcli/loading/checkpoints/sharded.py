@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from torch import Tensor
-
 from curvcli.errors import CheckpointError
 from curvcli.files import check_regular
 from curvcli.loading.checkpoints.archive import read_json
-from curvcli.loading.checkpoints.checkpoint import Checkpoint, Place, TensorInfo
+from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.pickled import read_torch
 from curvcli.loading.checkpoints.safetensors import read_safetensors
+from curvcli.loading.checkpoints.sources import Source, TensorInfo
 
 
 def read_sharded(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
@@ -38,8 +37,6 @@ def read_sharded(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
         raise CheckpointError(f"{path.name} names shards of two formats", "save all of them in one")
     known = {name: {t.name: t for t in shard.tensors} for name, shard in shards.items()}
     tensors: list[TensorInfo] = []
-    places: dict[str, Place] = {}
-    loaded: dict[str, Tensor] = {}
     for tensor, name in weight_map.items():
         found = known[name].get(tensor)
         if found is None:
@@ -47,17 +44,20 @@ def read_sharded(path: Path, unsafe_pickle: bool = False) -> Checkpoint:
                 f"{path.name}: {tensor!r} is not in its shard {name!r}", "copy all shards again"
             )
         tensors.append(found)
-        if shards[name].loaded:
-            loaded[tensor] = shards[name].loaded[tensor]
-        else:
-            places[tensor] = shards[name].places[tensor]
+    sources: dict[str, Source] = {
+        tensor: source
+        for name, shard in shards.items()
+        for tensor, source in shard.sources.items()
+        if weight_map.get(tensor) == name
+    }
     return Checkpoint(
         path,
-        "sharded torch" if loaded else "sharded safetensors",
+        "sharded torch"
+        if "torch" in {s.format for s in shards.values()}
+        else "sharded safetensors",
         tensors,
+        sources,
         {"shards": str(len(shards))},
-        places=places,
-        loaded=loaded,
         files=[shard.path for shard in shards.values()],
     )
 
