@@ -3,6 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -85,7 +86,11 @@ def _attributes(model: nn.Module) -> dict[Place, Any]:
         }
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             own |= module._buffers.items()
-        found |= {(path, name): _copy(value) for name, value in own.items() if _is_plain(value)}
+        for name, value in own.items():
+            # Containers of a library's own may refuse to be copied or filled; configurations do.
+            with suppress(Exception):
+                if _is_plain(value):
+                    found[path, name] = _copy(value)
     return found
 
 

@@ -202,3 +202,27 @@ def test_jacobians_of_a_network_with_state(tmp_path: Path, monkeypatch: pytest.M
     for row, found in zip(torch.randn(5, 3), samples, strict=True):
         matrix = torch.autograd.functional.jacobian(Recurrent(), row[None])
         assert found.frobenius == pytest.approx(float(torch.linalg.norm(matrix)), rel=1e-5)
+
+
+class Frozen(dict[str, Any]):
+    """A configuration that refuses to be changed, as that of diffusers does."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError("it is frozen")
+
+
+class Numbered(list[int]):
+    """A list that is made otherwise than lists are."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(range(first, last))
+
+
+def test_containers_that_cannot_be_copied_are_no_state() -> None:
+    """What is beside them is still seen."""
+    model: Any = Recurrent()
+    model.config, model.numbers = Frozen(width=4), Numbered(0, 3)
+    objective, _ = objective_of(model, cut=False, named=True)
+    assert any("inner.h" in note for note in objective.notes)
+    assert model.config == {"width": 4}
+    assert model.numbers == [0, 1, 2]

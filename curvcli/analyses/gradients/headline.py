@@ -17,7 +17,9 @@ def headline(answer: Answer[GradientsResult]) -> Headline:
         return judged(
             answer, f"NaN or Inf first appear in the output of {result.first_nonfinite}.", "bad"
         )
-    count, missed = len(result.layers), [s.name for s in result.layers if s.role == "unreached"]
+    # Where nothing is trained on the way to a layer, and nothing in it, no gradient is missed.
+    layers = [s for s in result.layers if s.role != "unreached" or s.weight_rms is not None]
+    count, missed = len(layers), [s.name for s in layers if s.role == "unreached"]
     reached = f"all {count} layers" if count > 1 else "the only layer"
     if missed:
         named = ", ".join(missed[:2]) + (", …" if len(missed) > 2 else "")

@@ -40,7 +40,12 @@ def check_targets(raw: Any, targets: Any, loss: str) -> None:
         raise DataError(
             f"the loss {loss} needs targets, and none of the data is called {', '.join(TARGET_NAMES[:4])}: "
             f"it has {some(map(str, raw), 8)}",
-            _how_to_name(named, like),
+            _how_to_name(named, like)
+            + (
+                "; a loss without targets is a function (model, batch) for --objective"
+                if ":" in loss
+                else ""
+            ),
         )
     label = next((n for n, v in named.items() if v.shape == getattr(targets, "shape", None)), None)
     sizes = {v.shape[0] for n, v in named.items() if n != label}
