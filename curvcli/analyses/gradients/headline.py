@@ -17,8 +17,12 @@ def headline(answer: Answer[GradientsResult]) -> Headline:
         return judged(
             answer, f"NaN or Inf first appear in the output of {result.first_nonfinite}.", "bad"
         )
-    # Where nothing is trained on the way to a layer, and nothing in it, no gradient is missed.
-    layers = [s for s in result.layers if s.role != "unreached" or s.weight_rms is not None]
+    # No gradient is missed where nothing is trained in a layer, or where it comes by another call.
+    come = {_module(s.name) for s in result.layers if s.role != "unreached"}
+    layers = [
+        s for s in result.layers
+        if s.role != "unreached" or (s.weight_rms is not None and _module(s.name) not in come)
+    ]  # fmt: skip
     count, missed = len(layers), [s.name for s in layers if s.role == "unreached"]
     reached = f"all {count} layers" if count > 1 else "the only layer"
     if missed:
@@ -35,6 +39,10 @@ def headline(answer: Answer[GradientsResult]) -> Headline:
         text += f". But the loss is no better than that of a constant: {result.sanity.fit.why}"
         return judged(answer, f"{text}.", "attention", replaced=True)
     return judged(answer, f"{text}.", replaced=True)
+
+
+def _module(call: str) -> str:
+    return call.partition("#")[0]
 
 
 def _depth(gain: float, interval: tuple[float, float] | None) -> str:

@@ -164,6 +164,15 @@ class Judge:
         def norm(s: LayerSignal) -> float:
             return relative(s, "activation_gradient_norm")
 
+        largest: dict[str, float] = {}
+        for s in reached:
+            module = s.name.partition("#")[0]
+            largest[module] = max(largest.get(module, 0.0), rms(s))
+
+        def elsewhere(s: LayerSignal) -> bool:
+            """Whether the layer gets its gradient by another call: adaptive solvers make calls that hardly count."""
+            return s.role == "branch" and rms(s) < largest[s.name.partition("#")[0]]
+
         def peak(s: LayerSignal) -> float:
             # A single large entry is no explosion while the whole gradient is not large.
             return min(relative(s, "activation_gradient_peak"), norm(s))
@@ -174,10 +183,11 @@ class Judge:
             ("exploding-peak", "largest entry and norm", peak),
         ):
             # The gradient before a normalisation is as large as its input is small; that behind it is judged.
-            skipped = attends if rule == "vanishing-layer" else normalised.__contains__
+            vanishing = rule == "vanishing-layer"
+            skipped = attends if vanishing else normalised.__contains__
             yield from self._each(
                 rule,
-                [s for s in reached if not skipped(s.name)],
+                [s for s in reached if not skipped(s.name) and not (vanishing and elsewhere(s))],
                 value,
                 lambda s, v, what=what: (  # type: ignore[misc]
                     f"the gradient at {s.name} is {about(v)} times that at the output "

@@ -68,3 +68,34 @@ def test_a_loop_that_changes_the_state_has_no_lag(make_objective: MakeObjective)
     (trend,) = run(model, torch.randn(6, 9, 3), torch.randn(6, 2), make_objective).time
     assert trend.lag == []
     assert trend.gradient_gain is not None
+
+
+class Solver(nn.Module):
+    """As adaptive solvers call a layer: for a step, for the length of it, which hardly counts, and for none of it."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.encode = nn.Embedding(50, 8)
+        self.encode.weight.requires_grad_(False)
+        self.f, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.share = share
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.encode(x)
+        h = h + torch.tanh(self.f(h))
+        with torch.no_grad():
+            self.f(h)
+        return self.head(h + self.share * self.f(h) + torch.tanh(self.f(h)))
+
+
+def test_calls_that_hardly_count_are_no_vanishing_gradient(make_objective: MakeObjective) -> None:
+    """The layer has its gradient by its other calls, also by those that none comes to; a frozen one has none."""
+    torch.manual_seed(11)
+    x, y = torch.randint(50, (20,)), torch.randn(20, 2)
+    answer = analyse("gradients", Subject(objective=make_objective(Solver(1e-12), x, y, "mse")))
+    small = [s for s in answer.result.layers if s.name == "f#3"]
+    assert small[0].activation_gradient_rms is not None
+    assert small[0].activation_gradient_rms < 1e-10
+    assert not [f for f in answer.findings if f.rule == "gradients.vanishing-layer"]
+    assert answer.headline is not None
+    assert "(not encode)" in answer.headline.sentence
