@@ -17,10 +17,12 @@ from curvcli.linalg.operator import SymmetricOperator
 from curvcli.linalg.stochastic.quadrature import Estimate
 
 
-def random_signs(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    """A vector of independent signs, shape (n,), on the device of ``like`` in its dtype."""
+def random_signs(
+    n: int, generator: torch.Generator, like: Tensor, own: slice = slice(None)
+) -> Tensor:
+    """A vector of independent signs, shape (n,), on the device of ``like`` in its dtype; of it the entries ``own``."""
     # Bytes are drawn and moved in a fraction of the time that numbers of 64 bits take.
-    bits_N = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)
+    bits_N = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)[own]
     return bits_N.to(like.device).to(like.dtype).mul_(2).sub_(1)
 
 

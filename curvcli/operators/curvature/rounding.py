@@ -148,7 +148,7 @@ def _at_rounded_weights(
     """H at weights whose last digits are moved at random, times w, without weight decay."""
     theta_N = operator.objective.flat()
     own = operator.ranks.entries(operator.n)
-    signs_N = random_signs(operator.n, torch.Generator().manual_seed(0), theta_N)[own]
+    signs_N = random_signs(operator.n, torch.Generator().manual_seed(0), theta_N, own)
     units = _UNITS if operator.dtype == torch.float64 else 1
     out_RN = torch.zeros_like(w_RN)
     with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):
@@ -159,8 +159,12 @@ def _at_rounded_weights(
 
 
 def _pieces(operator: Curvature[Any], every: int = 1) -> Iterator[Batch]:
-    """Every k-th sample in pieces that take no more memory in float64 than those of the operator."""
-    largest = max(batch.size for batch in operator.objective.batches)
-    for batch in operator.objective.batches:
+    """Every k-th sample in pieces that take no more memory in float64 than those of the operator; or whole batches."""
+    objective = operator.objective
+    if not objective.splittable:
+        yield from objective.batches
+        return
+    largest = max(batch.size for batch in objective.batches)
+    for batch in objective.batches:
         some = batch if every == 1 else batch.take(range(0, batch.size, every))
         yield from some.pieces(max(1, (operator.micro_batch or largest) // _SHARE))
