@@ -156,7 +156,7 @@ def test_a_target_file_that_divides_is_refused_by_other_questions(tmp_path: Path
     text = (SAMPLES / "digits_mlp.toml").read_text()
     target.write_text(text.replace('"digits', f'"{SAMPLES}/digits') + "\n")
     target.write_text("shard = true\n" + target.read_text())
-    done: subprocess.CompletedProcess[str] = run("taylor", str(target))
+    done: subprocess.CompletedProcess[str] = run("backprop", str(target))
     assert done.returncode == 2
-    assert "taylor does not work on weights that are divided" in done.stderr
+    assert "backprop does not work on weights that are divided" in done.stderr
     assert run("info", str(target)).returncode == 0

@@ -42,4 +42,6 @@ _MEANING = (
     "way down."
 )
 
-QUESTION = Question("saddle", SaddleOptions, SaddleResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "saddle", SaddleOptions, SaddleResult, view, headline, divides=(), meaning=_MEANING
+)

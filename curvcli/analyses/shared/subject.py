@@ -149,13 +149,21 @@ class Subject:
         """
         from pathlib import Path
 
+        from msgspec.structs import replace
+
+        from curvcli.linalg.ranks import ALONE
         from curvcli.loading.checkpoints.formats import open_checkpoint
         from curvcli.loading.models.model import load_weights
+        from curvcli.loading.target import Target
         from curvcli.objective.network import copied
 
-        other = copied(self.load(accept_nonfinite=True).model)
-        checkpoint = open_checkpoint(Path(path), self.spec.unsafe_pickle, self.spec.weights)
-        self.notes.extend(load_weights(other, checkpoint, self.spec.allow_partial))
+        if self.spec.shard:  # each process reads its own part of the other file too
+            spec = replace(self.spec, checkpoint=path)
+            other = Target(spec, self.notes, self._stop, self._ranks or ALONE).model
+        else:
+            other = copied(self.load(accept_nonfinite=True).model)
+            checkpoint = open_checkpoint(Path(path), self.spec.unsafe_pickle, self.spec.weights)
+            self.notes.extend(load_weights(other, checkpoint, self.spec.allow_partial))
         return {name: p.detach() for name, p in other.named_parameters()}
 
     def forward_pass(self) -> "SanityInfo":

@@ -44,4 +44,6 @@ _MEANING = (
     "that the quadratic model does not hold over the step."
 )
 
-QUESTION = Question("step", StepOptions, StepResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "step", StepOptions, StepResult, view, headline, divides=("save",), meaning=_MEANING
+)

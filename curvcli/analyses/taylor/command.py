@@ -43,4 +43,6 @@ _MEANING = (
     "not hold."
 )
 
-QUESTION = Question("taylor", TaylorOptions, TaylorResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "taylor", TaylorOptions, TaylorResult, view, headline, divides=(), meaning=_MEANING
+)

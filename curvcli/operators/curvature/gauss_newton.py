@@ -86,7 +86,8 @@ class GaussNewton(Curvature[OutputGraph]):
                 leaf = -leaf.abs()
             leaf.requires_grad_()
             total, _ = loss.of_outputs(leaf, batch.data)
-            (inner,) = torch.autograd.grad(total / self.objective.weight, leaf, create_graph=True)
+            share = 0.0 if batch.idle else 1 / self.objective.weight
+            (inner,) = torch.autograd.grad(total * share, leaf, create_graph=True)
         if not inner.requires_grad:
             return OutputCurvature(None, [])
 
@@ -218,7 +219,8 @@ class GaussNewton(Curvature[OutputGraph]):
             return self.objective.flatten(parts)
 
         tolerance = ASYMMETRY[self.dtype == torch.float64]
-        if graph.pulled and asymmetry(without_loss, self.objective.flat()) <= tolerance:
+        found = asymmetry(without_loss, self.objective.flat(), self.ranks) if graph.pulled else None
+        if found is not None and found <= tolerance:
             return True
         return rounding
 

@@ -1,0 +1,99 @@
+"""Questions asked of divided weights have the answers that they have of whole ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import SAMPLES
+from tests.distributed.asked import ASKED
+from tests.distributed.test_command import run
+from tests.distributed.test_ranks import started
+
+# Rounding itself, of which every order of the same sums has its own.
+_ROUNDING = (
+    "residual",
+    "floor",
+    "error",
+    "hvp_check",
+    "true_change_residual",
+    "lambda_max_residual",
+)
+_SMALL = 1e-6
+COMMANDS = (
+    ("saddle", "saddle", "--tol", "1e-9"),
+    ("taylor", "digits_mlp", "--to", "other", "--tol", "1e-9", "--direction", "top"),
+    ("step", "digits_mlp", "--method", "gradient", "--method", "lbfgs"),
+)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("what", ASKED)
+def test_as_of_whole_weights(what: str, tmp_path: Path) -> None:
+    processes = started(2, ["-m", "tests.distributed.asked", str(tmp_path), what])
+    assert [p.wait(timeout=280) for p in processes] == [0, 0]
+    first, second = (json.loads((tmp_path / f"{r}.json").read_text()) for r in range(2))
+    for asked, found, other in zip(ASKED[what], first, second, strict=True):
+        assert found["divided"] == other["divided"], asked
+        check(found["one"], found["divided"], str(asked))
+
+
+def check(one: Any, several: Any, where: str) -> None:
+    """Equal to rounding, but for the sign that an eigenvector happens to have."""
+    if isinstance(one, dict):
+        assert one.keys() == several.keys(), where
+        for key, value in one.items():
+            if key in _ROUNDING:
+                small = max(value or 0.0, several[key] or 0.0) < _SMALL
+                assert small or several[key] == pytest.approx(value), f"{where} {key}"
+            elif key == "matvecs":  # where a residual falls below its limit hangs on rounding
+                assert abs(value - several[key]) <= 2, f"{where} {key}"
+            elif key == "walk":
+                check(_unsigned(value), _unsigned(several[key]), f"{where} {key}")
+            elif key == "third_order" and value is not None:
+                # A fit to the digits in which a cubic shows: right to its own error.
+                apart = abs(value["value"] - several[key]["value"])
+                assert apart < 5 * value["standard_error"], f"{where} {key}"
+            else:
+                check(value, several[key], f"{where} {key}")
+    elif isinstance(one, list):
+        assert len(one) == len(several), where
+        for i, pair in enumerate(zip(one, several, strict=True)):
+            check(*pair, f"{where} {i}")
+    elif isinstance(one, float):
+        # A part in a million, or of rounding in losses of about 1.
+        assert several == pytest.approx(one, rel=1e-6, abs=1e-12), where
+    else:
+        assert one == several, where
+
+
+def _unsigned(walk: list[dict[str, float]]) -> list[list[float]]:
+    return sorted([abs(p["radius"]), p["change"], p["predicted"]] for p in walk)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_the_command(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """From files, each process its own part of them."""
+    (command, target), options = arguments[:2], list(arguments[2:])
+    if options[:1] == ["--to"]:
+        options[1:2] = [str(moved(SAMPLES / f"{target}.safetensors", tmp_path))]
+    common = [command, str(SAMPLES / f"{target}.toml"), *options]
+    common += ["--format", "json", "--dtype", "float64"]
+    one = json.loads(run(*common).stdout)
+    done = run(*common, "--ranks", "2", "--shard")
+    assert (done.returncode, done.stderr) == (0, "")
+    several = json.loads(done.stdout)
+    assert several["cost"]["processes"]["count"] == 2
+    check(*({k: a[k] for k in ("result", "findings")} for a in (one, several)), command)
+
+
+def moved(path: Path, folder: Path) -> Path:
+    """Another checkpoint, a hundredth away."""
+    torch.manual_seed(0)
+    other = {n: t + 0.01 * torch.randn_like(t) for n, t in load_file(path).items()}
+    save_file(other, folder / path.name)
+    return folder / path.name
