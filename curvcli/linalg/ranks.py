@@ -115,6 +115,10 @@ class Ranks:
         """Over all processes."""
         return value
 
+    def first(self, found: Tensor) -> Tensor:
+        """What the first process found, in place of what this one did: the same bits for all."""
+        return found
+
     def gathered(self, part_N: Tensor, n: int) -> Tensor:
         """The whole vector of ``n`` entries, of which every process has its `share`."""
         return part_N
@@ -156,6 +160,10 @@ class Group(Ranks):
         work = dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True)
         self._exchange(work, 2 * found.nbytes)
         return int(found)
+
+    def first(self, found: Tensor) -> Tensor:
+        """See `Ranks.first`."""
+        return self.sum(found.clone() if self.rank == 0 else torch.zeros_like(found))
 
     def gathered(self, part_N: Tensor, n: int) -> Tensor:
         """See `Ranks.gathered`."""

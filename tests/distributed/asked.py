@@ -16,6 +16,7 @@ from curvcli.linalg.ranks import ALONE, Group, Ranks
 from curvcli.loading.loss import loss_terms
 from curvcli.loading.processes import Processes
 from curvcli.objective.sharding.shards import divide
+from curvcli.operators.surface.directions import filter_normalised
 from tests.distributed.divided import CASES, case
 
 DTYPE = torch.float64
@@ -31,6 +32,7 @@ ASKED: dict[str, Asked] = {
         ("saddle", "frozen", _EXACT),
         ("taylor", "frozen", {**_EXACT, "direction": ["gradient", "top"]}),
         ("step", "frozen", {"tol": 1e-11}),
+        ("landscape", "frozen", {"along": ["gradient"], "points": 5, "refine": 2}),
     ],
     "saddle": [("saddle", n, _EXACT) for n in (MINIMUM, "tied", SMALL_BATCHES, STATISTICS)],
     "taylor": [("taylor", "tied", {**_EXACT, "direction": ["gradient", "top", "bottom", "lbfgs"]})],
@@ -74,6 +76,22 @@ def answered(question: str, objective: Objective, options: dict[str, Any], ranks
     return msgspec.to_builtins({"result": answer.result, "findings": answer.findings})
 
 
+def normalised(ranks: Group) -> dict[str, Any]:
+    """A direction by the tensors of the network, and what it is with filters as long as those of the weights."""
+    objective = objective_of("tied", ranks)
+    torch.manual_seed(4)
+    drawn = [torch.randn(held.shape, dtype=DTYPE) for held in objective.tensors]
+    direction_N = objective.flat()
+    for held, tensor in zip(objective.tensors, drawn, strict=True):
+        length = held.own.stop - held.own.start
+        direction_N[held.own] = tensor.reshape(-1)[held.first : held.first + length]
+    found_N = filter_normalised(objective, direction_N)
+    return {
+        held.name: [tensor.tolist(), objective.whole(found_N, i).tolist()]
+        for i, (held, tensor) in enumerate(zip(objective.tensors, drawn, strict=True))
+    }
+
+
 def main() -> None:
     """Called with the folder to write to and what is asked."""
     torch.set_num_threads(1)
@@ -83,8 +101,9 @@ def main() -> None:
         one = answered(question, objective_of(name, None), options, ALONE)
         divided = answered(question, objective_of(name, ranks), options, ranks)
         found.append({"one": one, "divided": divided})
+    told = {"answers": found, "filters": normalised(ranks)}
     processes.leave()
-    (Path(sys.argv[1]) / f"{ranks.rank}.json").write_text(json.dumps(found))
+    (Path(sys.argv[1]) / f"{ranks.rank}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

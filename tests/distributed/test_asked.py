@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import SAMPLES
 from tests.distributed.asked import ASKED
+from tests.distributed.divided import case
 from tests.distributed.test_command import run
 from tests.distributed.test_ranks import started
 
@@ -20,6 +21,9 @@ _ROUNDING = (
     "error",
     "hvp_check",
     "true_change_residual",
+    "change_residual",
+    "height_residual",
+    "curvature_residual",
     "lambda_max_residual",
 )
 _SMALL = 1e-6
@@ -27,6 +31,7 @@ COMMANDS = (
     ("saddle", "saddle", "--tol", "1e-9"),
     ("taylor", "digits_mlp", "--to", "other", "--tol", "1e-9", "--direction", "top"),
     ("step", "digits_mlp", "--method", "gradient", "--method", "lbfgs"),
+    ("landscape", "digits_mlp", "--to", "other", "--along", "gradient", "--points", "5"),
 )
 
 
@@ -36,9 +41,25 @@ def test_as_of_whole_weights(what: str, tmp_path: Path) -> None:
     processes = started(2, ["-m", "tests.distributed.asked", str(tmp_path), what])
     assert [p.wait(timeout=280) for p in processes] == [0, 0]
     first, second = (json.loads((tmp_path / f"{r}.json").read_text()) for r in range(2))
-    for asked, found, other in zip(ASKED[what], first, second, strict=True):
+    answers = (told["answers"] for told in (first, second))
+    for asked, found, other in zip(ASKED[what], *answers, strict=True):
         assert found["divided"] == other["divided"], asked
         check(found["one"], found["divided"], str(asked))
+    assert first["filters"] == second["filters"]
+    check_filters(first["filters"])
+
+
+def check_filters(found: dict[str, Any]) -> None:
+    """Each row of a weight is as long as that of the network, and points as it did; biases do not move."""
+    model, _ = case("tied", torch.float64)
+    weights = dict(model.named_parameters())
+    assert found.keys() == weights.keys()
+    for name, pair in found.items():
+        drawn, made = (torch.tensor(x, dtype=torch.float64) for x in pair)
+        wanted = torch.zeros_like(drawn)
+        if drawn.dim() == 2:
+            wanted = drawn * (weights[name].norm(dim=1) / drawn.norm(dim=1))[:, None]
+        torch.testing.assert_close(made, wanted, rtol=1e-12, atol=0)
 
 
 def check(one: Any, several: Any, where: str) -> None:

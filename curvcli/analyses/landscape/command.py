@@ -76,5 +76,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "landscape", LandscapeOptions, LandscapeResult, view, headline, arrays=arrays, meaning=_MEANING
+    "landscape",
+    LandscapeOptions,
+    LandscapeResult,
+    view,
+    headline,
+    arrays=arrays,
+    divides=("state",),
+    meaning=_MEANING,
 )

@@ -29,8 +29,9 @@ from curvcli.analyses.shared.spectrum.saved import run_log
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.linalg.operator import ROUNDING
+from curvcli.linalg.ranks import Ranks
 from curvcli.linalg.run_log import Logged, RunLog
-from curvcli.linalg.vectors import double, euclidean_norm
+from curvcli.linalg.vectors import double
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.curvature.rounding import product_error
@@ -50,7 +51,7 @@ def run(subject: Subject, options: LandscapeOptions, journal: Journal) -> Answer
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    _check(options)
+    _check(options, subject.spec.shard)
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     other = _other(subject, options)
@@ -74,7 +75,7 @@ def run(subject: Subject, options: LandscapeOptions, journal: Journal) -> Answer
     return journal.answer(result)
 
 
-def _check(options: LandscapeOptions) -> None:
+def _check(options: LandscapeOptions, divided: bool) -> None:
     for name in options.along:
         if name not in ALONG:
             raise UsageError(
@@ -86,6 +87,11 @@ def _check(options: LandscapeOptions) -> None:
     elif len(options.along) > 1:
         raise UsageError(
             "pca chooses all directions itself", "leave the other directions of --along out"
+        )
+    if divided and "adam" in options.along:
+        raise UsageError(
+            "--along adam needs the moments of whole tensors, and --shard divides these",
+            "leave out one of the two",
         )
     if options.optimizer is not None and "adam" not in options.along:
         raise UsageError("--optimizer has a meaning for --along adam only", "leave it out")
@@ -100,7 +106,7 @@ def _other(subject: Subject, options: LandscapeOptions) -> Objective | None:
             "--other-data names a file, and the data at hand are objects",
             "ask again with the other data",
         )
-    named = Subject(replace(subject.spec, data=options.other_data))
+    named = subject.again(replace(subject.spec, data=options.other_data))
     theirs = named.objective
     # The same model and θ; what only the other data look up does not move.
     return dataclasses.replace(
@@ -128,23 +134,24 @@ def _products(
     logged, objective = Logged(operator, log), operator.objective
     deltas = [w.delta_N for w in ways.ways]
     products = [logged.matvec(d_N) for d_N in deltas]
-    slopes = tuple(_dot(operator.gradient, d_N) for d_N in deltas)
-    curvatures = tuple(tuple(_dot(a_N, h_N) for h_N in products) for a_N in deltas)
+    ranks = operator.ranks
+    slopes = tuple(_dot(operator.gradient, d_N, ranks) for d_N in deltas)
+    curvatures = tuple(tuple(_dot(a_N, h_N, ranks) for h_N in products) for a_N in deltas)
     axes = []
     for i, (way, d_N, h_N) in enumerate(zip(ways.ways, deltas, products, strict=True)):
-        norm = float(euclidean_norm(d_N))
-        residual = ROUNDING * torch.finfo(operator.dtype).eps * norm * float(euclidean_norm(h_N))
+        norm = float(ranks.norm(d_N))
+        residual = ROUNDING * torch.finfo(operator.dtype).eps * norm * float(ranks.norm(h_N))
         if (
             journal.stop() is None
             and (seen := product_error(operator, d_N[None], h_N[None])) is not None
         ):
-            residual += _ONE_DRAW * abs(_dot(d_N.to(seen.error_RN), seen.error_RN[0]))
+            residual += _ONE_DRAW * abs(_dot(d_N, seen.error_RN[0], ranks))
         low, high = _range(way, objective.loss, slopes[i], curvatures[i][i])
         axes.append(Axis(way.name, norm, low, high, slopes[i], curvatures[i][i], residual))
     check = Checked(None, False)
     if journal.stop() is None:
         check = check_products(journal, operator, deltas[0], products[0])
-    gram = tuple(tuple(_dot(a_N, b_N) for b_N in deltas) for a_N in deltas)
+    gram = tuple(tuple(_dot(a_N, b_N, ranks) for b_N in deltas) for a_N in deltas)
     rounding = max(
         8 * torch.finfo(objective.dtype).eps * abs(objective.loss), loss_resolution(operator)
     )
@@ -152,8 +159,8 @@ def _products(
     return _Products(axes, model, check)
 
 
-def _dot(a_N: Tensor, b_N: Tensor) -> float:
-    return float(torch.dot(double(a_N), double(b_N)))
+def _dot(a_N: Tensor, b_N: Tensor, ranks: Ranks) -> float:
+    return float(ranks.dot(double(a_N), double(b_N)))
 
 
 def _range(way: Way, loss: float, slope: float, curvature: float) -> tuple[float, float]:

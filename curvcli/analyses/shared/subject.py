@@ -90,10 +90,10 @@ class Subject:
         for member in self.members:
             member.share_among(ranks)
 
-    def again(self) -> "Subject":
-        """The same target, of which nothing has been loaded."""
+    def again(self, spec: TargetSpec | None = None) -> "Subject":
+        """The same target, or one of these settings, of which nothing has been loaded."""
         other = Subject(
-            self.spec,
+            spec or self.spec,
             name=self.name,
             target=self.target.again() if self.live else None,
             file=self.file,
