@@ -226,6 +226,14 @@ class Objective:
         whole_N[held.first : held.first + len(own_N)] = own_N
         return self.ranks.over_entries(whole_N).view(held.shape)
 
+    def own(self, whole: Tensor, index: int) -> Tensor:
+        """This process' part, flat, of a tensor shaped like the parameter of that number in `tensors`."""
+        held = self.tensors[index]
+        if not self.divided:
+            return self.flatten([whole], [index])
+        length = held.own.stop - held.own.start
+        return whole.reshape(-1)[held.first : held.first + length]
+
     def twin(self, model: nn.Module, batches: Sequence[Batch]) -> "Objective":
         """The same loss, without weight decay, of a copy of the model on other data; nothing is checked again."""
         named = dict(model.named_parameters())

@@ -31,8 +31,13 @@ ASKED: dict[str, Asked] = {
     "one of each": [
         ("saddle", "frozen", _EXACT),
         ("taylor", "frozen", {**_EXACT, "direction": ["gradient", "top"]}),
-        ("step", "frozen", {"tol": 1e-11}),
+        ("step", "frozen", {"tol": 1e-11, "method": ["newton", "saddle-free"]}),
         ("landscape", "frozen", {"along": ["gradient"], "points": 5, "refine": 2}),
+        ("sharpness", "frozen", {"measure": ["worst", "relative-flatness"]}),
+    ],
+    "sharpness": [
+        ("sharpness", "tied", {}),
+        ("sharpness", SMALL_BATCHES, {"measure": ["worst", "fisher-rao", "m-sharpness"]}),
     ],
     "saddle": [("saddle", n, _EXACT) for n in (MINIMUM, "tied", SMALL_BATCHES, STATISTICS)],
     "taylor": [("taylor", "tied", {**_EXACT, "direction": ["gradient", "top", "bottom", "lbfgs"]})],

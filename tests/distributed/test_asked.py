@@ -21,12 +21,17 @@ _ROUNDING = (
     "error",
     "hvp_check",
     "true_change_residual",
+    "found_residual",
     "change_residual",
     "height_residual",
     "curvature_residual",
     "lambda_max_residual",
 )
 _SMALL = 1e-6
+# A fit to the digits in which a cubic shows, and means over random vectors, whose entries lie elsewhere.
+_TO_THEIR_ERROR = (
+    "third_order", "average", "average_adaptive", "pac_bayes", "pac_bayes_adaptive",
+)  # fmt: skip
 COMMANDS = (
     ("saddle", "saddle", "--tol", "1e-9"),
     ("taylor", "digits_mlp", "--to", "other", "--tol", "1e-9", "--direction", "top"),
@@ -70,12 +75,13 @@ def check(one: Any, several: Any, where: str) -> None:
             if key in _ROUNDING:
                 small = max(value or 0.0, several[key] or 0.0) < _SMALL
                 assert small or several[key] == pytest.approx(value), f"{where} {key}"
+            elif key == "quadratic_upper":  # a bound that hangs on a random start
+                assert several[key] == pytest.approx(value, rel=0.02), f"{where} {key}"
             elif key == "matvecs":  # where a residual falls below its limit hangs on rounding
                 assert abs(value - several[key]) <= 2, f"{where} {key}"
             elif key == "walk":
                 check(_unsigned(value), _unsigned(several[key]), f"{where} {key}")
-            elif key == "third_order" and value is not None:
-                # A fit to the digits in which a cubic shows: right to its own error.
+            elif key in _TO_THEIR_ERROR and value is not None:
                 apart = abs(value["value"] - several[key]["value"])
                 assert apart < 5 * value["standard_error"], f"{where} {key}"
             else:

@@ -55,5 +55,5 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "sharpness", SharpnessOptions, SharpnessResult, view, headline, meaning=_MEANING
+    "sharpness", SharpnessOptions, SharpnessResult, view, headline, divides=(), meaning=_MEANING
 )
