@@ -41,13 +41,14 @@ class Ranks:
     def __init__(self) -> None:
         self.traffic = Traffic()
 
-    def share(self, count: int) -> slice:
-        """This process' part of ``count`` things in a row; parts differ by one at most.
+    def share(self, count: int, rank: int | None = None) -> slice:
+        """The part of ``count`` things in a row of this process, or of another; parts differ by one at most.
 
         >>> Ranks().share(7)
         slice(0, 7, None)
         """
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        rank = self.rank if rank is None else rank
+        return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
     def largest_share(self, count: int) -> int:
         """Of any process."""
@@ -164,8 +165,8 @@ class Group(Ranks):
         padded[: len(part_N)] = part_N
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         self._exchange(dist.all_gather(parts, padded, async_op=True), self.size * padded.nbytes)
-        lengths = [n * (r + 1) // self.size - n * r // self.size for r in range(self.size)]
-        return torch.cat([p[:k] for p, k in zip(parts, lengths, strict=True)])
+        shares = [self.share(n, r) for r in range(self.size)]
+        return torch.cat([p[: s.stop - s.start] for p, s in zip(parts, shares, strict=True)])
 
     def collected(self, items: list[T]) -> list[T]:
         """See `Ranks.collected`; they travel as pickles among processes that run the same program."""

@@ -95,7 +95,7 @@ def figures(processes: Processes, name: str, dtype: torch.dtype) -> dict[str, An
     _, _, decay, train = CASES[name]
     objective = make_objective(
         model, batches, loss_terms("cross_entropy", {}), weight_decay=decay, train_mode=train,
-        ranks=ranks, lean=shards.gatherer.lean,
+        **shards.options,
     )  # fmt: skip
     before_N = objective.flat()
     out: dict[str, Any] = {
@@ -120,6 +120,10 @@ def figures(processes: Processes, name: str, dtype: torch.dtype) -> dict[str, An
     tol = 1e-4 if dtype == torch.float32 else 1e-9
     found = lanczos(Hessian(objective), Wanted(top=3, bottom=1), tol=tol)
     out["values"] = found.values_K.tolist()
+    out["vector"] = {
+        held.name: objective.whole(found.vectors_KN[0], i).tolist()
+        for i, held in enumerate(objective.tensors)
+    }
     out["restored"] = torch.equal(before_N, objective.flat())
     return out
 

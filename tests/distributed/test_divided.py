@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from curvcli import Batch
@@ -62,6 +63,7 @@ def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
         for dtype, rtol in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
             of_ranks = [f[f"{name}, {dtype}"] for f in found]
             check(of_ranks, loss, scalars, wanted, rtol)
+            check_vector(of_ranks, name, h_NN, tol=1e-4 if dtype == torch.float32 else 1e-9)
             assert sum(f["length"] for f in of_ranks) == of_ranks[0]["n"] == len(g_N)
     reads = [f["reading"] for f in found]
     assert all(r["read"] == r["held"] and r["right"] for r in reads)
@@ -89,9 +91,23 @@ def check(
     assert first["sent"] <= 5
 
 
+def check_vector(of_ranks: list[dict[str, Any]], name: str, h_NN: Tensor, tol: float) -> None:
+    """Put together by the names and shapes of the network, the first eigenvector is one of the dense matrix."""
+    model, _ = case(name, torch.float64)
+    shapes = {n: p.shape for n, p in model.named_parameters() if p.requires_grad}
+    for found in of_ranks:
+        parts = {n: torch.tensor(v, dtype=torch.float64) for n, v in found["vector"].items()}
+        assert {n: v.shape for n, v in parts.items()} == shapes
+        v_N = torch.cat([parts[n].reshape(-1) for n in shapes])
+        assert float(v_N.norm()) == pytest.approx(1, abs=1e-6)
+        # Lanczos ends at this relative residual.
+        residual = (h_NN @ v_N - found["values"][0] * v_N).norm()
+        assert float(residual) <= tol * found["values"][0]
+
+
 @pytest.mark.timeout(300)
-def test_the_command() -> None:
-    """The same eigenvalues as of one process; density and trace too."""
+def test_the_command(tmp_path: Path) -> None:
+    """The same eigenvalues as of one process, and the same file of vectors; density and trace too."""
     for command, of in (("hessian", values), ("trace", lambda a: [a["result"]["trace"]["value"]])):
         common = [
             command,
@@ -101,13 +117,22 @@ def test_the_command() -> None:
             "--dtype",
             "float64",
         ]
-        one = json.loads(run(*common).stdout)
-        several = run(*common, "--ranks", "2", "--shard")
+        files = [tmp_path / "one.safetensors", tmp_path / "several.safetensors"]
+        saved = [["--save-vectors", str(f)] if command == "hessian" else [] for f in files]
+        one = json.loads(run(*common, *saved[0]).stdout)
+        several = run(*common, "--ranks", "2", "--shard", *saved[1])
         assert (several.returncode, several.stderr) == (0, "")
         answer = json.loads(several.stdout)
         assert of(answer) == pytest.approx(of(one), rel=1e-6)
         assert answer["cost"]["processes"]["count"] == 2
         assert answer["result"]["parameters"] == one["result"]["parameters"]
+    a, b = (load_file(f) for f in files)
+    assert {n: v.shape for n, v in a.items()} == {n: v.shape for n, v in b.items()}
+    for first, second in zip(
+        *(torch.cat([v.flatten(1) for v in x.values()], 1) for x in (a, b)), strict=True
+    ):
+        # The angle of either to the eigenvector is its residual (1e-3) over the gap at most.
+        assert abs(float(first @ second)) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(

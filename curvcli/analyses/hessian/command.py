@@ -98,6 +98,6 @@ QUESTION = Question(
     HessianResult,
     view,
     headline,
-    divides=("per_layer", "per_block", "state", "save_vectors"),
+    divides=("per_layer", "per_block", "state"),
     meaning=_MEANING,
 )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from safetensors.torch import save
 from torch import Tensor
 
 from curvcli.analyses.hessian.command import HessianOptions
@@ -25,11 +24,12 @@ from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum
 from curvcli.analyses.shared.spectrum.matrix_options import PreconditionerInfo
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import OutputError, UsageError
-from curvcli.files import write_whole
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import load_state, save_state
+from curvcli.linalg.ranks import ALONE
+from curvcli.linalg.tensor_file import Stored, write_tensors
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.fisher import Fisher
@@ -304,9 +304,18 @@ def _with_vectors(
     if options.save_vectors is not None:
         values = ",".join(repr(p.value) for p in [*result.top, *result.bottom])
         metadata = {"format": "curvcli-vectors/1", "matrix": result.matrix, "eigenvalues": values}
-        tensors = {name: v.cpu().contiguous() for name, v in answer.vectors.items()}
+        # One tensor of one vector at a time: divided vectors are nowhere whole.
+        tensors = {
+            held.name: Stored(
+                vectors_KN.dtype,
+                (len(vectors_KN), *held.shape),
+                lambda index=i: (objective.whole(v_N, index) for v_N in vectors_KN),
+            )
+            for i, held in enumerate(objective.tensors)
+        }
+        ranks = objective.ranks if objective.divided else ALONE
         try:
-            write_whole(Path(options.save_vectors), save(tensors, metadata))
+            write_tensors(Path(options.save_vectors), tensors, metadata, ranks)
         except OSError as error:
             raise OutputError(
                 f"{options.save_vectors!r} cannot be written: {error.strerror}",

@@ -35,7 +35,7 @@ class Division:
         """Those of `make_objective` that hang on it."""
         if self._shards is None:
             return {"select": self._spec.params, "ranks": self._ranks}
-        return {"ranks": self._shards.ranks, "lean": self._shards.gatherer.lean}
+        return self._shards.options
 
     def share(self, size: int) -> int:
         """What this process will hold of ``size`` bytes of weights."""
