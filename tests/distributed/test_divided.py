@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,27 @@ def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
             check(of_ranks, loss, scalars, wanted, rtol)
             check_vector(of_ranks, name, h_NN, tol=1e-4 if dtype == torch.float32 else 1e-9)
             assert sum(f["length"] for f in of_ranks) == of_ranks[0]["n"] == len(g_N)
+    for f in found:
+        check_files(f["state"], f["log"])
     reads = [f["reading"] for f in found]
     assert all(r["read"] == r["held"] and r["right"] for r in reads)
     assert sum(r["held"] for r in reads) == reads[0]["n"]
+
+
+def check_files(state: dict[str, Any], log: dict[str, Any]) -> None:
+    """A run goes on from its file to the figures of one go, in all products of both together; nothing else is taken."""
+    (values_K, products), (on_K, made) = state["whole"], state["on"]
+    # Eigenvalues of two runs are right to the square of the tolerance, 1e-9, and to rounding.
+    np.testing.assert_allclose(on_K, values_K, rtol=0, atol=1e-12 * values_K[0])
+    assert (state["half"], made) == (products // 2, products)
+    assert state["unharmed"]
+    assert "cannot be written" in state["full"]
+    assert "belongs to another run" in state["other"]
+    assert "damaged" in state["damaged"] or "another process cannot" in state["damaged"]
+    assert log["on"][0] == log["again"][0] == log["alone"][0]
+    # What was torn is the result of a step, whose products are there still.
+    assert log["on"][1] == log["alone"][1] - log["first"][1]
+    assert log["again"][1] == 0
 
 
 def check(
@@ -135,13 +154,38 @@ def test_the_command(tmp_path: Path) -> None:
         assert abs(float(first @ second)) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.timeout(300)
+def test_killed_it_goes_on(tmp_path: Path) -> None:
+    """All processes at once, in the middle of a run: another one ends with its digits, in less products."""
+    state = tmp_path / "state"
+    command = ["density", str(SAMPLES / "digits_mlp.toml"), "--shard", "--format", "json"]
+    whole = json.loads(run(*command, "--ranks", "2").stdout)
+    command += ["--state", str(state)]
+    processes = started(
+        2, ["-m", "curvcli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 120
+    while not (state.exists() and state.stat().st_size > 3_000_000) and time.monotonic() < until:
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    again = json.loads(run(*command, "--ranks", "2").stdout)
+    assert again["result"] == whole["result"]
+    assert again["cost"]["matvecs"] < whole["cost"]["matvecs"]
+    refused = run(*command)
+    assert (refused.returncode, refused.stderr.count("error:")) == (2, 1)
+    others = run(*command[:2], "--format", "json", "--state", str(state))
+    assert others.returncode == 2
+    assert "of 2 processes that divided the weights" in " ".join(others.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("hessian",), "this is the only one"),
         (("hessian", "--matrix", "ggn", "--ranks", "2"), "not with the matrix 'ggn'"),
         (("hessian", "--per-layer"), "--per-layer needs vectors that one process holds"),
-        (("density", "--state", "x"), "--state needs vectors that one process holds"),
         (("trace", "--split"), "--split needs vectors that one process holds"),
     ],
 )
