@@ -21,6 +21,7 @@ from curvcli.loading.processes import Processes
 from curvcli.objective.sharding.shards import divide, without_weights
 from curvcli.operators.curvature.hessian import Hessian
 from tests.distributed.files import logs, states
+from tests.distributed.matrices import products
 
 
 class Tied(nn.Module):
@@ -131,6 +132,8 @@ def figures(processes: Processes, name: str, dtype: torch.dtype) -> dict[str, An
         held.name: objective.whole(found.vectors_KN[0], i).tolist()
         for i, held in enumerate(objective.tensors)
     }
+    if dtype == torch.float64:
+        out["matrices"] = products(objective, g_N)
     out["restored"] = torch.equal(before_N, objective.flat())
     return out
 

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from curvcli import Batch
+from curvcli import Batch, make_objective
+from curvcli.loading.loss import loss_terms
 from tests.conftest import SAMPLES
+from tests.distributed import matrices
 from tests.distributed.divided import CASES, case
 from tests.distributed.test_command import run, values
 from tests.distributed.test_ranks import started
@@ -61,6 +63,7 @@ def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
         scalars = [float(a @ b) for a, b in ((g_N, g_N), (g_N, product_N), (product_N, product_N))]
         eigenvalues = torch.linalg.eigvalsh(h_NN).flip(0).numpy()
         wanted = [*eigenvalues[:3], eigenvalues[-1]]
+        check_matrices([f[f"{name}, {torch.float64}"]["matrices"] for f in found], name, g_N)
         for dtype, rtol in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
             of_ranks = [f[f"{name}, {dtype}"] for f in found]
             check(of_ranks, loss, scalars, wanted, rtol)
@@ -71,6 +74,17 @@ def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
     reads = [f["reading"] for f in found]
     assert all(r["read"] == r["held"] and r["right"] for r in reads)
     assert sum(r["held"] for r in reads) == reads[0]["n"]
+
+
+def check_matrices(of_ranks: list[dict[str, Any]], name: str, g_N: Tensor) -> None:
+    """Gauss-Newton and Fisher matrices of one case, of which all processes say the same."""
+    model, batches = case(name, torch.float64)
+    _, _, decay, train = CASES[name]
+    objective = make_objective(
+        model, batches, loss_terms("cross_entropy", {}), weight_decay=decay, train_mode=train
+    )
+    assert all(found == of_ranks[0] for found in of_ranks)
+    matrices.check(of_ranks[0], objective, decay, g_N)
 
 
 def check_files(state: dict[str, Any], log: dict[str, Any]) -> None:
@@ -184,7 +198,10 @@ def test_killed_it_goes_on(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (("hessian",), "this is the only one"),
-        (("hessian", "--matrix", "ggn", "--ranks", "2"), "not with the matrix 'ggn'"),
+        (
+            ("hessian", "--matrix", "preconditioned", "--ranks", "2"),
+            "every matrix but the preconditioned Hessian",
+        ),
         (("hessian", "--per-layer"), "--per-layer needs vectors that one process holds"),
         (("trace", "--split"), "--split needs vectors that one process holds"),
     ],
