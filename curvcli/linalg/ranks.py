@@ -9,7 +9,7 @@ every one, and what is summed over entries (a norm, a scalar product) is summed 
 """
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,9 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curvcli.errors import CurvError
 from curvcli.linalg.vectors import double, euclidean_norm
 
 T = TypeVar("T")
+
+# Entries that are sent to all processes at a time.
+_PIECE = 1 << 22
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Ranks:
     rank = 0
     parted = False
     """Whether each process holds its own entries of all vectors, and none of them the others'."""
+    lengths: Sequence[int] = ()
+    """Entries of a vector that each process holds, where they are parted."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
@@ -127,6 +133,15 @@ class Ranks:
         """The items of all processes, one process after the other."""
         return items
 
+    def in_turn(self, own: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
+        """Flat tensors of all processes, one process after the other, in pieces that every process gets.
+
+        Args:
+            own: of this process.
+            lengths: of each process.
+        """
+        yield own
+
 
 class Group(Ranks):
     """The processes of a `torch.distributed` group.
@@ -187,6 +202,16 @@ class Group(Ranks):
         # What follows the end of a pickle is not read.
         return [item for part in parts for item in pickle.loads(part.numpy().tobytes())]
 
+    def in_turn(self, own: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
+        """See `Ranks.in_turn`."""
+        for rank, length in enumerate(lengths):
+            for first in range(0, length, _PIECE):
+                size = min(_PIECE, length - first)
+                mine = rank == self.rank
+                piece = own[first : first + size].contiguous() if mine else own.new_empty(size)
+                self._exchange(dist.broadcast(piece, rank, async_op=True), piece.nbytes)
+                yield piece
+
     def own_of_sum(self, whole_N: Tensor) -> Tensor:
         """This process' `share` of the sum over all processes."""
         return self.sum(whole_N)[self.share(len(whole_N))].clone()
@@ -214,6 +239,7 @@ class Parted(Group):
     def __init__(self, group: Group, lengths: Sequence[int]) -> None:
         super().__init__(group._wait)
         self.traffic = group.traffic
+        self.lengths = tuple(lengths)
         first = sum(lengths[: self.rank])
         self._entries = slice(first, first + lengths[self.rank])
         self._n = sum(lengths)
@@ -241,3 +267,42 @@ class Parted(Group):
 
 ALONE = Ranks()
 """No other process."""
+
+
+def check_divided(name: str, were: int, ranks: Ranks) -> None:
+    """Whether what a run wrote can be gone on from: vectors are divided among as many processes as then.
+
+    Args:
+        name: of the file.
+        were: processes among which they were divided; 0: they were whole.
+        ranks: the processes now.
+
+    Raises:
+        CurvError: they are not.
+    """
+    now = ranks.size if ranks.parted else 0
+    if were == now:
+        return
+    here = f"here {now} processes do" if now else "here no process does"
+    raise CurvError(
+        f"{name} is of {were} processes that divided the weights, and {here}"
+        if were
+        else f"{name} is of a run that did not divide the weights, and {here}",
+        (f"go on with --ranks {were} --shard" if were else "go on without --shard")
+        + ", or name another file by --state",
+    )
+
+
+def all_see(path_exists: bool, name: str, ranks: Ranks) -> bool:
+    """Whether a file is there, for all processes alike.
+
+    Raises:
+        CurvError: some see it, and others do not.
+    """
+    some, missing = ranks.largest(int(path_exists)), ranks.largest(int(not path_exists))
+    if some and missing and ranks.size > 1:
+        raise CurvError(
+            f"only some of the {ranks.size} processes see {name}",
+            "name a file by --state that all of them see",
+        )
+    return path_exists

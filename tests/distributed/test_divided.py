@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from curvcli import Batch
+from curvcli import Batch, make_objective
+from curvcli.loading.loss import loss_terms
 from tests.conftest import SAMPLES
+from tests.distributed import matrices
 from tests.distributed.divided import CASES, case
 from tests.distributed.test_command import run, values
 from tests.distributed.test_ranks import started
@@ -60,14 +63,44 @@ def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
         scalars = [float(a @ b) for a, b in ((g_N, g_N), (g_N, product_N), (product_N, product_N))]
         eigenvalues = torch.linalg.eigvalsh(h_NN).flip(0).numpy()
         wanted = [*eigenvalues[:3], eigenvalues[-1]]
+        check_matrices([f[f"{name}, {torch.float64}"]["matrices"] for f in found], name, g_N)
         for dtype, rtol in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
             of_ranks = [f[f"{name}, {dtype}"] for f in found]
             check(of_ranks, loss, scalars, wanted, rtol)
             check_vector(of_ranks, name, h_NN, tol=1e-4 if dtype == torch.float32 else 1e-9)
             assert sum(f["length"] for f in of_ranks) == of_ranks[0]["n"] == len(g_N)
+    for f in found:
+        check_files(f["state"], f["log"])
     reads = [f["reading"] for f in found]
     assert all(r["read"] == r["held"] and r["right"] for r in reads)
     assert sum(r["held"] for r in reads) == reads[0]["n"]
+
+
+def check_matrices(of_ranks: list[dict[str, Any]], name: str, g_N: Tensor) -> None:
+    """Gauss-Newton and Fisher matrices of one case, of which all processes say the same."""
+    model, batches = case(name, torch.float64)
+    _, _, decay, train = CASES[name]
+    objective = make_objective(
+        model, batches, loss_terms("cross_entropy", {}), weight_decay=decay, train_mode=train
+    )
+    assert all(found == of_ranks[0] for found in of_ranks)
+    matrices.check(of_ranks[0], objective, decay, g_N)
+
+
+def check_files(state: dict[str, Any], log: dict[str, Any]) -> None:
+    """A run goes on from its file to the figures of one go, in all products of both together; nothing else is taken."""
+    (values_K, products), (on_K, made) = state["whole"], state["on"]
+    # Eigenvalues of two runs are right to the square of the tolerance, 1e-9, and to rounding.
+    np.testing.assert_allclose(on_K, values_K, rtol=0, atol=1e-12 * values_K[0])
+    assert (state["half"], made) == (products // 2, products)
+    assert state["unharmed"]
+    assert "cannot be written" in state["full"]
+    assert "belongs to another run" in state["other"]
+    assert "damaged" in state["damaged"] or "another process cannot" in state["damaged"]
+    assert log["on"][0] == log["again"][0] == log["alone"][0]
+    # What was torn is the result of a step, whose products are there still.
+    assert log["on"][1] == log["alone"][1] - log["first"][1]
+    assert log["again"][1] == 0
 
 
 def check(
@@ -135,13 +168,41 @@ def test_the_command(tmp_path: Path) -> None:
         assert abs(float(first @ second)) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.timeout(300)
+def test_killed_it_goes_on(tmp_path: Path) -> None:
+    """All processes at once, in the middle of a run: another one ends with its digits, in less products."""
+    state = tmp_path / "state"
+    command = ["density", str(SAMPLES / "digits_mlp.toml"), "--shard", "--format", "json"]
+    whole = json.loads(run(*command, "--ranks", "2").stdout)
+    command += ["--state", str(state)]
+    processes = started(
+        2, ["-m", "curvcli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 120
+    while not (state.exists() and state.stat().st_size > 3_000_000) and time.monotonic() < until:
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    again = json.loads(run(*command, "--ranks", "2").stdout)
+    assert again["result"] == whole["result"]
+    assert again["cost"]["matvecs"] < whole["cost"]["matvecs"]
+    refused = run(*command)
+    assert (refused.returncode, refused.stderr.count("error:")) == (2, 1)
+    others = run(*command[:2], "--format", "json", "--state", str(state))
+    assert others.returncode == 2
+    assert "of 2 processes that divided the weights" in " ".join(others.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("hessian",), "this is the only one"),
-        (("hessian", "--matrix", "ggn", "--ranks", "2"), "not with the matrix 'ggn'"),
+        (
+            ("hessian", "--matrix", "preconditioned", "--ranks", "2"),
+            "every matrix but the preconditioned Hessian",
+        ),
         (("hessian", "--per-layer"), "--per-layer needs vectors that one process holds"),
-        (("density", "--state", "x"), "--state needs vectors that one process holds"),
         (("trace", "--split"), "--split needs vectors that one process holds"),
     ],
 )

@@ -58,5 +58,5 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "density", DensityOptions, DensityResult, view, headline, divides=("state",), meaning=_MEANING
+    "density", DensityOptions, DensityResult, view, headline, divides=(), meaning=_MEANING
 )

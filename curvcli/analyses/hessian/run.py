@@ -1,7 +1,8 @@
 """`curvcli hessian`: the ends of a curvature matrix's spectrum, each eigenvalue with its error."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import load_state, save_state
-from curvcli.linalg.ranks import ALONE
+from curvcli.linalg.ranks import ALONE, all_see
 from curvcli.linalg.tensor_file import Stored, write_tensors
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
@@ -141,7 +142,7 @@ def _resumed(
     """The run that --state names, or a new one."""
     capacity = operator.plan.capacity
     path = Path(options.state) if options.state else None
-    if path is None or not path.exists():
+    if path is None or not all_see(path.exists(), path.name, operator.ranks):
         guess = subject.guess
         if guess is not None and len(guess.vector_N) == operator.n:
             return start(operator, capacity, guess.seed, guess.vector_N)
@@ -309,7 +310,7 @@ def _with_vectors(
             held.name: Stored(
                 vectors_KN.dtype,
                 (len(vectors_KN), *held.shape),
-                lambda index=i: (objective.whole(v_N, index) for v_N in vectors_KN),
+                partial(_of_each, objective, vectors_KN, i),
             )
             for i, held in enumerate(objective.tensors)
         }
@@ -322,3 +323,8 @@ def _with_vectors(
                 "name another file by --save-vectors",
             ) from None
     return answer
+
+
+def _of_each(objective: Objective, vectors_KN: Tensor, index: int) -> Iterator[Tensor]:
+    """What each vector has of one parameter."""
+    return (objective.whole(v_N, index) for v_N in vectors_KN)

@@ -222,7 +222,11 @@ class Subject:
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         told = {k: v for k, v in described(self.spec, self._target).items() if k != "device"}
         digest.update(repr((sorted(told.items()), objective.loss, objective.weight_decay)).encode())
-        return digest.hexdigest()
+        if not objective.ranks.parted:
+            return digest.hexdigest()
+        # Each process has seen its own weights.
+        of_all = "".join(objective.ranks.collected([digest.hexdigest()]))
+        return hashlib.sha256(of_all.encode()).hexdigest()
 
     def info(self) -> TargetInfo | None:
         """What is known of the target by now."""

@@ -46,7 +46,7 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
     )
     generator = torch.Generator().manual_seed(subject.spec.seed)
     key = f"trace {subject.fingerprint()} {chosen} {made}" if options.state else ""
-    with run_log(options.state, key, journal) as log:
+    with run_log(options.state, key, journal, operator.ranks) as log:
         sums, damping = spectrum_sums(
             journal, operator, plan, options.damping, options.exact_rows, generator, log
         )
