@@ -82,6 +82,6 @@ QUESTION = Question(
     view,
     headline,
     arrays=arrays,
-    divides=("state",),
+    divides=(),
     meaning=_MEANING,
 )

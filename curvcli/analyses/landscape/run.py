@@ -64,8 +64,8 @@ def run(subject: Subject, options: LandscapeOptions, journal: Journal) -> Answer
     if options.state:
         fixed = replace(options, state=None, timeout=None)
         digest = _digest(other)
-        key = f"landscape {subject.fingerprint()} {fixed} {given.digest()} {subject.spec.seed} {digest}"
-    with run_log(options.state, key, journal) as log:
+        key = f"landscape {subject.fingerprint()} {fixed} {given.digest(operator.ranks)} {subject.spec.seed} {digest}"
+    with run_log(options.state, key, journal, operator.ranks) as log:
         result = _looked(subject, options, journal, operator, given, other, recompute, log)
     kind = "none" if not norms else "recompute" if recompute else "keep"
     result = replace(result, norm_statistics=kind)

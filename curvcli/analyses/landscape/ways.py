@@ -69,14 +69,16 @@ class Read:
     """θ' − θ of the other checkpoints."""
     adam_N: Tensor | None
 
-    def digest(self) -> str:
-        """SHA-256 of it."""
+    def digest(self, ranks: Ranks) -> str:
+        """SHA-256 of it; of divided vectors, one after the other of each process' part."""
         found = hashlib.sha256()
         for vector_N in (*(v_N for _, v_N in self.offsets), self.adam_N):
             if vector_N is not None:
                 flat = vector_N.detach().cpu().contiguous().view(torch.uint8)
                 found.update(flat.numpy().tobytes())
-        return found.hexdigest()
+        return "".join(
+            ranks.collected([found.hexdigest()]) if ranks.parted else [found.hexdigest()]
+        )
 
 
 def read(subject: Subject, options: LandscapeOptions) -> Read:
