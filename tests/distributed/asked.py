@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from torch import nn
 
 from curvcli import Batch, Objective, Subject, analyse, make_objective
+from curvcli.analyses.lr.optimizers import Setup
 from curvcli.analyses.shared.journal import Journal
 from curvcli.linalg.ranks import ALONE, Group, Ranks
 from curvcli.loading.loss import loss_terms
 from curvcli.loading.processes import Processes
 from curvcli.objective.sharding.shards import divide
 from curvcli.operators.surface.directions import filter_normalised
+from curvcli.operators.surface.rollout import rollout
 from tests.distributed.divided import CASES, case
 
 DTYPE = torch.float64
@@ -27,7 +30,9 @@ _EXACT = {"tol": 1e-10}
 Asked = list[tuple[str, str, dict[str, Any]]]
 SMALL_BATCHES = "decay, batches smaller than the processes are many"
 STATISTICS = "batch statistics, batches that may not be cut"
+PARTS = "parts of questions"
 ASKED: dict[str, Asked] = {
+    PARTS: [],
     "one of each": [
         ("saddle", "frozen", _EXACT),
         ("taylor", "frozen", {**_EXACT, "direction": ["gradient", "top"]}),
@@ -97,6 +102,19 @@ def normalised(ranks: Group) -> dict[str, Any]:
     }
 
 
+def trained(ranks: Group | None) -> list[Any]:
+    """Losses along short runs, and dead units at their ends."""
+    found = []
+    for name, optimizer in (("tied", "adam"), (SMALL_BATCHES, "momentum"), (STATISTICS, "sgd")):
+        objective = objective_of(name, ranks)
+        made = Setup(optimizer, {"momentum": 0.9} if optimizer == "momentum" else {}, {}, 1.0, None)
+        before_N = objective.flat()
+        course = rollout(objective, partial(made.make, objective), lambda _: 0.05, 7)
+        assert torch.equal(before_N, objective.flat())
+        found.append([course.losses, course.dead and course.dead.fraction])
+    return found
+
+
 def main() -> None:
     """Called with the folder to write to and what is asked."""
     torch.set_num_threads(1)
@@ -106,7 +124,10 @@ def main() -> None:
         one = answered(question, objective_of(name, None), options, ALONE)
         divided = answered(question, objective_of(name, ranks), options, ranks)
         found.append({"one": one, "divided": divided})
-    told = {"answers": found, "filters": normalised(ranks)}
+    told: dict[str, Any] = {"answers": found}
+    if sys.argv[2] == PARTS:
+        told["filters"] = normalised(ranks)
+        told["runs"] = {"one": trained(None), "divided": trained(ranks)}
     processes.leave()
     (Path(sys.argv[1]) / f"{ranks.rank}.json").write_text(json.dumps(told))
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import SAMPLES
-from tests.distributed.asked import ASKED
+from tests.distributed.asked import ASKED, PARTS
 from tests.distributed.divided import case
 from tests.distributed.test_command import run
 from tests.distributed.test_ranks import started
@@ -36,6 +36,7 @@ COMMANDS = (
     ("saddle", "saddle", "--tol", "1e-9"),
     ("taylor", "digits_mlp", "--to", "other", "--tol", "1e-9", "--direction", "top"),
     ("step", "digits_mlp", "--method", "gradient", "--method", "lbfgs"),
+    ("lr", "digits_mlp", "--steps", "6", "--max-trials", "3", "--confirm", "0"),
     ("landscape", "digits_mlp", "--to", "other", "--along", "gradient", "--points", "5"),
 )
 
@@ -50,8 +51,11 @@ def test_as_of_whole_weights(what: str, tmp_path: Path) -> None:
     for asked, found, other in zip(ASKED[what], *answers, strict=True):
         assert found["divided"] == other["divided"], asked
         check(found["one"], found["divided"], str(asked))
-    assert first["filters"] == second["filters"]
-    check_filters(first["filters"])
+    if what == PARTS:
+        assert first["filters"] == second["filters"]
+        check_filters(first["filters"])
+        assert first["runs"]["divided"] == second["runs"]["divided"]
+        check(first["runs"]["one"], first["runs"]["divided"], "runs")
 
 
 def check_filters(found: dict[str, Any]) -> None:

@@ -53,4 +53,4 @@ _MEANING = (
     "worth trying."
 )
 
-QUESTION = Question("lr", LrOptions, LrResult, view, headline, meaning=_MEANING)
+QUESTION = Question("lr", LrOptions, LrResult, view, headline, divides=(), meaning=_MEANING)
