@@ -128,3 +128,18 @@ def moved(path: Path, folder: Path) -> Path:
     other = {n: t + 0.01 * torch.randn_like(t) for n, t in load_file(path).items()}
     save_file(other, folder / path.name)
     return folder / path.name
+
+
+@pytest.mark.timeout(300)
+def test_rules_are_held_where_their_questions_can_be_asked() -> None:
+    target = str(SAMPLES / "digits_mlp.toml")
+    rules = ["--rule", "hessian.top[0].value < 50", "--rule", "backprop.findings.errors == 0"]
+    common = ["check", target, "--no-cache", "--ranks", "2", "--shard", "--format", "json"]
+    own, given = (run(*common, *some) for some in ([], rules))
+    assert (own.returncode, given.returncode) == (0, 2)
+    decided = json.loads(own.stdout)["result"]["targets"][0]["rules"]
+    assert [r["rule"].partition(".")[0] for r in decided] == ["info", "saddle"]
+    assert "no rules about backprop, gradients" in json.loads(own.stdout)["notes"][0]
+    first, second = json.loads(given.stdout)["result"]["targets"][0]["rules"]
+    assert first["decision"] == "pass"
+    assert "backprop does not work on weights that are divided" in second["message"]

@@ -83,6 +83,11 @@ class Question:
         """What the help says above the options."""
         return inspect.getdoc(self.options) or ""
 
+    @property
+    def can_divide(self) -> bool:
+        """Whether it can be asked of a network that is divided among processes."""
+        return self.divides is not None or self.needs != "objective"
+
     def fields(self) -> list[Option]:
         """The options one by one."""
         hints = get_type_hints(self.options, include_extras=True)
@@ -125,15 +130,14 @@ class Question:
 
     def _check_divided(self, subject: "Subject", options: msgspec.Struct) -> None:
         """Whether the question can be asked of a network that is divided, where that is what is asked for."""
-        asked = any(s.spec.shard for s in subject.members or [subject])
-        if not asked or self.needs != "objective":
+        if not any(s.spec.shard for s in subject.members or [subject]):
             return
-        if self.divides is None:
+        if not self.can_divide:
             raise UsageError(
                 f"{self.name} does not work on weights that are divided among processes (shard)",
                 "share the data only: leave out shard, with --ranks or torchrun as before",
             )
-        for name in self.divides:
+        for name in self.divides or ():
             if getattr(options, name):
                 raise UsageError(
                     f"--{name.replace('_', '-')} needs vectors that one process holds as a whole, and --shard divides "
