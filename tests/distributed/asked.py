@@ -18,6 +18,8 @@ from curvcli.linalg.ranks import ALONE, Group, Ranks
 from curvcli.loading.loss import loss_terms
 from curvcli.loading.processes import Processes
 from curvcli.objective.sharding.shards import divide
+from curvcli.operators.signals.gradient_flow import flow
+from curvcli.operators.signals.ranks import feature_rank, weight_ranks
 from curvcli.operators.surface.directions import filter_normalised
 from curvcli.operators.surface.rollout import rollout
 from tests.distributed.divided import CASES, case
@@ -115,6 +117,17 @@ def trained(ranks: Group | None) -> list[Any]:
     return found
 
 
+def health(ranks: Group | None) -> list[Any]:
+    """Noise of the gradient, ranks of weights and features."""
+    objective = objective_of("tied", ranks)
+    grams = flow(objective_of(SMALL_BATCHES, ranks), details=False).gram_TPP
+    return [
+        torch.stack(grams or []).sum(0).tolist(),
+        weight_ranks(objective, 100),
+        feature_rank(objective),
+    ]
+
+
 def main() -> None:
     """Called with the folder to write to and what is asked."""
     torch.set_num_threads(1)
@@ -128,6 +141,7 @@ def main() -> None:
     if sys.argv[2] == PARTS:
         told["filters"] = normalised(ranks)
         told["runs"] = {"one": trained(None), "divided": trained(ranks)}
+        told["health"] = {"one": health(None), "divided": health(ranks)}
     processes.leave()
     (Path(sys.argv[1]) / f"{ranks.rank}.json").write_text(json.dumps(told))
 

@@ -36,6 +36,7 @@ COMMANDS = (
     ("saddle", "saddle", "--tol", "1e-9"),
     ("taylor", "digits_mlp", "--to", "other", "--tol", "1e-9", "--direction", "top"),
     ("step", "digits_mlp", "--method", "gradient", "--method", "lbfgs"),
+    ("track", "digits_mlp", "other", "--lr", "0.1"),
     ("lr", "digits_mlp", "--steps", "6", "--max-trials", "3", "--confirm", "0"),
     ("landscape", "digits_mlp", "--to", "other", "--along", "gradient", "--points", "5"),
 )
@@ -56,6 +57,8 @@ def test_as_of_whole_weights(what: str, tmp_path: Path) -> None:
         check_filters(first["filters"])
         assert first["runs"]["divided"] == second["runs"]["divided"]
         check(first["runs"]["one"], first["runs"]["divided"], "runs")
+        del first["health"]["one"][1]["blocks.2.0"]  # tied weights are named once
+        check(first["health"]["one"], first["health"]["divided"], "health")
 
 
 def check_filters(found: dict[str, Any]) -> None:
@@ -109,9 +112,10 @@ def _unsigned(walk: list[dict[str, float]]) -> list[list[float]]:
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_the_command(arguments: tuple[str, ...], tmp_path: Path) -> None:
     """From files, each process its own part of them."""
-    (command, target), options = arguments[:2], list(arguments[2:])
-    if options[:1] == ["--to"]:
-        options[1:2] = [str(moved(SAMPLES / f"{target}.safetensors", tmp_path))]
+    command, target, *options = arguments
+    if "other" in options:
+        other = moved(SAMPLES / f"{target}.safetensors", tmp_path)
+        options = [str(other) if option == "other" else option for option in options]
     common = [command, str(SAMPLES / f"{target}.toml"), *options]
     common += ["--format", "json", "--dtype", "float64"]
     one = json.loads(run(*common).stdout)

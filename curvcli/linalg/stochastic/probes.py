@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvcli.linalg.operator import SymmetricOperator
+from curvcli.linalg.operator import SymmetricOperator, ranks_of
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.stochastic.quadrature import Estimate
 
 
@@ -26,9 +27,9 @@ def random_signs(
     return bits_N.to(like.device).to(like.dtype).mul_(2).sub_(1)
 
 
-def without(vectors_KN: Tensor, z_N: Tensor) -> Tensor:
+def without(vectors_KN: Tensor, z_N: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """P z: ``z_N`` less its components along orthonormal vectors."""
-    return z_N - vectors_KN.T @ (vectors_KN @ z_N)
+    return z_N - vectors_KN.T @ ranks.over_entries(vectors_KN @ z_N)
 
 
 class Sums(NamedTuple):
@@ -71,11 +72,13 @@ def deflated_trace(
         None where no product was made.
     """
     samples: list[float] = []
+    ranks = ranks_of(op)
+    own = ranks.entries(op.n)
     for _ in range(probes):
         if stop() is not None:
             break
-        z_N = without(vectors_KN, random_signs(op.n, generator, vectors_KN))
-        samples.append(float(torch.dot(z_N, op.matvec(z_N))))
+        z_N = without(vectors_KN, random_signs(op.n, generator, vectors_KN, own), ranks)
+        samples.append(float(ranks.dot(z_N, op.matvec(z_N))))
     return Sums(sum(values_K), samples).estimate()
 
 

@@ -100,7 +100,10 @@ def flow(
             clone_views=clone_views, details=details, stop=stop,
         )  # fmt: skip
     kept, part_samples = passed.kept, passed.part_samples
-    grams = _grams(kept, [objective.samples / b for b in part_samples]) if len(kept) > 1 else None
+    grams = None
+    if len(kept) > 1:
+        own_TPP = torch.stack(_grams(kept, [objective.samples / b for b in part_samples]))
+        grams = list(objective.ranks.over_entries(own_TPP))
     gradient = _summed(kept)
     (loss,) = ranks.totals(passed.loss)
     loss += _decay(objective, gradient)
