@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.operator import SymmetricOperator
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.stochastic.quadrature import Estimate
 
 
@@ -24,9 +25,9 @@ def random_signs(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
     return bits_N.to(like.device).to(like.dtype).mul_(2).sub_(1)
 
 
-def without(vectors_KN: Tensor, z_N: Tensor) -> Tensor:
-    """P z: ``z_N`` less its components along orthonormal vectors."""
-    return z_N - vectors_KN.T @ (vectors_KN @ z_N)
+def without(vectors_KN: Tensor, z_N: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """P z: ``z_N`` less its components along orthonormal vectors, which ``ranks`` hold together."""
+    return z_N - vectors_KN.T @ ranks.over_entries(vectors_KN @ z_N)
 
 
 class Sums(NamedTuple):
