@@ -88,6 +88,14 @@ class Ranks:
         """Of what this process holds of a vector of ``n``, the entries that it keeps in a basis."""
         return self.share(n)
 
+    def of_entries(self, lengths: Sequence[int]) -> "Ranks":
+        """The same processes for vectors of some of the entries, of which they hold so many, where they are parted."""
+        return ALONE
+
+    def whole(self, own_N: Tensor) -> Tensor:
+        """All entries of a short vector."""
+        return own_N
+
     def dot(self, u_N: Tensor, v_N: Tensor) -> Tensor:
         """u·v, a scalar tensor."""
         return self.over_entries(torch.dot(u_N, v_N))
@@ -247,6 +255,16 @@ class Parted(Group):
     def dimension(self, length: int) -> int:
         """See `Ranks.dimension`."""
         return self._n
+
+    def of_entries(self, lengths: Sequence[int]) -> Ranks:
+        """See `Ranks.of_entries`."""
+        return Parted(self, lengths)
+
+    def whole(self, own_N: Tensor) -> Tensor:
+        """See `Ranks.whole`."""
+        whole_N = own_N.new_zeros(self._n)
+        whole_N[self._entries] = own_N
+        return self.sum(whole_N)
 
     def over_data(self, part_N: Tensor) -> Tensor:
         """See `Ranks.over_data`; gathered weights have summed it up in their derivative."""

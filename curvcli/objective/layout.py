@@ -17,6 +17,8 @@ class Held(NamedTuple):
     """Its entries in the part of a vector that this process holds,"""
     first: int
     """and the number, within the parameter, of the first of them."""
+    position: int
+    """Of what has them, in the objective's list of parameters."""
     lengths: Sequence[int] = ()
     """Entries that each process holds, where parameters are divided among several."""
 

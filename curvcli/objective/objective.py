@@ -210,9 +210,9 @@ class Objective:
             return self.divided
         ends = list(accumulate(self.sizes()))
         return [
-            Held(name, p.shape, slice(end - size, end), 0)
-            for name, p, size, end in zip(
-                self.names, self.parameters, self.sizes(), ends, strict=True
+            Held(name, p.shape, slice(end - size, end), 0, i)
+            for i, (name, p, size, end) in enumerate(
+                zip(self.names, self.parameters, self.sizes(), ends, strict=True)
             )
         ]
 

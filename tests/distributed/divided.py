@@ -20,6 +20,7 @@ from curvcli.loading.models.divided import load_divided
 from curvcli.loading.processes import Processes
 from curvcli.objective.sharding.shards import divide, without_weights
 from curvcli.operators.curvature.hessian import Hessian
+from tests.distributed import layers
 from tests.distributed.files import logs, states
 from tests.distributed.matrices import products
 
@@ -79,6 +80,10 @@ CASES: dict[str, tuple[Any, list[int], float, bool]] = {
     ),
 }
 
+# Cases that differ for other matrices, and for layers: samples of weight zero, ties, samples that are coupled.
+MATRICES = [name for name in CASES if name.split(",")[0] in ("decay", "tied", "batch statistics")]
+LAYERS = MATRICES[:2]
+
 
 def case(name: str, dtype: torch.dtype) -> tuple[nn.Module, list[Batch]]:
     """The network and the data of that name."""
@@ -132,8 +137,10 @@ def figures(processes: Processes, name: str, dtype: torch.dtype) -> dict[str, An
         held.name: objective.whole(found.vectors_KN[0], i).tolist()
         for i, held in enumerate(objective.tensors)
     }
-    if dtype == torch.float64:
+    if dtype == torch.float64 and name in MATRICES:
         out["matrices"] = products(objective, g_N)
+    if dtype == torch.float64 and name in LAYERS:
+        out["layers"] = layers.figures(objective, g_N)
     out["restored"] = torch.equal(before_N, objective.flat())
     return out
 

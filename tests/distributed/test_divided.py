@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from curvcli import Batch, make_objective
 from curvcli.loading.loss import loss_terms
 from tests.conftest import SAMPLES
-from tests.distributed import matrices
-from tests.distributed.divided import CASES, case
+from tests.distributed import layers, matrices
+from tests.distributed.divided import CASES, LAYERS, MATRICES, case
 from tests.distributed.test_command import run, values
 from tests.distributed.test_ranks import started
 
@@ -63,7 +63,7 @@ def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
         scalars = [float(a @ b) for a, b in ((g_N, g_N), (g_N, product_N), (product_N, product_N))]
         eigenvalues = torch.linalg.eigvalsh(h_NN).flip(0).numpy()
         wanted = [*eigenvalues[:3], eigenvalues[-1]]
-        check_matrices([f[f"{name}, {torch.float64}"]["matrices"] for f in found], name, g_N)
+        check_matrices([f[f"{name}, {torch.float64}"] for f in found], name, h_NN, g_N)
         for dtype, rtol in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
             of_ranks = [f[f"{name}, {dtype}"] for f in found]
             check(of_ranks, loss, scalars, wanted, rtol)
@@ -76,15 +76,20 @@ def test_as_of_whole_weights(count: int, tmp_path: Path) -> None:
     assert sum(r["held"] for r in reads) == reads[0]["n"]
 
 
-def check_matrices(of_ranks: list[dict[str, Any]], name: str, g_N: Tensor) -> None:
-    """Gauss-Newton and Fisher matrices of one case, of which all processes say the same."""
+def check_matrices(of_ranks: list[dict[str, Any]], name: str, h_NN: Tensor, g_N: Tensor) -> None:
+    """Gauss-Newton and Fisher matrices of one case, and its layers, of which all processes say the same."""
     model, batches = case(name, torch.float64)
     _, _, decay, train = CASES[name]
     objective = make_objective(
         model, batches, loss_terms("cross_entropy", {}), weight_decay=decay, train_mode=train
     )
-    assert all(found == of_ranks[0] for found in of_ranks)
-    matrices.check(of_ranks[0], objective, decay, g_N)
+    first = of_ranks[0]
+    assert all(found.get(k) == first.get(k) for found in of_ranks for k in ("matrices", "layers"))
+    if name in MATRICES:
+        matrices.check(first["matrices"], objective, decay, g_N)
+    if name in LAYERS:
+        ggn_NN, _ = matrices.dense(objective.model, batches, decay)
+        layers.check(first["layers"], objective.model, h_NN, ggn_NN, g_N)
 
 
 def check_files(state: dict[str, Any], log: dict[str, Any]) -> None:
@@ -138,32 +143,51 @@ def check_vector(of_ranks: list[dict[str, Any]], name: str, h_NN: Tensor, tol: f
         assert float(residual) <= tol * found["values"][0]
 
 
+def by_layer(answer: dict[str, Any]) -> list[float]:
+    layers_ = answer["result"]["per_layer"]["layers"]
+    return [
+        x for s in layers_ for x in (s["lambda_max"]["value"], s["trace"]["value"], *s["shares"], s["parameters"])
+    ]  # fmt: skip
+
+
+def sums(answer: dict[str, Any]) -> list[float]:
+    result = answer["result"]
+    parts = [t["trace"] for t in result["tensors"]] + list(result["split"].values())
+    return [len(parts), result["trace"]["value"], *(part["value"] for part in parts)]
+
+
 @pytest.mark.timeout(300)
-def test_the_command(tmp_path: Path) -> None:
-    """The same eigenvalues as of one process, and the same file of vectors; density and trace too."""
-    for command, of in (("hessian", values), ("trace", lambda a: [a["result"]["trace"]["value"]])):
-        common = [
-            command,
-            str(SAMPLES / "digits_mlp.toml"),
-            "--format",
-            "json",
-            "--dtype",
-            "float64",
-        ]
-        files = [tmp_path / "one.safetensors", tmp_path / "several.safetensors"]
-        saved = [["--save-vectors", str(f)] if command == "hessian" else [] for f in files]
-        one = json.loads(run(*common, *saved[0]).stdout)
-        several = run(*common, "--ranks", "2", "--shard", *saved[1])
-        assert (several.returncode, several.stderr) == (0, "")
-        answer = json.loads(several.stdout)
-        assert of(answer) == pytest.approx(of(one), rel=1e-6)
-        assert answer["cost"]["processes"]["count"] == 2
-        assert answer["result"]["parameters"] == one["result"]["parameters"]
+@pytest.mark.parametrize(
+    ("options", "of"),
+    [
+        (["hessian"], values),
+        (
+            ["hessian", "--matrix", "ggn", "--per-layer", "--exact-rows", "0", "--top", "2"],
+            by_layer,
+        ),
+        (["hessian", "--matrix", "fisher", "--max-batches", "1", "--batch-size", "50"], values),
+        (["trace", "--split"], sums),
+    ],
+)
+def test_the_command(options: list[str], of: Any, tmp_path: Path) -> None:
+    """The same figures as of one process, and the same file of vectors."""
+    common = [*options, str(SAMPLES / "digits_mlp.toml"), "--format", "json", "--dtype", "float64"]
+    files = [tmp_path / "one.safetensors", tmp_path / "several.safetensors"]
+    saved = [["--save-vectors", str(f)] if options == ["hessian"] else [] for f in files]
+    one = json.loads(run(*common, *saved[0]).stdout)
+    several = run(*common, "--ranks", "2", "--shard", *saved[1])
+    assert (several.returncode, several.stderr) == (0, "")
+    answer = json.loads(several.stdout)
+    # One block is divided: its random vectors are those of one process, and sums are off by their order.
+    assert of(answer) == pytest.approx(of(one), rel=1e-6)
+    assert answer["cost"]["processes"]["count"] == 2
+    assert answer["result"]["parameters"] == one["result"]["parameters"]
+    if not saved[0]:
+        return
     a, b = (load_file(f) for f in files)
     assert {n: v.shape for n, v in a.items()} == {n: v.shape for n, v in b.items()}
-    for first, second in zip(
-        *(torch.cat([v.flatten(1) for v in x.values()], 1) for x in (a, b)), strict=True
-    ):
+    whole = [torch.cat([v.flatten(1) for v in x.values()], 1) for x in (a, b)]
+    for first, second in zip(*whole, strict=True):
         # The angle of either to the eigenvector is its residual (1e-3) over the gap at most.
         assert abs(float(first @ second)) == pytest.approx(1, abs=1e-3)
 
@@ -202,8 +226,6 @@ def test_killed_it_goes_on(tmp_path: Path) -> None:
             ("hessian", "--matrix", "preconditioned", "--ranks", "2"),
             "every matrix but the preconditioned Hessian",
         ),
-        (("hessian", "--per-layer"), "--per-layer needs vectors that one process holds"),
-        (("trace", "--split"), "--split needs vectors that one process holds"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(arguments: tuple[str, ...], told: str) -> None:

@@ -98,6 +98,6 @@ QUESTION = Question(
     HessianResult,
     view,
     headline,
-    divides=("per_layer", "per_block"),
+    divides=(),
     meaning=_MEANING,
 )

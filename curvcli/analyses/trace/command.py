@@ -76,5 +76,5 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "trace", TraceOptions, TraceResult, view, headline, divides=("split",), meaning=_MEANING
+    "trace", TraceOptions, TraceResult, view, headline, divides=(), meaning=_MEANING
 )

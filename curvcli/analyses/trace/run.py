@@ -73,16 +73,11 @@ def _result(
 ) -> TraceResult:
     objective = operator.objective
     n = objective.dimension
-    tensors = (
-        [
-            TensorCurvature(name, p.numel(), _shown(block), _shown(block, 1 / p.numel()))
-            for name, p, block in zip(
-                objective.names, objective.parameters, sums.blocks, strict=True
-            )
-        ]
-        if sums.blocks
-        else []
-    )
+    tensors = [
+        TensorCurvature(held.name, count, _shown(block), _shown(block, 1 / count))
+        for held, block in zip(objective.tensors, sums.blocks, strict=True)
+        for count in [held.shape.numel()]
+    ]
     return TraceResult(
         matrix=matrix,
         trace=_shown(sums.trace),

@@ -28,7 +28,7 @@ def random_signs(
 
 
 def without(vectors_KN: Tensor, z_N: Tensor, ranks: Ranks = ALONE) -> Tensor:
-    """P z: ``z_N`` less its components along orthonormal vectors."""
+    """P z: ``z_N`` less its components along orthonormal vectors, which ``ranks`` hold together."""
     return z_N - vectors_KN.T @ ranks.over_entries(vectors_KN @ z_N)
 
 

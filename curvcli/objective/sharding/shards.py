@@ -163,7 +163,7 @@ def divide(model: nn.Module, ranks: Group, read: Read | None = None) -> Shards:
 def _held(flats: Sequence[Sequence[tuple[str, torch.Size]]], ranks: Group) -> dict[str, Held]:
     """The (name, shape) of parameters in flats that follow each other in a vector, by name."""
     found, begin = {}, 0
-    for flat in flats:
+    for position, flat in enumerate(flats):
         n = sum(shape.numel() for _, shape in flat)
         shares = [ranks.share(n, r) for r in range(ranks.size)]
         mine, start = shares[ranks.rank], 0
@@ -173,7 +173,7 @@ def _held(flats: Sequence[Sequence[tuple[str, torch.Size]]], ranks: Group) -> di
             first = max(mine.start, start)
             place = begin + first - mine.start
             own = slice(place, place + lengths[ranks.rank])
-            found[name] = Held(name, shape, own, first - start, lengths)
+            found[name] = Held(name, shape, own, first - start, position, lengths)
             start = end
         begin += mine.stop - mine.start
     return found

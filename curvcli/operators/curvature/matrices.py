@@ -36,12 +36,6 @@ def curvature(
         UsageError: there is no such matrix.
         LossError: it does not exist for this objective.
     """
-    if objective.ranks.parted and matrix == "preconditioned":
-        raise UsageError(
-            "--shard divides products with every matrix but the preconditioned Hessian, whose optimizer's state each "
-            "process would read as a whole",
-            "choose another --matrix, or share the data only (--ranks without --shard)",
-        )
     if matrix == "hessian":
         return Hessian(objective, **options)
     if matrix == "ggn":
