@@ -22,6 +22,7 @@ _ROUNDING = (
     "hvp_check",
     "true_change_residual",
     "found_residual",
+    "overlap_error",
     "change_residual",
     "height_residual",
     "curvature_residual",
@@ -36,6 +37,7 @@ COMMANDS = (
     ("saddle", "saddle", "--tol", "1e-9"),
     ("taylor", "digits_mlp", "--to", "other", "--tol", "1e-9", "--direction", "top"),
     ("step", "digits_mlp", "--method", "gradient", "--method", "lbfgs"),
+    ("compare", "digits_mlp", "other", "--analysis", "hessian", "--per-class"),
     ("track", "digits_mlp", "other", "--lr", "0.1"),
     ("lr", "digits_mlp", "--steps", "6", "--max-trials", "3", "--confirm", "0"),
     ("landscape", "digits_mlp", "--to", "other", "--along", "gradient", "--points", "5"),
@@ -86,6 +88,9 @@ def check(one: Any, several: Any, where: str) -> None:
                 assert several[key] == pytest.approx(value, rel=0.02), f"{where} {key}"
             elif key == "matvecs":  # where a residual falls below its limit hangs on rounding
                 assert abs(value - several[key]) <= 2, f"{where} {key}"
+            elif key == "figures":
+                known = [[f for f in a if _is_figure(f["path"])] for a in (value, several[key])]
+                check(*known, f"{where} {key}")
             elif key == "walk":
                 check(_unsigned(value), _unsigned(several[key]), f"{where} {key}")
             elif key in _TO_THEIR_ERROR and value is not None:
@@ -102,6 +107,11 @@ def check(one: Any, several: Any, where: str) -> None:
         assert several == pytest.approx(one, rel=1e-6, abs=1e-12), where
     else:
         assert one == several, where
+
+
+def _is_figure(path: str) -> bool:
+    """And no rounding, of which ratios are compared too."""
+    return path.rpartition(".")[2] not in _ROUNDING
 
 
 def _unsigned(walk: list[dict[str, float]]) -> list[list[float]]:

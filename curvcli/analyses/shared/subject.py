@@ -95,7 +95,7 @@ class Subject:
         other = Subject(
             spec or self.spec,
             name=self.name,
-            target=self.target.again() if self.live else None,
+            target=self.target.again() if self.live and spec is None else None,
             file=self.file,
         )
         other._ranks = self._ranks
