@@ -47,9 +47,21 @@ COMMANDS = (
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("what", ASKED)
 def test_as_of_whole_weights(what: str, tmp_path: Path) -> None:
-    processes = started(2, ["-m", "tests.distributed.asked", str(tmp_path), what])
-    assert [p.wait(timeout=280) for p in processes] == [0, 0]
-    first, second = (json.loads((tmp_path / f"{r}.json").read_text()) for r in range(2))
+    agree(what, 2, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_four_processes(tmp_path: Path) -> None:
+    """More than some batches have samples."""
+    agree("saddle", 4, tmp_path)
+
+
+def agree(what: str, count: int, folder: Path) -> None:
+    """So many processes say the same, and what one of them says of whole weights."""
+    processes = started(count, ["-m", "tests.distributed.asked", str(folder), what])
+    assert [p.wait(timeout=280) for p in processes] == [0] * count
+    first, *_, second = (json.loads((folder / f"{r}.json").read_text()) for r in range(count))
     answers = (told["answers"] for told in (first, second))
     for asked, found, other in zip(ASKED[what], *answers, strict=True):
         assert found["divided"] == other["divided"], asked
@@ -81,23 +93,7 @@ def check(one: Any, several: Any, where: str) -> None:
     if isinstance(one, dict):
         assert one.keys() == several.keys(), where
         for key, value in one.items():
-            if key in _ROUNDING:
-                small = max(value or 0.0, several[key] or 0.0) < _SMALL
-                assert small or several[key] == pytest.approx(value), f"{where} {key}"
-            elif key == "quadratic_upper":  # a bound that hangs on a random start
-                assert several[key] == pytest.approx(value, rel=0.02), f"{where} {key}"
-            elif key == "matvecs":  # where a residual falls below its limit hangs on rounding
-                assert abs(value - several[key]) <= 2, f"{where} {key}"
-            elif key == "figures":
-                known = [[f for f in a if _is_figure(f["path"])] for a in (value, several[key])]
-                check(*known, f"{where} {key}")
-            elif key == "walk":
-                check(_unsigned(value), _unsigned(several[key]), f"{where} {key}")
-            elif key in _TO_THEIR_ERROR and value is not None:
-                apart = abs(value["value"] - several[key]["value"])
-                assert apart < 5 * value["standard_error"], f"{where} {key}"
-            else:
-                check(value, several[key], f"{where} {key}")
+            check_entry(key, value, several[key], f"{where} {key}")
     elif isinstance(one, list):
         assert len(one) == len(several), where
         for i, pair in enumerate(zip(one, several, strict=True)):
@@ -107,6 +103,26 @@ def check(one: Any, several: Any, where: str) -> None:
         assert several == pytest.approx(one, rel=1e-6, abs=1e-12), where
     else:
         assert one == several, where
+
+
+def check_entry(key: str, one: Any, several: Any, where: str) -> None:
+    """`check` of what goes by that name."""
+    if key in _ROUNDING:
+        small = max(one or 0.0, several or 0.0) < _SMALL
+        assert small or several == pytest.approx(one), where
+    elif key == "quadratic_upper":  # a bound that hangs on a random start
+        assert several == pytest.approx(one, rel=0.02), where
+    elif key == "matvecs":  # where a residual falls below its limit hangs on rounding
+        assert abs(one - several) <= 2, where
+    elif key == "figures":
+        known = [[f for f in found if _is_figure(f["path"])] for found in (one, several)]
+        check(*known, where)
+    elif key == "walk":
+        check(_unsigned(one), _unsigned(several), where)
+    elif key in _TO_THEIR_ERROR and one is not None:
+        assert abs(one["value"] - several["value"]) < 5 * one["standard_error"], where
+    else:
+        check(one, several, where)
 
 
 def _is_figure(path: str) -> bool:
