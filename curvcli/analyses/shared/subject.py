@@ -70,6 +70,7 @@ class Subject:
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
         self._ranks: Ranks | None = None
+        self._wanted: int | None = None
 
     @property
     def made(self) -> bool:
@@ -89,6 +90,10 @@ class Subject:
         self._ranks = ranks
         for member in self.members:
             member.share_among(ranks)
+
+    def may_be_divided(self, wanted: int) -> None:
+        """The question can work on divided weights, and asks for so many eigenpairs: they may be, if need be."""
+        self._wanted = wanted
 
     def again(self) -> "Subject":
         """The same target, of which nothing has been loaded."""
@@ -122,6 +127,7 @@ class Subject:
             from curvcli.loading.target import Target
 
             self._target = Target(self.spec, self.notes, self._stop, self._ranks or ALONE)
+            self._target.wanted = self._wanted
         return self._target
 
     @property
