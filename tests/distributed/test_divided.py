@@ -223,8 +223,8 @@ def test_killed_it_goes_on(tmp_path: Path) -> None:
     [
         (("hessian",), "this is the only one"),
         (
-            ("hessian", "--matrix", "preconditioned", "--ranks", "2"),
-            "every matrix but the preconditioned Hessian",
+            ("hessian", "--matrix", "preconditioned"),
+            "--matrix preconditioned needs vectors that one process holds",
         ),
     ],
 )

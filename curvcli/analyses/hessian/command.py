@@ -98,6 +98,7 @@ QUESTION = Question(
     HessianResult,
     view,
     headline,
-    divides=(),
+    divides=("matrix=preconditioned",),
+    wanted=lambda o: o.top + o.bottom,
     meaning=_MEANING,
 )

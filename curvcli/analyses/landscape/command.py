@@ -82,6 +82,7 @@ QUESTION = Question(
     view,
     headline,
     arrays=arrays,
-    divides=(),
+    divides=("along=adam",),
+    wanted=lambda _: 5,
     meaning=_MEANING,
 )

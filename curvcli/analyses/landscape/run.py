@@ -51,7 +51,7 @@ def run(subject: Subject, options: LandscapeOptions, journal: Journal) -> Answer
     Raises:
         CurvError: wrong input; see the subclasses.
     """
-    _check(options, subject.spec.shard)
+    _check(options)
     journal.progress(Stage("loading", 0, None))
     objective = subject.objective
     other = _other(subject, options)
@@ -75,7 +75,7 @@ def run(subject: Subject, options: LandscapeOptions, journal: Journal) -> Answer
     return journal.answer(result)
 
 
-def _check(options: LandscapeOptions, divided: bool) -> None:
+def _check(options: LandscapeOptions) -> None:
     for name in options.along:
         if name not in ALONG:
             raise UsageError(
@@ -87,11 +87,6 @@ def _check(options: LandscapeOptions, divided: bool) -> None:
     elif len(options.along) > 1:
         raise UsageError(
             "pca chooses all directions itself", "leave the other directions of --along out"
-        )
-    if divided and "adam" in options.along:
-        raise UsageError(
-            "--along adam needs the moments of whole tensors, and --shard divides these",
-            "leave out one of the two",
         )
     if options.optimizer is not None and "adam" not in options.along:
         raise UsageError("--optimizer has a meaning for --along adam only", "leave it out")
@@ -106,7 +101,8 @@ def _other(subject: Subject, options: LandscapeOptions) -> Objective | None:
             "--other-data names a file, and the data at hand are objects",
             "ask again with the other data",
         )
-    named = subject.again(replace(subject.spec, data=options.other_data))
+    spec = replace(subject.spec, data=options.other_data, shard=subject.divided)
+    named = subject.again(spec)
     theirs = named.objective
     # The same model and θ; what only the other data look up does not move.
     return dataclasses.replace(

@@ -118,7 +118,7 @@ def setup(subject: Subject, options: LrOptions) -> Setup:
             f"name a file with optimizer.state_dict(), or {', '.join(_KINDS)}",
         )
     # A state has whole tensors, and of divided weights no process has any: runs begin afresh.
-    path = None if subject.spec.shard else file or subject.spec.checkpoint
+    path = None if subject.divided else file or subject.spec.checkpoint
     if file is not None and path is None:
         raise UsageError(
             "--optimizer with a file needs tensors that one process holds as a whole, and --shard divides them",

@@ -43,5 +43,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "saddle", SaddleOptions, SaddleResult, view, headline, divides=(), meaning=_MEANING
+    "saddle",
+    SaddleOptions,
+    SaddleResult,
+    view,
+    headline,
+    divides=(),
+    wanted=lambda _: 4,
+    meaning=_MEANING,
 )

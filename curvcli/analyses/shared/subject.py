@@ -70,6 +70,7 @@ class Subject:
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
         self._ranks: Ranks | None = None
+        self._wanted: int | None = None
 
     @property
     def made(self) -> bool:
@@ -89,6 +90,15 @@ class Subject:
         self._ranks = ranks
         for member in self.members:
             member.share_among(ranks)
+
+    @property
+    def divided(self) -> bool:
+        """Whether its weights are to be divided among processes, or have been."""
+        return self.spec.shard or (self._objective is not None and self._objective.ranks.parted)
+
+    def may_be_divided(self, wanted: int) -> None:
+        """The question can work on divided weights, and asks for so many eigenpairs: they may be, if need be."""
+        self._wanted = wanted
 
     def again(self, spec: TargetSpec | None = None) -> "Subject":
         """The same target, or one of these settings, of which nothing has been loaded."""
@@ -122,6 +132,7 @@ class Subject:
             from curvcli.loading.target import Target
 
             self._target = Target(self.spec, self.notes, self._stop, self._ranks or ALONE)
+            self._target.wanted = self._wanted
         return self._target
 
     @property
@@ -157,8 +168,8 @@ class Subject:
         from curvcli.loading.target import Target
         from curvcli.objective.network import copied
 
-        if self.spec.shard:  # each process reads its own part of the other file too
-            spec = replace(self.spec, checkpoint=path)
+        if self.divided:  # each process reads its own part of the other file too
+            spec = replace(self.spec, checkpoint=path, shard=True)
             other = Target(spec, self.notes, self._stop, self._ranks or ALONE).model
         else:
             other = copied(self.load(accept_nonfinite=True).model)

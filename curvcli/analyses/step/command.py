@@ -45,5 +45,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "step", StepOptions, StepResult, view, headline, divides=("save",), meaning=_MEANING
+    "step",
+    StepOptions,
+    StepResult,
+    view,
+    headline,
+    divides=("save",),
+    wanted=lambda o: 2 * o.pairs,
+    meaning=_MEANING,
 )

@@ -44,5 +44,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "taylor", TaylorOptions, TaylorResult, view, headline, divides=(), meaning=_MEANING
+    "taylor",
+    TaylorOptions,
+    TaylorResult,
+    view,
+    headline,
+    divides=(),
+    wanted=lambda _: 10,
+    meaning=_MEANING,
 )

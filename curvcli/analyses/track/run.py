@@ -83,7 +83,7 @@ def _tracked(
             if place != previous[0]:
                 guess_N, previous = None, (place, {})
             optimizer = training.optimizer if training else None
-            if optimizer is not None and member.spec.shard:
+            if optimizer is not None and member.divided:
                 optimizer = None
                 journal.note(
                     "the states of optimizers are not looked at: --shard divides tensors that they have whole"

@@ -47,12 +47,6 @@ class Chosen(Struct, frozen=True):
                 "its expectation"
             )
         diagonal_N, info = None, None
-        if subject.objective.ranks.parted and self.matrix == "preconditioned":
-            raise UsageError(
-                "--shard divides products with every matrix but the preconditioned Hessian, whose optimizer's state each "
-                "process would read as a whole",
-                "choose another --matrix, or share the data only (--ranks without --shard)",
-            )
         if self.matrix == "preconditioned":
             diagonal_N, info = _preconditioner(subject, journal, self._file(subject, journal))
         operator = curvature(
