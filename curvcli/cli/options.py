@@ -166,7 +166,8 @@ def _applies(name: str, question: Question) -> bool:
     if name == "checkpoint":  # of several, each is a target of its own
         return question.targets == "one" and bool(question.named)
     if name == "shard":
-        return question.divides is not None
+        # Where a question has another one of that name, a target file can divide.
+        return question.divides is not None and all(o.name != name for o in question.fields())
     return question.needs == "objective" or name in _FOR_CHECKPOINT
 
 

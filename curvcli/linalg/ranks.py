@@ -9,7 +9,7 @@ every one, and what is summed over entries (a norm, a scalar product) is summed 
 """
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,9 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curvcli.errors import CurvError
 from curvcli.linalg.vectors import double, euclidean_norm
 
 T = TypeVar("T")
+
+# Entries that are sent to all processes at a time.
+_PIECE = 1 << 22
 
 
 @dataclass
@@ -37,17 +41,20 @@ class Ranks:
     rank = 0
     parted = False
     """Whether each process holds its own entries of all vectors, and none of them the others'."""
+    lengths: Sequence[int] = ()
+    """Entries of a vector that each process holds, where they are parted."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
 
-    def share(self, count: int) -> slice:
-        """This process' part of ``count`` things in a row; parts differ by one at most.
+    def share(self, count: int, rank: int | None = None) -> slice:
+        """The part of ``count`` things in a row of this process, or of another; parts differ by one at most.
 
         >>> Ranks().share(7)
         slice(0, 7, None)
         """
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        rank = self.rank if rank is None else rank
+        return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
     def largest_share(self, count: int) -> int:
         """Of any process."""
@@ -80,6 +87,14 @@ class Ranks:
     def kept(self, n: int) -> slice:
         """Of what this process holds of a vector of ``n``, the entries that it keeps in a basis."""
         return self.share(n)
+
+    def of_entries(self, lengths: Sequence[int]) -> "Ranks":
+        """The same processes for vectors of some of the entries, of which they hold so many, where they are parted."""
+        return ALONE
+
+    def whole(self, own_N: Tensor) -> Tensor:
+        """All entries of a short vector."""
+        return own_N
 
     def dot(self, u_N: Tensor, v_N: Tensor) -> Tensor:
         """u·v, a scalar tensor."""
@@ -114,6 +129,10 @@ class Ranks:
         """Over all processes."""
         return value
 
+    def first(self, found: Tensor) -> Tensor:
+        """What the first process found, in place of what this one did: the same bits for all."""
+        return found
+
     def gathered(self, part_N: Tensor, n: int) -> Tensor:
         """The whole vector of ``n`` entries, of which every process has its `share`."""
         return part_N
@@ -121,6 +140,15 @@ class Ranks:
     def collected(self, items: list[T]) -> list[T]:
         """The items of all processes, one process after the other."""
         return items
+
+    def in_turn(self, own: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
+        """Flat tensors of all processes, one process after the other, in pieces that every process gets.
+
+        Args:
+            own: of this process.
+            lengths: of each process.
+        """
+        yield own
 
 
 class Group(Ranks):
@@ -156,6 +184,10 @@ class Group(Ranks):
         self._exchange(work, 2 * found.nbytes)
         return int(found)
 
+    def first(self, found: Tensor) -> Tensor:
+        """See `Ranks.first`."""
+        return self.sum(found.clone() if self.rank == 0 else torch.zeros_like(found))
+
     def gathered(self, part_N: Tensor, n: int) -> Tensor:
         """See `Ranks.gathered`."""
         # Equal lengths for the exchange: the last entry of a shorter part is padding.
@@ -164,8 +196,8 @@ class Group(Ranks):
         padded[: len(part_N)] = part_N
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         self._exchange(dist.all_gather(parts, padded, async_op=True), self.size * padded.nbytes)
-        lengths = [n * (r + 1) // self.size - n * r // self.size for r in range(self.size)]
-        return torch.cat([p[:k] for p, k in zip(parts, lengths, strict=True)])
+        shares = [self.share(n, r) for r in range(self.size)]
+        return torch.cat([p[: s.stop - s.start] for p, s in zip(parts, shares, strict=True)])
 
     def collected(self, items: list[T]) -> list[T]:
         """See `Ranks.collected`; they travel as pickles among processes that run the same program."""
@@ -177,6 +209,16 @@ class Group(Ranks):
         self._exchange(dist.all_gather(parts, padded, async_op=True), self.size * length)
         # What follows the end of a pickle is not read.
         return [item for part in parts for item in pickle.loads(part.numpy().tobytes())]
+
+    def in_turn(self, own: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
+        """See `Ranks.in_turn`."""
+        for rank, length in enumerate(lengths):
+            for first in range(0, length, _PIECE):
+                size = min(_PIECE, length - first)
+                mine = rank == self.rank
+                piece = own[first : first + size].contiguous() if mine else own.new_empty(size)
+                self._exchange(dist.broadcast(piece, rank, async_op=True), piece.nbytes)
+                yield piece
 
     def own_of_sum(self, whole_N: Tensor) -> Tensor:
         """This process' `share` of the sum over all processes."""
@@ -205,6 +247,7 @@ class Parted(Group):
     def __init__(self, group: Group, lengths: Sequence[int]) -> None:
         super().__init__(group._wait)
         self.traffic = group.traffic
+        self.lengths = tuple(lengths)
         first = sum(lengths[: self.rank])
         self._entries = slice(first, first + lengths[self.rank])
         self._n = sum(lengths)
@@ -212,6 +255,16 @@ class Parted(Group):
     def dimension(self, length: int) -> int:
         """See `Ranks.dimension`."""
         return self._n
+
+    def of_entries(self, lengths: Sequence[int]) -> Ranks:
+        """See `Ranks.of_entries`."""
+        return Parted(self, lengths)
+
+    def whole(self, own_N: Tensor) -> Tensor:
+        """See `Ranks.whole`."""
+        whole_N = own_N.new_zeros(self._n)
+        whole_N[self._entries] = own_N
+        return self.sum(whole_N)
 
     def over_data(self, part_N: Tensor) -> Tensor:
         """See `Ranks.over_data`; gathered weights have summed it up in their derivative."""
@@ -232,3 +285,42 @@ class Parted(Group):
 
 ALONE = Ranks()
 """No other process."""
+
+
+def check_divided(name: str, were: int, ranks: Ranks) -> None:
+    """Whether what a run wrote can be gone on from: vectors are divided among as many processes as then.
+
+    Args:
+        name: of the file.
+        were: processes among which they were divided; 0: they were whole.
+        ranks: the processes now.
+
+    Raises:
+        CurvError: they are not.
+    """
+    now = ranks.size if ranks.parted else 0
+    if were == now:
+        return
+    here = f"here {now} processes do" if now else "here no process does"
+    raise CurvError(
+        f"{name} is of {were} processes that divided the weights, and {here}"
+        if were
+        else f"{name} is of a run that did not divide the weights, and {here}",
+        (f"go on with --ranks {were} --shard" if were else "go on without --shard")
+        + ", or name another file by --state",
+    )
+
+
+def all_see(path_exists: bool, name: str, ranks: Ranks) -> bool:
+    """Whether a file is there, for all processes alike.
+
+    Raises:
+        CurvError: some see it, and others do not.
+    """
+    some, missing = ranks.largest(int(path_exists)), ranks.largest(int(not path_exists))
+    if some and missing and ranks.size > 1:
+        raise CurvError(
+            f"only some of the {ranks.size} processes see {name}",
+            "name a file by --state that all of them see",
+        )
+    return path_exists

@@ -11,8 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curvcli.linalg.operator import SymmetricOperator
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.operator import SymmetricOperator, ranks_of
 
 SolveStatus = Literal["converged", "negative-curvature", "max_matvecs", "stopped"]
 
@@ -49,8 +48,9 @@ def conjugate_gradients(
     >>> conjugate_gradients(op, torch.tensor([3.0, 3.0], dtype=a.dtype)).x_N.tolist()
     [1.000000, 1.000000]
     """
+    ranks = ranks_of(op)
     x_N, r_N, p_N = torch.zeros_like(b_N), b_N.clone(), b_N.clone()
-    norm_b = float(euclidean_norm(b_N))
+    norm_b = float(ranks.norm(b_N))
     if norm_b == 0.0:
         return Solution(x_N, 0.0, 0, "converged")
     rr = norm_b**2
@@ -58,10 +58,10 @@ def conjugate_gradients(
         if stop():
             return Solution(x_N, math.sqrt(rr) / norm_b, used, "stopped")
         ap_N = op.matvec(p_N).add_(p_N, alpha=damping)
-        along = torch.dot(p_N, ap_N)
+        along = ranks.dot(p_N, ap_N)
         rest_N = torch.addcmul(r_N, ap_N, rr / along, value=-1)
         # The only read of a step: the residual is computed before its curvature is known to be positive.
-        curvature, after = torch.stack([along, torch.dot(rest_N, rest_N)]).tolist()
+        curvature, after = torch.stack([along, ranks.dot(rest_N, rest_N)]).tolist()
         if curvature <= 0.0:
             return Solution(x_N, math.sqrt(rr) / norm_b, used + 1, "negative-curvature", p_N)
         x_N.add_(p_N, alpha=rr / curvature)
@@ -94,8 +94,8 @@ def minres(
     >>> minres(op, torch.tensor([1.0, 2.0], dtype=a.dtype)).x_N.tolist()
     [1.000000, -2.000000]
     """
-    x_N = torch.zeros_like(b_N)
-    norm_b = float(euclidean_norm(b_N))
+    x_N, ranks = torch.zeros_like(b_N), ranks_of(op)
+    norm_b = float(ranks.norm(b_N))
     if norm_b == 0.0:
         return Solution(x_N, 0.0, 0, "converged")
     previous_N, q_N = torch.zeros_like(b_N), b_N / norm_b
@@ -110,9 +110,9 @@ def minres(
         if stop():
             return Solution(x_N, phi / norm_b, used - 1, "stopped", negative_N)
         w_N = op.matvec(q_N)
-        along = torch.dot(q_N, w_N)
+        along = ranks.dot(q_N, w_N)
         w_N = torch.addcmul(w_N, q_N, along, value=-1).sub_(previous_N, alpha=beta)
-        alpha, beta_next = torch.stack([along, euclidean_norm(w_N)]).tolist()
+        alpha, beta_next = torch.stack([along, ranks.norm(w_N)]).tolist()
         largest = max(largest, abs(alpha), beta_next)
         # The last rotation applied to the new column of T.
         delta = cosine * delta_next + sine * alpha

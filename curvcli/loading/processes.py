@@ -32,6 +32,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_size(size: int) -> int:
+    """How many of so many processes are on this machine; all, where nothing else is known."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size))
+
+
 @contextmanager
 def _answers_alone() -> Iterator[None]:
     """Standard output is for the answer: what libraries below Python write there (gloo of torch 2.8) goes to stderr."""

@@ -114,7 +114,10 @@ class TargetSpec(
     ] = None
     shard: Annotated[
         bool,
-        Meta(description="Divide weights and vectors among the processes (--ranks, torchrun)."),
+        Meta(
+            description="Divide weights and vectors among the processes (--ranks, torchrun); done unasked where no "
+            "process has room for them."
+        ),
     ] = False
     plain: Annotated[
         bool, Meta(description="Use torch's own operations only, without faster forms of layers.")

@@ -46,7 +46,6 @@ from curvcli.loading.spec import TargetSpec
 from curvcli.loading.weights import Weights
 from curvcli.machine.containers import move, samples_of
 from curvcli.machine.device import check_supports, give_back_freed_memory, resolve_device
-from curvcli.machine.memory import check_fits
 from curvcli.machine.precision import device_notes, set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.checks import make_objective
@@ -77,6 +76,8 @@ class Target:
         self.weights = Weights(spec, self.notes)
         self._building = False
         self.made: Objective | None = None
+        self.wanted: int | None = None
+        """Eigenpairs that will be asked for, by a question that can work on divided weights."""
         self._division = Division(spec, ranks, self.notes)
         self.guess: str | None = None
         """What is assumed of a network that is recognised by its shapes."""
@@ -176,15 +177,14 @@ class Target:
             )
         torch.manual_seed(self.spec.seed)
         if checkpoint is not None:
-            stored = self._division.share(sum(t.bytes for t in checkpoint.tensors))
-            check_fits(stored, self.spec.memory_bytes, f"the network in {checkpoint.path.name}")
+            self._division.settle(checkpoint, self.device, self.wanted)
         if directory is not None:
             divided = self._division.unfilled(directory, checkpoint)
             model, notes = divided or directory.load(self.spec.allow_partial)
             self.notes.extend(notes)
             return model
         if self.spec.model is not None:
-            if self.spec.shard and checkpoint is not None and self.spec.model != "auto":
+            if self._division.chosen and checkpoint is not None and self.spec.model != "auto":
                 return self._division.built(
                     partial(build_model, self.spec.model, self.spec.model_args), checkpoint
                 )

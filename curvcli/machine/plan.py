@@ -40,6 +40,16 @@ class Plan:
         return Plan(False, max(1, present // 2), self.capacity)
 
 
+def smallest_basis(wanted: int, n: int) -> int:
+    """Vectors without which a basis does not come to so many eigenpairs."""
+    return min(n, wanted + 3)
+
+
+def least_vectors(wanted: int, n: int, basis_elsewhere: bool) -> int:
+    """Vectors that there must be room for beside the weights."""
+    return _WORK_VECTORS + (0 if basis_elsewhere else smallest_basis(wanted, n))
+
+
 def plan(
     available: int,
     *,
@@ -70,7 +80,7 @@ def plan(
     Raises:
         MemoryLimitError: not even one sample and the smallest basis fit.
     """
-    smallest = min(n, wanted + 3)
+    smallest = smallest_basis(wanted, n)
     row = vector
     if stored is not None:
         row, preferred = 0, min(preferred, stored // max(1, vector))
@@ -90,7 +100,7 @@ def plan(
     piece = 1 if splittable else largest
     least = peak.of(piece)
     if least + smallest * row > free:
-        vectors = _WORK_VECTORS + (smallest if row else 0)
+        vectors = least_vectors(wanted, n, row == 0)
         raise MemoryLimitError(
             f"{human(available)} are available; one {'sample' if splittable else 'batch'} needs "
             f"{human(least)}, and {vectors} vectors of {human(vector)} are the least for {wanted} "

@@ -18,7 +18,7 @@ from curvcli.machine.meter import MemoryMeter
 from curvcli.machine.precision import set_precision
 from curvcli.objective.batch import Batch
 from curvcli.objective.faults import fault_in_data, random_modules, why_not_finite
-from curvcli.objective.layout import Layout
+from curvcli.objective.layout import Held, Layout
 from curvcli.objective.lookups import Lookups, uses
 from curvcli.objective.network import (
     check_weights,
@@ -52,6 +52,7 @@ def make_objective(
     offload: str | None = None,
     ranks: Ranks = ALONE,
     lean: Callable[[], AbstractContextManager[None]] = nullcontext,
+    divided: Sequence[Held] = (),
     notes: list[str] | None = None,
 ) -> Objective:
     """L(θ), after two evaluations of the loss that must agree.
@@ -69,7 +70,7 @@ def make_objective(
         memory: bytes that the process may use in all; None: as many as there are.
         offload: where Krylov bases are kept, see `linalg.storage`; None: on the device.
         ranks: processes that share the data out.
-        lean: see `Objective`.
+        lean, divided: see `Objective`.
         notes: receives what was switched, skipped or assumed.
 
     Raises:
@@ -128,6 +129,7 @@ def make_objective(
         evaluated_bytes=first.bytes,
         ranks=ranks,
         lean=lean,
+        divided=divided,
         notes=notes,
     )
 

@@ -2,9 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class Held(NamedTuple):
+    """A parameter as the network has it, and what a process holds of it."""
+
+    name: str
+    shape: torch.Size
+    own: slice
+    """Its entries in the part of a vector that this process holds,"""
+    first: int
+    """and the number, within the parameter, of the first of them."""
+    position: int
+    """Of what has them, in the objective's list of parameters."""
+    lengths: Sequence[int] = ()
+    """Entries that each process holds, where parameters are divided among several."""
 
 
 @dataclass(frozen=True)

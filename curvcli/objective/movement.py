@@ -2,7 +2,9 @@
 
 from torch import Tensor, nn
 
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.vectors import double
+from curvcli.objective.objective import Objective
 
 STILL = 1e-7
 """A parameter that moves by less of its size, about one unit in the last place of float32, stands still."""
@@ -17,8 +19,23 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
+def held_weights(objective: Objective) -> dict[str, Tensor]:
+    """`weights_of`, or what this process holds of those of θ where they are divided."""
+    if not objective.divided:
+        return weights_of(objective.model)
+    theta_N = objective.flat().cpu()
+    return {held.name: theta_N[held.own] for held in objective.tensors}
+
+
+def moved(
+    before: dict[str, Tensor], after: dict[str, Tensor], ranks: Ranks = ALONE
+) -> dict[str, float]:
     """‖Δθ‖/‖θ‖ of each parameter that both have; ‖Δθ‖ where θ was zero.
+
+    Args:
+        before: the parameters by name.
+        after: the same later.
+        ranks: the processes that hold parts of them.
 
     >>> import torch
     >>> moved({"w": torch.ones(4)}, {"w": torch.full((4,), 1.5)})
@@ -27,8 +44,9 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, floa
     found = {}
     for name, old in before.items():
         if name in after and after[name].shape == old.shape:
-            size = float(double(old).norm())
-            distance = float((double(after[name]) - double(old)).norm())
+            wide_N = double(old).reshape(-1)
+            size = float(ranks.norm(wide_N))
+            distance = float(ranks.norm(double(after[name]).reshape(-1) - wide_N))
             found[name] = distance / size if size else distance
     return found
 

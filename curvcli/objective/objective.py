@@ -7,6 +7,7 @@ other batches gives the same L, gradient and Hessian.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.vectors import double
 from curvcli.objective.batch import Batch
-from curvcli.objective.layout import Layout
+from curvcli.objective.layout import Held, Layout
 from curvcli.objective.network import evaluation, uses_batch_statistics
 from curvcli.objective.terms import LossTerms
 
@@ -50,6 +51,7 @@ class Objective:
             after they were freed.
         ranks: processes that share the data out; every one of them has all of it.
         lean: within it graphs keep no weights that were gathered from other processes.
+        divided: the network's own parameters, where they are divided and ``names`` are those of shares of blocks.
         notes: what was switched, skipped or assumed.
     """
 
@@ -68,6 +70,7 @@ class Objective:
     evaluated_bytes: int = 0
     ranks: Ranks = ALONE
     lean: Callable[[], AbstractContextManager[None]] = nullcontext
+    divided: Sequence[Held] = ()
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
@@ -200,6 +203,37 @@ class Objective:
         """See `Layout.sizes`."""
         return self.layout.sizes()
 
+    @property
+    def tensors(self) -> Sequence[Held]:
+        """θ as the network has it, and where this process' part of a vector has it."""
+        if self.divided:
+            return self.divided
+        ends = list(accumulate(self.sizes()))
+        return [
+            Held(name, p.shape, slice(end - size, end), 0, i)
+            for i, (name, p, size, end) in enumerate(
+                zip(self.names, self.parameters, self.sizes(), ends, strict=True)
+            )
+        ]
+
+    def whole(self, v_N: Tensor, index: int) -> Tensor:
+        """What a vector has of the parameter of that number in `tensors`, shaped like it; every process gets it."""
+        held = self.tensors[index]
+        own_N = v_N[held.own]
+        if not self.divided:
+            return self.views(own_N, [index])[0]
+        whole_N = own_N.new_zeros(held.shape.numel())
+        whole_N[held.first : held.first + len(own_N)] = own_N
+        return self.ranks.over_entries(whole_N).view(held.shape)
+
+    def own(self, whole: Tensor, index: int) -> Tensor:
+        """This process' part, flat, of a tensor shaped like the parameter of that number in `tensors`."""
+        held = self.tensors[index]
+        if not self.divided:
+            return self.flatten([whole], [index])
+        length = held.own.stop - held.own.start
+        return whole.reshape(-1)[held.first : held.first + length]
+
     def twin(self, model: nn.Module, batches: Sequence[Batch]) -> "Objective":
         """The same loss, without weight decay, of a copy of the model on other data; nothing is checked again."""
         named = dict(model.named_parameters())
@@ -225,6 +259,7 @@ class Objective:
             evaluated_bytes=self.evaluated_bytes,
             ranks=self.ranks if self.ranks.parted else ALONE,
             lean=self.lean,
+            divided=self.divided,
         )
 
     @contextmanager

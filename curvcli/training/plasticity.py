@@ -19,6 +19,6 @@ def plasticity(objective: Objective) -> dict[str, float]:
     except CurvError:
         known = {}
     found = {name: value for name, value in known.items() if value is not None}
-    for layer, rank in weight_ranks(objective.model, _LARGEST).items():
+    for layer, rank in weight_ranks(objective, _LARGEST).items():
         found[f"plasticity.weight_rank.{layer}"] = rank
     return found

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from curvcli import Batch, make_objective
+from curvcli import Batch, Objective, make_objective
+from curvcli.files import write_nothing
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.loading.checkpoints.formats import open_checkpoint
@@ -19,6 +20,9 @@ from curvcli.loading.models.divided import load_divided
 from curvcli.loading.processes import Processes
 from curvcli.objective.sharding.shards import divide, without_weights
 from curvcli.operators.curvature.hessian import Hessian
+from tests.distributed import layers
+from tests.distributed.files import logs, states
+from tests.distributed.matrices import products
 
 
 class Tied(nn.Module):
@@ -76,6 +80,10 @@ CASES: dict[str, tuple[Any, list[int], float, bool]] = {
     ),
 }
 
+# Cases that differ for other matrices, and for layers: samples of weight zero, ties, samples that are coupled.
+MATRICES = [name for name in CASES if name.split(",")[0] in ("decay", "tied", "batch statistics")]
+LAYERS = MATRICES[:2]
+
 
 def case(name: str, dtype: torch.dtype) -> tuple[nn.Module, list[Batch]]:
     """The network and the data of that name."""
@@ -87,16 +95,21 @@ def case(name: str, dtype: torch.dtype) -> tuple[nn.Module, list[Batch]]:
     ]
 
 
-def figures(processes: Processes, name: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Loss, scalar products of g and H g with each other, leading eigenvalues, and what was sent."""
+def objective_of(processes: Processes, name: str, dtype: torch.dtype) -> Objective:
+    """The loss of a case, of divided weights."""
     model, batches = case(name, dtype)
     shards = divide(model, processes.ranks)
-    ranks = shards.ranks
     _, _, decay, train = CASES[name]
-    objective = make_objective(
+    return make_objective(
         model, batches, loss_terms("cross_entropy", {}), weight_decay=decay, train_mode=train,
-        ranks=ranks, lean=shards.gatherer.lean,
+        **shards.options,
     )  # fmt: skip
+
+
+def figures(processes: Processes, name: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Loss, scalar products of g and H g with each other, leading eigenvalues, and what was sent."""
+    objective = objective_of(processes, name, dtype)
+    model, batches, ranks = objective.model, objective.batches, objective.ranks
     before_N = objective.flat()
     out: dict[str, Any] = {
         "loss": objective.value(2 if objective.splittable else None),
@@ -120,6 +133,14 @@ def figures(processes: Processes, name: str, dtype: torch.dtype) -> dict[str, An
     tol = 1e-4 if dtype == torch.float32 else 1e-9
     found = lanczos(Hessian(objective), Wanted(top=3, bottom=1), tol=tol)
     out["values"] = found.values_K.tolist()
+    out["vector"] = {
+        held.name: objective.whole(found.vectors_KN[0], i).tolist()
+        for i, held in enumerate(objective.tensors)
+    }
+    if dtype == torch.float64 and name in MATRICES:
+        out["matrices"] = products(objective, g_N)
+    if dtype == torch.float64 and name in LAYERS:
+        out["layers"] = layers.figures(objective, g_N)
     out["restored"] = torch.equal(before_N, objective.flat())
     return out
 
@@ -158,12 +179,16 @@ def main() -> None:
     torch.set_num_threads(1)
     processes = Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     folder = Path(sys.argv[1])
+    if not processes.first:
+        write_nothing()
     found: dict[str, Any] = {
         f"{name}, {dtype}": figures(processes, name, dtype)
         for name in CASES
         for dtype in (torch.float64, torch.float32)
     }
     found["reading"] = reading(processes, folder)
+    found["state"] = states(objective_of(processes, "tied", torch.float64), folder / "state")
+    found["log"] = logs(objective_of(processes, "frozen", torch.float64), folder / "log")
     rank = processes.ranks.rank
     processes.leave()
     (folder / f"{rank}.json").write_text(json.dumps(found))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from curvcli.errors import CurvError
-from curvcli.linalg import run_log
+from curvcli.linalg import log_file, run_log
 from curvcli.linalg.run_log import RunLog
 from curvcli.linalg.stochastic.spectral_sums import Goal, Probes, estimate
 from tests.oracles.matrices import Matrix
@@ -173,8 +173,8 @@ def test_a_full_disk_ends_the_log_and_not_the_run(
 ) -> None:
     """What was written before stays whole, and a later run goes on from there."""
     looks, fsync = iter(range(10**6)), os.fsync
-    monkeypatch.setattr(run_log, "SYNC_SECONDS", 0.0)
-    monkeypatch.setattr(run_log, "SYNC_SHARE", 0.0)
+    monkeypatch.setattr(log_file, "SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(log_file, "SYNC_SHARE", 0.0)
 
     def full(descriptor: int) -> None:
         if next(looks) >= at:

@@ -46,4 +46,6 @@ class CheckOptions(Struct, frozen=True, kw_only=True):
     cache: Annotated[bool, "Keep answers, and use them while nothing has changed."] = True
 
 
-QUESTION = Question("check", CheckOptions, CheckResult, view, headline, targets="many", cases=cases)
+QUESTION = Question(
+    "check", CheckOptions, CheckResult, view, headline, targets="many", cases=cases, divides=()
+)

@@ -60,7 +60,8 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
         raise UsageError(
             "nothing to check: no target is given", "name one: curvcli check model.toml"
         )
-    sets = [_rules_or_problem(member, options.rules, alone=len(members) == 1) for member in members]
+    alone = len(members) == 1
+    sets = [_rules_or_problem(member, options.rules, alone, journal) for member in members]
     if options.since is not None:
         _look_back(members, sets, options.since, journal)
     path = Path(options.baseline) if options.baseline else None
@@ -101,12 +102,14 @@ def run(subject: Subject, options: CheckOptions, journal: Journal) -> Answer[Che
     return journal.answer(result, exit_code=_conclude(journal, result))
 
 
-def _rules_or_problem(member: Subject, given: list[str | RuleEntry], alone: bool) -> list[Rule]:
+def _rules_or_problem(
+    member: Subject, given: list[str | RuleEntry], alone: bool, journal: Journal
+) -> list[Rule]:
     """The rules of a target; of one among several, what is wrong with it is kept beside the others' answers."""
     if member.problem is not None:
         return []
     try:
-        return _rules(member, given)
+        return _rules(member, given, journal)
     except UsageError as problem:
         if alone:
             raise
@@ -132,20 +135,33 @@ def _unusable(member: Subject, problem: CurvError) -> CheckedTarget:
     )  # fmt: skip
 
 
-def _rules(member: Subject, given: list[str | RuleEntry]) -> list[Rule]:
+def _rules(member: Subject, given: list[str | RuleEntry], journal: Journal) -> list[Rule]:
     own: list[Any] = member.tables.get("check", {}).get("rules") or given
     entries = read_entries(own)
     if not entries:
         entries = list(DEFAULT_RULES)
         if not member.has_data:
             entries = [e for e in entries if e.rule.startswith("info.")]
-            member.notes.append("no data is named: only the checkpoint itself is checked")
+            journal.note("no data is named: only the checkpoint itself is checked")
         elif member.spec.checkpoint is None:
             entries = [e for e in entries if not e.rule.startswith("info.")]
+        if member.spec.shard:
+            entries = _of_divided(entries, journal)
     found = [make_rule(entry) for entry in entries]
     for rule in found:
         _check_room(rule, member)
     return found
+
+
+def _of_divided(entries: list[RuleEntry], journal: Journal) -> list[RuleEntry]:
+    """Those of curvcli's own rules whose questions can be asked of divided weights."""
+    asked = {entry.rule: make_rule(entry).analyses for entry in entries}
+    not_asked = {n for names in asked.values() for n in names if not get(n).can_divide}
+    if not_asked:
+        journal.note(
+            f"no rules about {', '.join(sorted(not_asked))}: these are not asked of weights that --shard divides"
+        )
+    return [entry for entry in entries if not_asked.isdisjoint(asked[entry.rule])]
 
 
 def _look_back(

@@ -1,7 +1,7 @@
 """Two models of one architecture: the loss on the line between them, and what moved."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.errors import ModelError, some
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.vectors import double
 from curvcli.objective.objective import Objective
 
@@ -23,13 +24,17 @@ class Moved(NamedTuple):
     cosine: float | None
 
 
-def check_alike(a: nn.Module, b: nn.Module) -> None:
+def check_alike(a: Objective, b: Objective) -> None:
     """Whether both have the same parameters.
 
     Raises:
         ModelError: names or shapes differ.
     """
-    shapes = [{n: tuple(p.shape) for n, p in m.named_parameters()} for m in (a, b)]
+    shapes = [
+        {held.name: tuple(held.shape) for held in o.divided}
+        or {n: tuple(p.shape) for n, p in o.model.named_parameters()}
+        for o in (a, b)
+    ]
     differing = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
     if differing:
         raise ModelError(
@@ -103,22 +108,27 @@ class Between:
         return 32 * torch.finfo(self._objective.dtype).eps * max(finite, default=0.0)
 
 
-def moved(a: nn.Module, b: nn.Module) -> list[Moved]:
-    """Every parameter's way from A to B, the largest in proportion to ‖A‖ first."""
-    other = dict(b.named_parameters())
+def moved(a: Mapping[str, Tensor], b: Mapping[str, Tensor], ranks: Ranks = ALONE) -> list[Moved]:
+    """Every parameter's way from A to B, the largest in proportion to ‖A‖ first.
+
+    Args:
+        a: the parameters by name.
+        b: the same.
+        ranks: the processes that hold parts of them.
+    """
     found = []
-    for name, parameter in a.named_parameters():
-        x, y = double(parameter.detach()), double(other[name].detach())
-        norms = float(torch.linalg.vector_norm(x)), float(torch.linalg.vector_norm(y))
-        cosine = float(torch.sum(x * y)) / (norms[0] * norms[1]) if all(norms) else None
-        found.append(Moved(name, float(torch.linalg.vector_norm(y - x)), norms[0], cosine))
+    for name, parameter in a.items():
+        x_N, y_N = (double(p.detach()).reshape(-1) for p in (parameter, b[name]))
+        norms = float(ranks.norm(x_N)), float(ranks.norm(y_N))
+        cosine = float(ranks.dot(x_N, y_N)) / (norms[0] * norms[1]) if all(norms) else None
+        found.append(Moved(name, float(ranks.norm(y_N - x_N)), norms[0], cosine))
     return sorted(
         found, key=lambda m: -(m.distance / m.before if m.before else math.inf * m.distance)
         if m.distance else 0.0,
     )  # fmt: skip
 
 
-def principal_cosines(a_KN: Tensor, b_KN: Tensor) -> list[float]:
+def principal_cosines(a_KN: Tensor, b_KN: Tensor, ranks: Ranks = ALONE) -> list[float]:
     """Cosines of the principal angles between the spans of two orthonormal sets (Björck & Golub 1973)."""
-    products_KK = double(a_KN) @ double(b_KN).T
+    products_KK = ranks.inner(double(a_KN), double(b_KN))
     return [min(1.0, float(s)) for s in torch.linalg.svdvals(products_KK)]

@@ -1,6 +1,7 @@
 """Loss and curvature of single classes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,8 +61,13 @@ def _figures(member: Subject, number: int) -> tuple[int, float | None, float | N
     batches = list(_of_class(objective, number))
     if not batches:
         return 0, None, None
+    # Those that are left out are no parameters of divided weights.
+    divided: dict[str, Any] = {
+        "ranks": objective.ranks, "lean": objective.lean, "divided": objective.divided,
+    }  # fmt: skip
     part = make_objective(
-        objective.model, batches, objective.terms, select=member.spec.params,
+        objective.model, batches, objective.terms,
+        **divided if objective.divided else {"select": member.spec.params},
         train_mode=member.spec.train_mode, plain=member.spec.plain, tf32=member.spec.tf32,
         memory=member.spec.memory_bytes,
     )  # fmt: skip

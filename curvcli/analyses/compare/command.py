@@ -54,6 +54,7 @@ QUESTION = Question(
     view,
     headline,
     targets="pair",
+    divides=(),
     meaning=_MEANING,
     about=about,
 )

@@ -22,12 +22,13 @@ _GROUPS, _CONFIDENCE = 16, 0.9973
 def identical(a: Objective, b: Objective) -> bool:
     """Whether weights and buffers are the same to the bit."""
     pairs = [(dict(m.named_parameters()) | dict(m.named_buffers())) for m in (a.model, b.model)]
-    return pairs[0].keys() == pairs[1].keys() and all(
+    same = pairs[0].keys() == pairs[1].keys() and all(
         t.shape == pairs[1][n].shape
         and t.dtype == pairs[1][n].dtype
         and torch.equal(t.detach(), pairs[1][n].detach())
         for n, t in pairs[0].items()
     )
+    return not a.ranks.largest(int(not same))
 
 
 def paired(a: Objective, b: Objective) -> Paired | None:
@@ -66,7 +67,7 @@ def sharpness_differs(a: Objective, b: Objective, vectors: tuple[Tensor, Tensor]
     for objective, v_N in zip((a, b), vectors, strict=True):
         parts = list(Hessian(objective).parts(v_N[None], _GROUPS, 1))
         weights = [part.weight for part in parts]
-        quotients.append([float(torch.dot(v_N, part.products_KN[0])) for part in parts])
+        quotients.append([float(objective.ranks.dot(v_N, part.products_KN[0])) for part in parts])
     sums = [second - first for first, second in zip(*quotients, strict=True)]
     whole, n = sum(weights), len(sums)
     if n < FEWEST:

@@ -27,6 +27,9 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.paths import all_paths, leaf
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
+from curvcli.loading.spec import TargetSpec
+from curvcli.objective.movement import held_weights
+from curvcli.objective.objective import Objective
 
 _DEFAULT = ("hessian", "gradients")
 
@@ -40,7 +43,7 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
     a, b = _pair(subject, options)
     subject.members = (a, b)
     subject.end_reading_when(journal.stop_reading)
-    names = list(options.analysis) or list(_DEFAULT)
+    names = list(options.analysis) or [n for n in _DEFAULT if _can_ask(n, a)]
     _check(names)
     if options.subspace and "hessian" not in names:
         journal.note("no eigenspaces are compared: the hessian is not among the analyses")
@@ -52,7 +55,7 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
         )
     for member in (a, b):
         _ = member.objective
-    check_alike(a.objective.model, b.objective.model)
+    check_alike(a.objective, b.objective)
     answers = [_answers(journal, member, names, options.subspace) for member in (a, b)]
     both = [name for name in names if all(name in known for known in answers)]
     compared = [
@@ -65,7 +68,7 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
     spaces = None
     if options.subspace and "hessian" in both:
         spaces = _eigenspaces(
-            journal, answers[0]["hessian"], answers[1]["hessian"], options.subspace
+            journal, a.objective, answers[0]["hessian"], answers[1]["hessian"], options.subspace
         )
     other = a.target.data_sha256 != b.target.data_sha256
     tops = None
@@ -75,7 +78,8 @@ def run(subject: Subject, options: CompareOptions, journal: Journal) -> Answer[C
     if pair is not None:
         vectors = [k["hessian"].vectors_KN if "hessian" in k else None for k in answers]
         compared = _on_data(compared, pair, a, b, vectors)
-    moves = moved(a.objective.model, b.objective.model)
+    weights = [held_weights(m.objective) for m in (a, b)]
+    moves = moved(weights[0], weights[1], a.objective.ranks)
     total = sum(m.distance**2 for m in moves)
     return journal.answer(
         CompareResult(
@@ -121,16 +125,22 @@ def _pair(subject: Subject, options: CompareOptions) -> tuple[Subject, Subject]:
                 "--weights KEY for other weights in the same file, --other-data for other data",
             )
         usual = replace(a.spec, weights=None)
-        return Subject(usual, tables=a.tables, name=a.name), Subject(
-            b.spec, tables=b.tables, name=f"{b.name} ({a.spec.weights})"
-        )
+        return _beside(a, usual, a.name), _beside(b, b.spec, f"{b.name} ({a.spec.weights})")
     if options.other_data is not None:
-        b = Subject(
-            replace(b.spec, data=options.other_data),
-            tables=b.tables,
-            name=f"{b.name} on {options.other_data}",
-        )
+        there = replace(b.spec, data=options.other_data)
+        b = _beside(b, there, f"{b.name} on {options.other_data}")
     return a, b
+
+
+def _beside(member: Subject, spec: TargetSpec, name: str) -> Subject:
+    """The target with other settings, in the same run."""
+    other = member.again(spec)
+    other.tables, other.name = member.tables, name
+    return other
+
+
+def _can_ask(name: str, member: Subject) -> bool:
+    return not member.spec.shard or get(name).can_divide
 
 
 def _check(names: list[str]) -> None:
@@ -225,7 +235,7 @@ def _on_data(
 
 
 def _eigenspaces(
-    journal: Journal, a: Answer[Any], b: Answer[Any], wanted: int
+    journal: Journal, objective: Objective, a: Answer[Any], b: Answer[Any], wanted: int
 ) -> Eigenspaces | None:
     """How the spaces of the leading eigenvectors of two `hessian` answers lie to each other."""
     first, second = a.vectors_KN, b.vectors_KN
@@ -235,7 +245,7 @@ def _eigenspaces(
     size = min(wanted, len(a.result.top) - 1, len(b.result.top) - 1)
     if size < 1:
         return None
-    cosines = principal_cosines(first[:size], second[:size])
+    cosines = principal_cosines(first[:size], second[:size], objective.ranks)
     # sin θ of the largest angle between a computed and the true space is ≤ ‖residuals‖ / gap (Davis & Kahan 1970),
     # and tr(P_A P_B) / k moves by at most ‖P − P̂‖_* / k ≤ 2 sin θ for each of the two projectors.
     errors, gaps = [], []
@@ -250,7 +260,7 @@ def _eigenspaces(
         cosines=cosines,
         overlap=sum(c**2 for c in cosines) / size,
         overlap_error=min(1.0, error) if math.isfinite(error) else None,
-        expected_at_random=size / first.shape[1],
+        expected_at_random=size / objective.n,
         gaps=gaps,
     )
 

@@ -69,9 +69,10 @@ def gradient_difference(a: Objective, b: Objective) -> GradientDifference:
             gram_1PP = torch.stack(found.gram_TPP).sum(0)[None].numpy()
             (noise,) = noise_estimates(gram_1PP, np.array(found.part_samples, np.float64))
         expected = math.nan if noise is None else expected + noise.trace.value / objective.samples
-    distance = float((gradients[1] - gradients[0]).norm())
-    size = float(gradients[0].norm() * gradients[1].norm())
-    cosine = float(gradients[0] @ gradients[1]) / size if size else None
+    ranks = a.ranks
+    distance = float(ranks.norm(gradients[1] - gradients[0]))
+    size = float(ranks.norm(gradients[0]) * ranks.norm(gradients[1]))
+    cosine = float(ranks.dot(gradients[0], gradients[1])) / size if size else None
     if not math.isfinite(expected):
         return GradientDifference(distance, None, cosine, None)
     limit = (1 + CERTAIN * math.sqrt(2)) * expected

@@ -58,5 +58,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "density", DensityOptions, DensityResult, view, headline, divides=("state",), meaning=_MEANING
+    "density",
+    DensityOptions,
+    DensityResult,
+    view,
+    headline,
+    divides=("matrix=preconditioned",),
+    wanted=lambda o: o.outliers,
+    meaning=_MEANING,
 )

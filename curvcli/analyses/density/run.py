@@ -60,7 +60,7 @@ def run(subject: Subject, options: DensityOptions, journal: Journal) -> Answer[D
         preferred_capacity=max(200, 2 * options.steps, planned),
     )
     key = f"density {subject.fingerprint()} {chosen} {made}" if options.state else ""
-    with run_log(options.state, key, journal) as log:
+    with run_log(options.state, key, journal, operator.ranks) as log:
         known = _all_known(subject, journal, operator, options.exact_rows, planned, log)
         if known is None:
             found, named, status, error = _sampled(subject, journal, operator, options, log)

@@ -98,6 +98,7 @@ QUESTION = Question(
     HessianResult,
     view,
     headline,
-    divides=("per_layer", "per_block", "state", "save_vectors"),
+    divides=("matrix=preconditioned",),
+    wanted=lambda o: o.top + o.bottom,
     meaning=_MEANING,
 )

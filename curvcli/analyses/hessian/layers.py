@@ -22,6 +22,7 @@ from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.spectrum.eigenpairs import Eigenpair, Reach
 from curvcli.linalg.lanczos.alignment import space_error, vector_errors
 from curvcli.linalg.lanczos.lanczos import LanczosResult
+from curvcli.linalg.operator import holders_of
 from curvcli.linalg.stochastic.heterogeneity import Densities, densities, heterogeneity
 from curvcli.linalg.stochastic.probes import Sums, ratio
 from curvcli.linalg.stochastic.quadrature import Estimate, Nodes
@@ -115,7 +116,10 @@ def _layers(
         [p.value for p in pairs], [p.residual for p in pairs], found.ritz_values_M
     )
     shares = [
-        [float(euclidean_norm(part_N)) ** 2 for part_N in blocks.cut(v_N)]
+        [
+            float(block.ranks.norm(part_N)) ** 2
+            for block, part_N in zip(blocks.blocks, blocks.cut(v_N), strict=True)
+        ]
         for v_N in found.vectors_KN
     ]
     mean_LT = None if densities is None else densities.mean_LT
@@ -184,11 +188,12 @@ def _diagonal_share(spectra: Sequence[BlockSpectrum], square: Sums) -> Sampled:
 
 def _overlap(operator: Curvature[Any], found: LanczosResult, pairs: Sequence[Eigenpair]) -> Overlap:
     """Of the gradient with the space of the top eigenvectors."""
-    top, gradient_N = found.top, operator.gradient
-    norm = float(euclidean_norm(gradient_N))
+    top, gradient_N, ranks = found.top, operator.gradient, holders_of(operator)
+    norm = float(ranks.norm(gradient_N))
     if norm == 0 or top == 0:
         return Overlap(None, None, top)
-    inside = float(euclidean_norm(found.vectors_KN[:top] @ (gradient_N / norm))) ** 2
+    inside_K = ranks.over_entries(found.vectors_KN[:top] @ (gradient_N / norm))
+    inside = float(euclidean_norm(inside_K)) ** 2
     error = space_error(
         [p.value for p in pairs[:top]],
         [p.residual for p in pairs[:top]],

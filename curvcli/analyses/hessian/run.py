@@ -1,12 +1,12 @@
 """`curvcli hessian`: the ends of a curvature matrix's spectrum, each eigenvalue with its error."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from safetensors.torch import save
 from torch import Tensor
 
 from curvcli.analyses.hessian.command import HessianOptions
@@ -25,11 +25,12 @@ from curvcli.analyses.shared.spectrum.matrices import Chosen, exact_spectrum
 from curvcli.analyses.shared.spectrum.matrix_options import PreconditionerInfo
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import OutputError, UsageError
-from curvcli.files import write_whole
 from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, Progress, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.lanczos.state import load_state, save_state
+from curvcli.linalg.ranks import ALONE, all_see
+from curvcli.linalg.tensor_file import Stored, write_tensors
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.fisher import Fisher
@@ -141,7 +142,7 @@ def _resumed(
     """The run that --state names, or a new one."""
     capacity = operator.plan.capacity
     path = Path(options.state) if options.state else None
-    if path is None or not path.exists():
+    if path is None or not all_see(path.exists(), path.name, operator.ranks):
         guess = subject.guess
         if guess is not None and len(guess.vector_N) == operator.n:
             return start(operator, capacity, guess.seed, guess.vector_N)
@@ -304,12 +305,26 @@ def _with_vectors(
     if options.save_vectors is not None:
         values = ",".join(repr(p.value) for p in [*result.top, *result.bottom])
         metadata = {"format": "curvcli-vectors/1", "matrix": result.matrix, "eigenvalues": values}
-        tensors = {name: v.cpu().contiguous() for name, v in answer.vectors.items()}
+        # One tensor of one vector at a time: divided vectors are nowhere whole.
+        tensors = {
+            held.name: Stored(
+                vectors_KN.dtype,
+                (len(vectors_KN), *held.shape),
+                partial(_of_each, objective, vectors_KN, i),
+            )
+            for i, held in enumerate(objective.tensors)
+        }
+        ranks = objective.ranks if objective.divided else ALONE
         try:
-            write_whole(Path(options.save_vectors), save(tensors, metadata))
+            write_tensors(Path(options.save_vectors), tensors, metadata, ranks)
         except OSError as error:
             raise OutputError(
                 f"{options.save_vectors!r} cannot be written: {error.strerror}",
                 "name another file by --save-vectors",
             ) from None
     return answer
+
+
+def _of_each(objective: Objective, vectors_KN: Tensor, index: int) -> Iterator[Tensor]:
+    """What each vector has of one parameter."""
+    return (objective.whole(v_N, index) for v_N in vectors_KN)

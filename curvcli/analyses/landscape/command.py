@@ -76,5 +76,13 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "landscape", LandscapeOptions, LandscapeResult, view, headline, arrays=arrays, meaning=_MEANING
+    "landscape",
+    LandscapeOptions,
+    LandscapeResult,
+    view,
+    headline,
+    arrays=arrays,
+    divides=("along=adam",),
+    wanted=lambda _: 5,
+    meaning=_MEANING,
 )

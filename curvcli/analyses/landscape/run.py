@@ -29,8 +29,9 @@ from curvcli.analyses.shared.spectrum.saved import run_log
 from curvcli.analyses.shared.subject import Subject
 from curvcli.errors import UsageError, did_you_mean
 from curvcli.linalg.operator import ROUNDING
+from curvcli.linalg.ranks import Ranks
 from curvcli.linalg.run_log import Logged, RunLog
-from curvcli.linalg.vectors import double, euclidean_norm
+from curvcli.linalg.vectors import double
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.curvature.rounding import product_error
@@ -63,8 +64,8 @@ def run(subject: Subject, options: LandscapeOptions, journal: Journal) -> Answer
     if options.state:
         fixed = replace(options, state=None, timeout=None)
         digest = _digest(other)
-        key = f"landscape {subject.fingerprint()} {fixed} {given.digest()} {subject.spec.seed} {digest}"
-    with run_log(options.state, key, journal) as log:
+        key = f"landscape {subject.fingerprint()} {fixed} {given.digest(operator.ranks)} {subject.spec.seed} {digest}"
+    with run_log(options.state, key, journal, operator.ranks) as log:
         result = _looked(subject, options, journal, operator, given, other, recompute, log)
     kind = "none" if not norms else "recompute" if recompute else "keep"
     result = replace(result, norm_statistics=kind)
@@ -100,7 +101,8 @@ def _other(subject: Subject, options: LandscapeOptions) -> Objective | None:
             "--other-data names a file, and the data at hand are objects",
             "ask again with the other data",
         )
-    named = Subject(replace(subject.spec, data=options.other_data))
+    spec = replace(subject.spec, data=options.other_data, shard=subject.divided)
+    named = subject.again(spec)
     theirs = named.objective
     # The same model and θ; what only the other data look up does not move.
     return dataclasses.replace(
@@ -128,23 +130,24 @@ def _products(
     logged, objective = Logged(operator, log), operator.objective
     deltas = [w.delta_N for w in ways.ways]
     products = [logged.matvec(d_N) for d_N in deltas]
-    slopes = tuple(_dot(operator.gradient, d_N) for d_N in deltas)
-    curvatures = tuple(tuple(_dot(a_N, h_N) for h_N in products) for a_N in deltas)
+    ranks = operator.ranks
+    slopes = tuple(_dot(operator.gradient, d_N, ranks) for d_N in deltas)
+    curvatures = tuple(tuple(_dot(a_N, h_N, ranks) for h_N in products) for a_N in deltas)
     axes = []
     for i, (way, d_N, h_N) in enumerate(zip(ways.ways, deltas, products, strict=True)):
-        norm = float(euclidean_norm(d_N))
-        residual = ROUNDING * torch.finfo(operator.dtype).eps * norm * float(euclidean_norm(h_N))
+        norm = float(ranks.norm(d_N))
+        residual = ROUNDING * torch.finfo(operator.dtype).eps * norm * float(ranks.norm(h_N))
         if (
             journal.stop() is None
             and (seen := product_error(operator, d_N[None], h_N[None])) is not None
         ):
-            residual += _ONE_DRAW * abs(_dot(d_N.to(seen.error_RN), seen.error_RN[0]))
+            residual += _ONE_DRAW * abs(_dot(d_N, seen.error_RN[0], ranks))
         low, high = _range(way, objective.loss, slopes[i], curvatures[i][i])
         axes.append(Axis(way.name, norm, low, high, slopes[i], curvatures[i][i], residual))
     check = Checked(None, False)
     if journal.stop() is None:
         check = check_products(journal, operator, deltas[0], products[0])
-    gram = tuple(tuple(_dot(a_N, b_N) for b_N in deltas) for a_N in deltas)
+    gram = tuple(tuple(_dot(a_N, b_N, ranks) for b_N in deltas) for a_N in deltas)
     rounding = max(
         8 * torch.finfo(objective.dtype).eps * abs(objective.loss), loss_resolution(operator)
     )
@@ -152,8 +155,8 @@ def _products(
     return _Products(axes, model, check)
 
 
-def _dot(a_N: Tensor, b_N: Tensor) -> float:
-    return float(torch.dot(double(a_N), double(b_N)))
+def _dot(a_N: Tensor, b_N: Tensor, ranks: Ranks) -> float:
+    return float(ranks.dot(double(a_N), double(b_N)))
 
 
 def _range(way: Way, loss: float, slope: float, curvature: float) -> tuple[float, float]:

@@ -21,9 +21,10 @@ from curvcli.errors import LossError, UsageError, some
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.operator import random_unit_vector
+from curvcli.linalg.ranks import Ranks
 from curvcli.linalg.run_log import Logged, RunLog
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.machine.memory import check_fits
+from curvcli.objective.sharding.shards import is_shard
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.directions import (
     filter_normalised,
@@ -68,14 +69,16 @@ class Read:
     """θ' − θ of the other checkpoints."""
     adam_N: Tensor | None
 
-    def digest(self) -> str:
-        """SHA-256 of it."""
+    def digest(self, ranks: Ranks) -> str:
+        """SHA-256 of it; of divided vectors, one after the other of each process' part."""
         found = hashlib.sha256()
         for vector_N in (*(v_N for _, v_N in self.offsets), self.adam_N):
             if vector_N is not None:
                 flat = vector_N.detach().cpu().contiguous().view(torch.uint8)
                 found.update(flat.numpy().tobytes())
-        return found.hexdigest()
+        return "".join(
+            ranks.collected([found.hexdigest()]) if ranks.parted else [found.hexdigest()]
+        )
 
 
 def read(subject: Subject, options: LandscapeOptions) -> Read:
@@ -92,7 +95,7 @@ def read(subject: Subject, options: LandscapeOptions) -> Read:
             "name them by --to, repeatedly or as their directory",
         )
     objective = subject.objective
-    size = objective.n * objective.dtype.itemsize * (len(files) + 3)
+    size = objective.length * objective.dtype.itemsize * (len(files) + 3)
     check_fits(
         size, subject.spec.memory_bytes, f"{len(files)} checkpoints" if files else "the line"
     )
@@ -103,10 +106,12 @@ def read(subject: Subject, options: LandscapeOptions) -> Read:
 def _offset(subject: Subject, path: str) -> Tensor:
     objective, there = subject.objective, subject.weights_in(path)
     fixed = {n: p for n, p in objective.model.named_parameters() if n not in objective.names}
-    other = [n for n, p in fixed.items() if n in there and not torch.equal(p.detach(), there[n])]
-    if other:
+    differ = {n: not torch.equal(p.detach(), there[n]) for n, p in fixed.items() if n in there}
+    if objective.ranks.largest(int(any(differ.values()))):
+        told = some([n for n, unlike in differ.items() if unlike and not is_shard(n)], 3)
         subject.notes.append(
-            f"{Path(path).name} differs also in {some(other, 3)}, which stay as they are: they are no part of θ"
+            f"{Path(path).name} differs also in {told or 'frozen weights'}, which stay as they are: they are no part "
+            "of θ"
         )
     return objective.flatten([there[name] for name in objective.names]) - objective.flat()
 
@@ -125,13 +130,13 @@ def choose(
         LossError: a direction is zero.
     """
     if "pca" in options.along:
-        return _series(found, options)
+        return _series(found, options, operator.ranks)
     names = names_of(options)
     vectors = _named(subject, options, journal, operator, found, names, log)
     margin = options.radius or _MARGIN
     made = Ways([])
     for name, delta_N in zip(names, vectors, strict=True):
-        if not bool(delta_N.any()):
+        if float(operator.ranks.norm(delta_N)) == 0:
             raise LossError(
                 f"the direction {name} is zero",
                 "the checkpoint has the same weights: name another"
@@ -155,7 +160,7 @@ def choose(
         made.ways.append(way)
     places = [[float(i == k) for i in range(len(names))] for k in range(len(names))]
     if len(names) == 2:
-        _made_orthogonal(made, places, margin)
+        _made_orthogonal(made, places, margin, operator.ranks)
     if len(set(names)) < len(names):
         made.ways = [
             dataclasses.replace(w, name=f"{w.name} {i + 1}") for i, w in enumerate(made.ways)
@@ -216,13 +221,13 @@ def _named(
                 filter_normalised(operator.objective, random_unit_vector(operator, generator))
             )
         elif name == "gradient":
-            length = float(euclidean_norm(operator.gradient))
+            length = float(operator.ranks.norm(operator.gradient))
             vectors.append(operator.gradient / -length if length else operator.gradient)
         elif name == "adam" and found.adam_N is not None:
             vectors.append(found.adam_N)
         else:
             vector_N = eigen[name].pop(0)
-            uphill = float(torch.dot(vector_N, operator.gradient)) > 0
+            uphill = float(operator.ranks.dot(vector_N, operator.gradient)) > 0
             vectors.append(-vector_N if uphill else vector_N)
     return vectors
 
@@ -254,15 +259,15 @@ def _eigenvectors(
     return {"eigen": vectors[:top], "bottom": vectors[top:]}
 
 
-def _made_orthogonal(made: Ways, places: list[list[float]], margin: float) -> None:
+def _made_orthogonal(made: Ways, places: list[list[float]], margin: float, ranks: Ranks) -> None:
     """The second direction orthogonal to the first, unless both are random; checkpoints keep their places in space."""
     first, second = made.ways
-    lengths = [float(euclidean_norm(w.delta_N)) for w in made.ways]
-    made.cosine = float(torch.dot(first.delta_N, second.delta_N)) / (lengths[0] * lengths[1])
+    lengths = [float(ranks.norm(w.delta_N)) for w in made.ways]
+    made.cosine = float(ranks.dot(first.delta_N, second.delta_N)) / (lengths[0] * lengths[1])
     if first.name == second.name == "random":
         return
-    delta_N, share = orthogonal_to(first.delta_N, second.delta_N)
-    if float(euclidean_norm(delta_N)) <= 1e-6 * lengths[1]:
+    delta_N, share = orthogonal_to(first.delta_N, second.delta_N, ranks)
+    if float(ranks.norm(delta_N)) <= 1e-6 * lengths[1]:
         raise LossError(
             f"{first.name} and {second.name} are one direction", "name another, or pass --dims 1"
         )
@@ -273,13 +278,15 @@ def _made_orthogonal(made: Ways, places: list[list[float]], margin: float) -> No
         made.ways[0] = dataclasses.replace(first, low=low, high=high)
 
 
-def _series(found: Read, options: LandscapeOptions) -> Ways:
+def _series(found: Read, options: LandscapeOptions, ranks: Ranks) -> Ways:
     """The principal directions of the series and the weights, and their path."""
     names = [*(name for name, _ in found.offsets), "here"]
     offsets = [*(v_N for _, v_N in found.offsets), torch.zeros_like(found.offsets[0][1])]
-    if not bool(offsets[-2].any()):  # the last of the series is the checkpoint that is inspected
+    if (
+        float(ranks.norm(offsets[-2])) == 0
+    ):  # the last of the series is the checkpoint that is inspected
         names, offsets = [*names[:-2], f"{names[-2]} (here)"], offsets[:-1]
-    seen = principal(offsets, options.dims or 2)
+    seen = principal(offsets, options.dims or 2, ranks)
     if not seen.directions:
         raise UsageError(
             "all checkpoints of the series have the same weights", "name others by --to"

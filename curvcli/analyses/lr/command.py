@@ -53,4 +53,6 @@ _MEANING = (
     "worth trying."
 )
 
-QUESTION = Question("lr", LrOptions, LrResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "lr", LrOptions, LrResult, view, headline, divides=(), wanted=lambda _: 1, meaning=_MEANING
+)

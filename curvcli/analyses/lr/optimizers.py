@@ -117,7 +117,13 @@ def setup(subject: Subject, options: LrOptions) -> Setup:
             f"--optimizer is {file!r}, which is no optimizer and no file.{did_you_mean(file, _KINDS)}",
             f"name a file with optimizer.state_dict(), or {', '.join(_KINDS)}",
         )
-    path = file or subject.spec.checkpoint
+    # A state has whole tensors, and of divided weights no process has any: runs begin afresh.
+    path = None if subject.divided else file or subject.spec.checkpoint
+    if file is not None and path is None:
+        raise UsageError(
+            "--optimizer with a file needs tensors that one process holds as a whole, and --shard divides them",
+            f"name an optimizer that begins afresh: {', '.join(_KINDS)}",
+        )
     training = read_training(Path(path), subject.spec.unsafe_pickle) if path else None
     saved = training.optimizer if training else None
     if file is not None and saved is None:
@@ -216,8 +222,12 @@ def _second_moment(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | No
 
 def _batch_squares(objective: Objective) -> Tensor:
     """Mean square of the batches' gradients: what v̂ comes to where the weights stand still."""
-    squares_N = torch.zeros(objective.n, dtype=objective.dtype, device=objective.device)
-    for batch in objective.batches:
+    squares_N = torch.zeros(objective.length, dtype=objective.dtype, device=objective.device)
+    for index, batch in enumerate(objective.batches):
+        own_N = torch.zeros_like(squares_N)
+        for piece in objective.pieces_of(batch, index, None):
+            own_N += objective.gradient_of(piece)
         scale = objective.samples / batch.size
-        squares_N += (scale * objective.gradient_of(batch)).square() / len(objective.batches)
+        of_batch_N = scale * objective.ranks.over_data(own_N)
+        squares_N += of_batch_N.square() / len(objective.batches)
     return squares_N

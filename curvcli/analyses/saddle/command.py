@@ -42,4 +42,13 @@ _MEANING = (
     "way down."
 )
 
-QUESTION = Question("saddle", SaddleOptions, SaddleResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "saddle",
+    SaddleOptions,
+    SaddleResult,
+    view,
+    headline,
+    divides=(),
+    wanted=lambda _: 4,
+    meaning=_MEANING,
+)

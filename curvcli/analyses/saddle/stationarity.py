@@ -11,7 +11,6 @@ from curvcli.analyses.shared.verdict import Evidence, Gradient, region
 from curvcli.errors import LossError
 from curvcli.linalg.operator import random_unit_vector
 from curvcli.linalg.stochastic.quadrature import Stopped
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import Line, Resolution, newton_promise, resolution_of
@@ -43,7 +42,7 @@ class Scales:
 
     def __init__(self, operator: Hessian, norm: float, height: float) -> None:
         self.operator, self.norm, self.height = operator, norm, height
-        self.theta = float(euclidean_norm(operator.objective.flat()))
+        self.theta = float(operator.ranks.norm(operator.objective.flat()))
         self.eps = torch.finfo(operator.dtype).eps
 
     @cached_property
@@ -97,7 +96,7 @@ def convex_where_linear(operator: Hessian, evidence: Evidence, memory: int | Non
         product_N = GaussNewton(operator.objective, memory=memory, wanted=1).matvec(v_N)
     except LossError:
         return evidence
-    rest = float(euclidean_norm(operator.matvec(v_N) - product_N))
+    rest = float(operator.ranks.norm(operator.matvec(v_N) - product_N))
     # Both products are rounded by some eps ‖H‖; the rest of ∇²L is some percent of ‖H‖ in usual networks.
     if rest > _ROUNDING * torch.finfo(operator.dtype).eps * evidence.norm:
         return evidence

@@ -2,8 +2,6 @@
 
 import math
 
-import torch
-
 from curvcli.analyses.saddle.result import Escape, Share, WalkPoint
 from curvcli.analyses.shared.journal import Journal, Stage
 from curvcli.analyses.shared.verdict import Evidence
@@ -33,7 +31,7 @@ def walk(
         return None
     v_N = found.vectors_KN[-1]
     line = Line(objective, v_N, operator)
-    slope = float(torch.dot(operator.gradient, v_N))
+    slope = float(operator.ranks.dot(operator.gradient, v_N))
     scale = abs(evidence.theta_min) if bends_down else evidence.norm
     height = abs(objective.loss) or 1.0
     unit = math.sqrt(2 * height / scale) if scale > 0 else 1.0

@@ -69,7 +69,10 @@ class Question:
     named: tuple[str, ...] = ("model", "data", "loss")
     """Which parts of an objective have to be named."""
     divides: tuple[str, ...] | None = None
-    """Options that it cannot follow on a network that is divided among processes; None: it cannot work on one."""
+    """Options (``name`` or ``name=value``) that it cannot follow on weights that are divided among processes; None: it
+    cannot work on such."""
+    wanted: Callable[[Any], int] = lambda _: 0
+    """Options -> eigenpairs that it looks for, whose vectors need room."""
     meaning: str = ""
     """How to read its figures, for somebody who sees them for the first time."""
 
@@ -82,6 +85,11 @@ class Question:
     def description(self) -> str:
         """What the help says above the options."""
         return inspect.getdoc(self.options) or ""
+
+    @property
+    def can_divide(self) -> bool:
+        """Whether it can be asked of a network that is divided among processes."""
+        return self.divides is not None or self.needs != "objective"
 
     def fields(self) -> list[Option]:
         """The options one by one."""
@@ -125,21 +133,28 @@ class Question:
 
     def _check_divided(self, subject: "Subject", options: msgspec.Struct) -> None:
         """Whether the question can be asked of a network that is divided, where that is what is asked for."""
-        asked = any(s.spec.shard for s in subject.members or [subject])
-        if not asked or self.needs != "objective":
+        if not any(s.divided for s in subject.members or [subject]):
             return
-        if self.divides is None:
+        if not self.can_divide:
             raise UsageError(
                 f"{self.name} does not work on weights that are divided among processes (shard)",
                 "share the data only: leave out shard, with --ranks or torchrun as before",
             )
-        for name in self.divides:
-            if getattr(options, name):
-                raise UsageError(
-                    f"--{name.replace('_', '-')} needs vectors that one process holds as a whole, and --shard divides "
-                    "them",
-                    "leave out one of the two",
-                )
+        if whole := self._needs_whole(options):
+            raise UsageError(
+                f"{whole} needs vectors that one process holds as a whole, and --shard divides them",
+                "leave out one of the two",
+            )
+
+    def _needs_whole(self, options: msgspec.Struct) -> str | None:
+        """The option that is given and cannot be followed on a divided network."""
+        for name in self.divides or ():
+            option, _, value = name.partition("=")
+            given = getattr(options, option)
+            values = given if isinstance(given, list) else [str(given)]
+            if value in values if value else given:
+                return f"--{option.replace('_', '-')} {value}".strip()
+        return None
 
     def _check_complete(self, subject: "Subject") -> None:
         """Whether model, data and loss are named, where they are needed; many targets are looked at one by one."""
@@ -168,6 +183,9 @@ class Question:
         options = self.options(**self.validate(values, where))
         self._check_complete(subject)
         self._check_divided(subject, options)
+        one = self.targets == "one"  # those of several are asked other questions too
+        if one and self.divides is not None and not self._needs_whole(options):
+            subject.may_be_divided(self.wanted(options))
         journal.in_double = subject.in_double
         journal.limit_time(parse_seconds(getattr(options, "timeout", None)))
         subject.end_reading_when(journal.stop_reading)

@@ -70,6 +70,7 @@ class Subject:
         self._work: tuple[Cost, torch.device] | None = None
         self._stop: Callable[[], object] = lambda: None
         self._ranks: Ranks | None = None
+        self._wanted: int | None = None
 
     @property
     def made(self) -> bool:
@@ -90,12 +91,21 @@ class Subject:
         for member in self.members:
             member.share_among(ranks)
 
-    def again(self) -> "Subject":
-        """The same target, of which nothing has been loaded."""
+    @property
+    def divided(self) -> bool:
+        """Whether its weights are to be divided among processes, or have been."""
+        return self.spec.shard or (self._objective is not None and self._objective.ranks.parted)
+
+    def may_be_divided(self, wanted: int) -> None:
+        """The question can work on divided weights, and asks for so many eigenpairs: they may be, if need be."""
+        self._wanted = wanted
+
+    def again(self, spec: TargetSpec | None = None) -> "Subject":
+        """The same target, or one of these settings, of which nothing has been loaded."""
         other = Subject(
-            self.spec,
+            spec or self.spec,
             name=self.name,
-            target=self.target.again() if self.live else None,
+            target=self.target.again() if self.live and spec is None else None,
             file=self.file,
         )
         other._ranks = self._ranks
@@ -122,6 +132,7 @@ class Subject:
             from curvcli.loading.target import Target
 
             self._target = Target(self.spec, self.notes, self._stop, self._ranks or ALONE)
+            self._target.wanted = self._wanted
         return self._target
 
     @property
@@ -149,13 +160,21 @@ class Subject:
         """
         from pathlib import Path
 
+        from msgspec.structs import replace
+
+        from curvcli.linalg.ranks import ALONE
         from curvcli.loading.checkpoints.formats import open_checkpoint
         from curvcli.loading.models.model import load_weights
+        from curvcli.loading.target import Target
         from curvcli.objective.network import copied
 
-        other = copied(self.load(accept_nonfinite=True).model)
-        checkpoint = open_checkpoint(Path(path), self.spec.unsafe_pickle, self.spec.weights)
-        self.notes.extend(load_weights(other, checkpoint, self.spec.allow_partial))
+        if self.divided:  # each process reads its own part of the other file too
+            spec = replace(self.spec, checkpoint=path, shard=True)
+            other = Target(spec, self.notes, self._stop, self._ranks or ALONE).model
+        else:
+            other = copied(self.load(accept_nonfinite=True).model)
+            checkpoint = open_checkpoint(Path(path), self.spec.unsafe_pickle, self.spec.weights)
+            self.notes.extend(load_weights(other, checkpoint, self.spec.allow_partial))
         return {name: p.detach() for name, p in other.named_parameters()}
 
     def forward_pass(self) -> "SanityInfo":
@@ -214,7 +233,11 @@ class Subject:
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         told = {k: v for k, v in described(self.spec, self._target).items() if k != "device"}
         digest.update(repr((sorted(told.items()), objective.loss, objective.weight_decay)).encode())
-        return digest.hexdigest()
+        if not objective.ranks.parted:
+            return digest.hexdigest()
+        # Each process has seen its own weights.
+        of_all = "".join(objective.ranks.collected([digest.hexdigest()]))
+        return hashlib.sha256(of_all.encode()).hexdigest()
 
     def info(self) -> TargetInfo | None:
         """What is known of the target by now."""

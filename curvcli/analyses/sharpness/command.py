@@ -55,5 +55,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "sharpness", SharpnessOptions, SharpnessResult, view, headline, meaning=_MEANING
+    "sharpness",
+    SharpnessOptions,
+    SharpnessResult,
+    view,
+    headline,
+    divides=(),
+    wanted=lambda _: 5,
+    meaning=_MEANING,
 )

@@ -27,7 +27,7 @@ from curvcli.analyses.sharpness.result import (
 from curvcli.errors import LossError, UsageError, did_you_mean
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.vectors import double, euclidean_norm
+from curvcli.linalg.vectors import double
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.curvature.preconditioned import PreconditionedHessian
 from curvcli.operators.surface.balls import (
@@ -138,7 +138,7 @@ class _Measuring:
         climbed = climb(around, rho, [top_N, -top_N], self._options.steps, self._journal.stop)
         self._cut("the ascents of the worst case ended early")
         model = max(_model(operator, u_N) for u_N in (climbed.u_N, rho * top_N, -rho * top_N))
-        slope = float(euclidean_norm(operator.gradient))
+        slope = float(operator.ranks.norm(operator.gradient))
         here = abs(operator.objective.loss)
         # Of two losses, each as far off as the last digits of the weights move it.
         grown = 1 + abs(climbed.rise) / here if here and math.isfinite(climbed.rise) else 1.0
@@ -250,8 +250,9 @@ class _Measuring:
 
 def _model(operator: Hessian, u_N: Tensor) -> float:
     """gᵀu + ½ uᵀHu, in the coordinates of the operator."""
-    first = torch.dot(double(operator.gradient), double(u_N))
-    return float(first + 0.5 * torch.dot(double(u_N), double(operator.matvec(u_N))))
+    wide_N, dot = double(u_N), operator.ranks.dot
+    first = dot(double(operator.gradient), wide_N)
+    return float(first + 0.5 * dot(wide_N, double(operator.matvec(u_N))))
 
 
 def _finite(value: float | None) -> float | None:

@@ -44,4 +44,13 @@ _MEANING = (
     "that the quadratic model does not hold over the step."
 )
 
-QUESTION = Question("step", StepOptions, StepResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "step",
+    StepOptions,
+    StepResult,
+    view,
+    headline,
+    divides=("save",),
+    wanted=lambda o: 2 * o.pairs,
+    meaning=_MEANING,
+)

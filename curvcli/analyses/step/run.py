@@ -10,7 +10,6 @@ from curvcli.analyses.step.command import METHODS, StepOptions
 from curvcli.analyses.step.findings import SADDLE
 from curvcli.analyses.step.result import MethodStep, StepResult
 from curvcli.errors import LossError, UsageError, did_you_mean
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import Line, loss_resolution
 from curvcli.operators.surface.steps import StepMaker, ascent_in_negative_curvature, save_step
@@ -65,7 +64,7 @@ def run(subject: Subject, options: StepOptions, journal: Journal) -> Answer[Step
     result = StepResult(
         methods=[m for m, _ in made],
         loss=objective.loss,
-        gradient_norm=float(euclidean_norm(gradient_N)),
+        gradient_norm=float(hessian.ranks.norm(gradient_N)),
         negative_curvature=lowest if lowest < -1e-6 * found.norm else None,
         best=best[0].name if best else None,
         as_good=_as_good(best[0], [m for m, _ in finite]) if best else [],
@@ -93,19 +92,19 @@ def _taken(
     name: str, maker: StepMaker, hessian: Hessian, resolution: float
 ) -> tuple[MethodStep, torch.Tensor]:
     """One step, its figures, and Δθ."""
-    objective, gradient_N = hessian.objective, maker.gradient_N
+    objective, gradient_N, ranks = hessian.objective, maker.gradient_N, hessian.ranks
     before = objective.cost.matvecs, objective.cost.gradients
     taken = maker.makers[name]()
     spent = objective.cost.matvecs - before[0], objective.cost.gradients - before[1]
     delta_N = taken.delta_N
-    curved = float(torch.dot(delta_N, hessian.matvec(delta_N)))
-    norm = float(euclidean_norm(delta_N))
-    ascent = ascent_in_negative_curvature(maker.found, gradient_N, delta_N)
-    threshold = 1e-6 * norm * float(euclidean_norm(gradient_N))
+    curved = float(ranks.dot(delta_N, hessian.matvec(delta_N)))
+    norm = float(ranks.norm(delta_N))
+    ascent = ascent_in_negative_curvature(maker.found, gradient_N, delta_N, ranks)
+    threshold = 1e-6 * norm * float(ranks.norm(gradient_N))
     step = MethodStep(
         name=name,
         norm=norm,
-        predicted_change=float(torch.dot(gradient_N, delta_N)) + 0.5 * curved,
+        predicted_change=float(ranks.dot(gradient_N, delta_N)) + 0.5 * curved,
         true_change=Line(objective, delta_N, hessian)(1.0) - objective.loss,
         true_change_residual=resolution,
         matvecs=spent[0],

@@ -43,4 +43,13 @@ _MEANING = (
     "not hold."
 )
 
-QUESTION = Question("taylor", TaylorOptions, TaylorResult, view, headline, meaning=_MEANING)
+QUESTION = Question(
+    "taylor",
+    TaylorOptions,
+    TaylorResult,
+    view,
+    headline,
+    divides=(),
+    wanted=lambda _: 10,
+    meaning=_MEANING,
+)

@@ -17,7 +17,6 @@ from curvcli.errors import LossError, UsageError, did_you_mean
 from curvcli.linalg.lanczos.lanczos import lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.operator import random_unit_vector
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.operators.curvature.hessian import Hessian
 from curvcli.operators.surface.line import Line
 from curvcli.operators.surface.steps import StepMaker
@@ -83,7 +82,7 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
             lambda_max_residual=pairs[0].residual,
             reach=Reach(lower, upper, _PROBABILITY),
             loss=objective.loss,
-            gradient_norm=float(euclidean_norm(operator.gradient)),
+            gradient_norm=float(operator.ranks.norm(operator.gradient)),
             trust=options.trust,
             parameters=operator.objective.dimension,
             hvp_check=check.difference,
@@ -93,14 +92,14 @@ def run(subject: Subject, options: TaylorOptions, journal: Journal) -> Answer[Ta
 
 def _measured(operator: Hessian, name: str, delta_N: Tensor, options: TaylorOptions) -> Direction:
     """The model along Δ beside the truth."""
-    objective = operator.objective
-    slope = float(torch.dot(operator.gradient, delta_N))
-    curvature = float(torch.dot(delta_N, operator.matvec(delta_N)))
+    objective, ranks = operator.objective, operator.ranks
+    slope = float(ranks.dot(operator.gradient, delta_N))
+    curvature = float(ranks.dot(delta_N, operator.matvec(delta_N)))
     return measure(
         name,
         Model(objective.loss, slope, curvature),
         Line(objective, delta_N, operator),
-        float(euclidean_norm(delta_N)),
+        float(ranks.norm(delta_N)),
         options.trust,
         options.points,
         name not in PLAIN,
@@ -116,7 +115,7 @@ def _direction(
     max_matvecs: int,
 ) -> Tensor | None:
     """Δ by name: unit vectors that point downhill, or whole steps."""
-    gradient_N = operator.gradient
+    gradient_N, ranks = operator.gradient, operator.ranks
     if name in STEPS:
         maker = StepMaker(
             operator, memory=subject.spec.memory_bytes, tol=1e-6, max_matvecs=max_matvecs, damping=1e-3,
@@ -128,18 +127,17 @@ def _direction(
             journal.note(f"{name} is left out: {error.message}")
             return None
     elif name == "gradient":
-        delta_N = -gradient_N / max(
-            float(euclidean_norm(gradient_N)), torch.finfo(operator.dtype).tiny
-        )
+        length = float(ranks.norm(gradient_N))
+        delta_N = -gradient_N / max(length, torch.finfo(operator.dtype).tiny)
     elif name == "random":
         generator = torch.Generator().manual_seed(subject.spec.seed + 1)
         delta_N = random_unit_vector(operator, generator)
     else:
         delta_N = eigenvectors[name]
-    if not bool(delta_N.any()):
+    if float(ranks.norm(delta_N)) == 0:
         journal.note(f"{name} is left out: the direction is zero")
         return None
-    downhill = name in STEPS or float(torch.dot(gradient_N, delta_N)) <= 0
+    downhill = name in STEPS or float(ranks.dot(gradient_N, delta_N)) <= 0
     return delta_N if downhill else -delta_N
 
 

@@ -76,5 +76,12 @@ _MEANING = (
 )
 
 QUESTION = Question(
-    "trace", TraceOptions, TraceResult, view, headline, divides=("state", "split"), meaning=_MEANING
+    "trace",
+    TraceOptions,
+    TraceResult,
+    view,
+    headline,
+    divides=("matrix=preconditioned",),
+    wanted=lambda o: o.deflate,
+    meaning=_MEANING,
 )

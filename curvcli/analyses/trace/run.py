@@ -46,7 +46,7 @@ def run(subject: Subject, options: TraceOptions, journal: Journal) -> Answer[Tra
     )
     generator = torch.Generator().manual_seed(subject.spec.seed)
     key = f"trace {subject.fingerprint()} {chosen} {made}" if options.state else ""
-    with run_log(options.state, key, journal) as log:
+    with run_log(options.state, key, journal, operator.ranks) as log:
         sums, damping = spectrum_sums(
             journal, operator, plan, options.damping, options.exact_rows, generator, log
         )
@@ -73,16 +73,11 @@ def _result(
 ) -> TraceResult:
     objective = operator.objective
     n = objective.dimension
-    tensors = (
-        [
-            TensorCurvature(name, p.numel(), _shown(block), _shown(block, 1 / p.numel()))
-            for name, p, block in zip(
-                objective.names, objective.parameters, sums.blocks, strict=True
-            )
-        ]
-        if sums.blocks
-        else []
-    )
+    tensors = [
+        TensorCurvature(held.name, count, _shown(block), _shown(block, 1 / count))
+        for held, block in zip(objective.tensors, sums.blocks, strict=True)
+        for count in [held.shape.numel()]
+    ]
     return TraceResult(
         matrix=matrix,
         trace=_shown(sums.trace),

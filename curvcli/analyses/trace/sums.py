@@ -184,12 +184,10 @@ def _indefinite(operator: Curvature[Any]) -> bool:
 
 def _block_sums(operator: Curvature[Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Sums over the tensors of the parameters."""
-    lengths = operator.objective.sizes()
-    if operator.ranks.parted:  # each process has parts of other tensors
-        return lambda _: torch.zeros(0)
+    tensors, ranks = operator.objective.tensors, operator.ranks
 
     def sums(v_N: torch.Tensor) -> torch.Tensor:
-        return torch.stack([double(part).sum() for part in v_N.split(lengths)])
+        return ranks.over_entries(torch.stack([double(v_N[held.own]).sum() for held in tensors]))
 
     return sums
 

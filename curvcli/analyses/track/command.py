@@ -72,6 +72,7 @@ QUESTION = Question(
     view,
     headline,
     targets="series",
+    divides=("state",),
     meaning=_MEANING,
     about=about,
 )

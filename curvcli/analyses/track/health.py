@@ -42,7 +42,7 @@ def health_of(member: Subject) -> Health:
         max((r.distance for r in sane.running), default=None),
         sane.wrong,
         sane.suspicions(getattr(objective.terms, "name", None)),
-        weight_ranks(objective.model, _LARGEST),
+        weight_ranks(objective, _LARGEST),
         feature_rank(objective),
         scale,
         error,

@@ -45,7 +45,7 @@ from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.run_log import Kept, Logged, RunLog
 from curvcli.linalg.stochastic.probes import deflated_trace
-from curvcli.objective.movement import moved, weights_of
+from curvcli.objective.movement import held_weights, moved
 from curvcli.operators.curvature.hessian import Hessian
 
 _GRAVITY = {"error": 0, "warning": 1, "note": 2}
@@ -82,14 +82,20 @@ def _tracked(
                 member.target.share_data(first.target)
             if place != previous[0]:
                 guess_N, previous = None, (place, {})
-            known = Known(step, place, training.optimizer if training else None)
+            optimizer = training.optimizer if training else None
+            if optimizer is not None and member.divided:
+                optimizer = None
+                journal.note(
+                    "the states of optimizers are not looked at: --shard divides tensors that they have whole"
+                )
+            known = Known(step, place, optimizer)
             point, guess_N = _kept_point(
                 journal, member, options, guess_N if options.warm else None, index, known, log
             )
-            weights = weights_of(member.objective.model)
+            weights, ranks = held_weights(member.objective), member.objective.ranks
             health = health_of(member)._asdict()
             also = figures_at(member, asked, index, journal, log)
-            point = replace(point, moved=moved(previous[1], weights), figures=also, **health)
+            point = replace(point, moved=moved(previous[1], weights, ranks), figures=also, **health)
             previous = (place, weights)
             first = first or member
         except CurvError as problem:
@@ -174,7 +180,7 @@ def _point(
         torch.Generator().manual_seed(seed + 1), journal.stop,
     )  # fmt: skip
     traced = objective.cost.matvecs
-    norm = float(torch.linalg.vector_norm(operator.gradient))
+    norm = float(operator.ranks.norm(operator.gradient))
     lower, upper = ends.reach
     height = objective.loss - options.loss_floor
     stationarity = stationarity_of(norm, found.norm, height)
@@ -233,7 +239,7 @@ def _ends(
 ) -> _Ends:
     """λ_max and λ_min, from a guess where it fits."""
     wanted = Wanted(1, 1) if operator.n > 1 else Wanted(1, 0)
-    if guess_N is not None and len(guess_N) != operator.n:
+    if guess_N is not None and len(guess_N) != operator.length:
         guess_N = None
     state = start(operator, operator.plan.capacity, seed, guess_N)
     found = lanczos(

@@ -1,4 +1,8 @@
-"""A Lanczos run on disk, so that a later run goes on instead of starting again."""
+"""A Lanczos run on disk, so that a later run goes on instead of starting again.
+
+Of vectors that are divided among processes the file has the parts one after the other: the first process writes what
+all of them send, and each reads its own.
+"""
 
 import hashlib
 import json
@@ -11,18 +15,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from curvcli.errors import CurvError, OutputError
-from curvcli.files import Replacement, check_regular
+from curvcli.files import check_regular
 from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.factorization import LanczosState, Tail
-from curvcli.linalg.operator import SymmetricOperator, offload_of, ranks_of
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.operator import SymmetricOperator, holders_of, offload_of, ranks_of
+from curvcli.linalg.ranks import ALONE, Ranks, check_divided
+from curvcli.linalg.tensor_file import Stored, bytes_of, write_tensors
 
 _FORMAT = "curvcli-lanczos/2"
-_DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8",
-}  # fmt: skip
 # How far the length of a saved basis vector may be from 1; rounding leaves less in float16.
 _UNIT = 1e-2
+_SUSPENDED = "suspended."
 _COUNTERS = ("processed", "first_cycle", "matvecs", "restarts", "copies_found", "rechecked")
 
 
@@ -55,53 +58,47 @@ def save_state(path: Path, state: LanczosState, fingerprint: str) -> None:
         ),
         "generator": state.generator.get_state(),
         **{
-            f"suspended.{i}": tail.direction_N
+            f"{_SUSPENDED}{i}": tail.direction_N
             for i, tail in enumerate(state.suspended)
             if tail.direction_N is not None
         },
     }
+    holders = _holders(state.basis.ranks)
     metadata = {"format": _FORMAT, "fingerprint": fingerprint, "scalars": json.dumps(scalars)}
-    metadata["sha256"] = _digest(tensors, metadata)
+    if holders.parted:
+        metadata["divided"] = json.dumps(holders.lengths)
+    # Of each process' own entries, in the order of the processes.
+    metadata["sha256"] = " ".join(holders.collected([_digest(tensors, metadata)]))
+    stored = {name: _stored(name, tensor, holders) for name, tensor in tensors.items()}
     try:
-        _write(path, tensors, metadata)
+        write_tensors(path, stored, metadata, holders)
     except OSError as error:
         raise OutputError(
             f"{str(path)!r} cannot be written: {error.strerror}", "check --state"
         ) from None
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, written from where the tensors are: a basis may be larger than the memory.
-
-    The layout is that of the format's description: length of the header, header, then the tensors, widest entries
-    first, so that each begins at a multiple of its entries' size.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end, ordered = 0, sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    for name in ordered:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.numel() * tensor.dtype.itemsize
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    made = Replacement(path)
-    try:
-        made.file.write(len(text).to_bytes(8, "little") + text)
-        for name in ordered:
-            made.file.write(_bytes_of(tensors[name]))
-    except BaseException:
-        made.discard()
-        raise
-    made.commit()
+def _holders(ranks: Ranks) -> Ranks:
+    """The processes that each have a part of the state; `ALONE` where each has all of it."""
+    return ranks if ranks.parted else ALONE
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """Those of its entries, where they are if they lie on the host."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+def _is_vectors(name: str) -> bool:
+    """Whether a tensor's last axis is that of the vectors."""
+    return name == "basis" or name.startswith(_SUSPENDED)
+
+
+def _stored(name: str, own: Tensor, holders: Ranks) -> Stored:
+    """A tensor as the file has it: vectors as a whole."""
+    if not (holders.parted and _is_vectors(name)):
+        return Stored.of(own)
+    rows_MN = own.reshape(-1, own.shape[-1])
+    whole = (*own.shape[:-1], sum(holders.lengths))
+    return Stored(
+        own.dtype,
+        whole,
+        lambda: (p for row_N in rows_MN for p in holders.in_turn(row_N, holders.lengths)),
+    )
 
 
 def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: str) -> LanczosState:
@@ -110,19 +107,22 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     Raises:
         CurvError: not a saved state, or one of another operator.
     """
-    tensors, metadata = _read(path)
-    if metadata.get("fingerprint") != fingerprint:
-        raise CurvError(
-            f"{path.name} belongs to another run: weights, data, loss or dtype differ",
-            "delete it, or name another file by --state",
+    holders = holders_of(op)
+    # What one process finds wrong, all end with.
+    found, problem = None, None
+    try:
+        found = _read(path, op.n, holders, fingerprint)
+    except CurvError as error:
+        problem = error
+    if holders.largest(int(problem is not None)) or found is None:
+        raise problem or CurvError(
+            f"another process cannot go on from {path.name}", "all of them must see the same file"
         )
-    scalars = json.loads(metadata["scalars"])
-    if not _fits(tensors, scalars, op.n):
-        raise CurvError(
-            f"{path.name} holds no state of a run: its vectors are not {op.n} long and of length 1",
-            "delete it to start anew",
-        )
+    tensors, scalars = found
     rows = tensors["basis"]
+    lengths_M = holders.norms(rows) if len(rows) else rows.new_zeros(0)
+    if not bool(((lengths_M - 1).abs() < _UNIT).all()):
+        raise _no_state(path, op.n)
     if rows.shape[0] > min(capacity, op.n):
         raise CurvError(
             f"{path.name} holds {rows.shape[0]} vectors, but only {capacity} fit in memory",
@@ -131,8 +131,17 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     return _restored(op, capacity, tensors, scalars)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that is whole."""
+def _no_state(path: Path, n: int) -> CurvError:
+    return CurvError(
+        f"{path.name} holds no state of a run: its vectors are not {n} long and of length 1",
+        "delete it to start anew",
+    )
+
+
+def _read(
+    path: Path, n: int, holders: Ranks, fingerprint: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """This process' tensors, and the numbers, of a file that is whole and belongs to this run."""
     check_regular(path, CurvError, "state")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -141,17 +150,37 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise CurvError(
                     f"{path.name} is not a saved state of curvcli", "name another file by --state"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError) as error:
+            were = json.loads(metadata.get("divided", "[]"))
+            check_divided(path.name, len(were), holders)
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                part = file.get_slice(name)
+                if holders.parted and _is_vectors(name):
+                    if part.get_shape()[-1] != n:
+                        raise _no_state(path, n)
+                    tensors[name] = part[..., holders.entries(n)]
+                else:
+                    tensors[name] = file.get_tensor(name)
+    except (SafetensorError, OSError, IndexError) as error:
         raise CurvError(
             f"{path.name} is not a readable state: {error}", "delete it to start anew"
         ) from None
-    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+    digests = metadata.pop("sha256", "").split(" ")
+    if len(digests) != holders.size or digests[holders.rank] != _digest(tensors, metadata):
         raise CurvError(
             f"{path.name} is damaged: its checksum is not that of its content",
             "delete it to start anew",
         )
-    return tensors, metadata
+    if metadata.get("fingerprint") != fingerprint:
+        raise CurvError(
+            f"{path.name} belongs to another run: weights, data, loss or dtype differ",
+            "delete it, or name another file by --state",
+        )
+    scalars = json.loads(metadata["scalars"])
+    own = holders.entries(n)
+    if not _fits(tensors, scalars, own.stop - own.start):
+        raise _no_state(path, n)
+    return tensors, scalars
 
 
 def _restored(
@@ -173,7 +202,7 @@ def _restored(
         t_MM,
         live=live,
         suspended=[
-            _tail(entry, tensors[f"suspended.{i}"].to(op.device))
+            _tail(entry, tensors[f"{_SUSPENDED}{i}"].to(op.device))
             for i, entry in enumerate(scalars["suspended"])
         ],
         alphas=scalars["alphas"],
@@ -193,15 +222,15 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(_bytes_of(tensor))
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
 
 
 def _fits(tensors: dict[str, Tensor], scalars: dict[str, Any], n: int) -> bool:
-    """Whether shapes and counters belong together, and the basis is made of unit vectors."""
+    """Whether shapes and counters belong together, of vectors of which this process has ``n`` entries."""
     rows_MN, m = tensors["basis"], scalars["processed"]
     squares = (tensors["t"].shape, tensors["left_out"].shape)
-    directions = [t for name, t in tensors.items() if name.startswith("suspended.")]
+    directions = [t for name, t in tensors.items() if name.startswith(_SUSPENDED)]
     return (
         rows_MN.shape[1:] == (n,)
         and m <= rows_MN.shape[0] <= m + 1
@@ -209,7 +238,6 @@ def _fits(tensors: dict[str, Tensor], scalars: dict[str, Any], n: int) -> bool:
         and len(directions) == len(scalars["suspended"])
         and all(t.shape == (n,) for t in directions)
         and all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
-        and all(abs(float(euclidean_norm(row_N)) - 1) < _UNIT for row_N in rows_MN)
     )
 
 

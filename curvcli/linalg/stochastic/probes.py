@@ -13,20 +13,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvcli.linalg.operator import SymmetricOperator
+from curvcli.linalg.operator import SymmetricOperator, ranks_of
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.stochastic.quadrature import Estimate
 
 
-def random_signs(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    """A vector of independent signs, shape (n,), on the device of ``like`` in its dtype."""
+def random_signs(
+    n: int, generator: torch.Generator, like: Tensor, own: slice = slice(None)
+) -> Tensor:
+    """A vector of independent signs, shape (n,), on the device of ``like`` in its dtype; of it the entries ``own``."""
     # Bytes are drawn and moved in a fraction of the time that numbers of 64 bits take.
-    bits_N = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)
+    bits_N = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)[own]
     return bits_N.to(like.device).to(like.dtype).mul_(2).sub_(1)
 
 
-def without(vectors_KN: Tensor, z_N: Tensor) -> Tensor:
-    """P z: ``z_N`` less its components along orthonormal vectors."""
-    return z_N - vectors_KN.T @ (vectors_KN @ z_N)
+def without(vectors_KN: Tensor, z_N: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """P z: ``z_N`` less its components along orthonormal vectors, which ``ranks`` hold together."""
+    return z_N - vectors_KN.T @ ranks.over_entries(vectors_KN @ z_N)
 
 
 class Sums(NamedTuple):
@@ -69,11 +72,13 @@ def deflated_trace(
         None where no product was made.
     """
     samples: list[float] = []
+    ranks = ranks_of(op)
+    own = ranks.entries(op.n)
     for _ in range(probes):
         if stop() is not None:
             break
-        z_N = without(vectors_KN, random_signs(op.n, generator, vectors_KN))
-        samples.append(float(torch.dot(z_N, op.matvec(z_N))))
+        z_N = without(vectors_KN, random_signs(op.n, generator, vectors_KN, own), ranks)
+        samples.append(float(ranks.dot(z_N, op.matvec(z_N))))
     return Sums(sum(values_K), samples).estimate()
 
 

@@ -1,6 +1,8 @@
 """Weights read from a checkpoint by the process that has the share they belong to, and by no other."""
 
+import math
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -10,8 +12,12 @@ from curvcli.errors import ModelError, UsageError
 from curvcli.linalg.ranks import Group, Ranks
 from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.models.huggingface import Directory
-from curvcli.loading.models.model import fit_weights, set_extra_states
+from curvcli.loading.models.model import computed_in, fit_weights, set_extra_states
+from curvcli.loading.processes import local_size
 from curvcli.loading.spec import TargetSpec
+from curvcli.machine.device import free_memory, give_back_freed_memory
+from curvcli.machine.memory import check_fits, human, room
+from curvcli.machine.plan import least_vectors
 from curvcli.objective.network import choose_parameters
 from curvcli.objective.sharding.shards import Read, Shards, divide, without_weights
 
@@ -28,18 +34,63 @@ class Division:
     def __init__(self, spec: TargetSpec, ranks: Ranks, notes: list[str]) -> None:
         self._spec, self._ranks, self._notes = spec, ranks, notes
         self._unread: Checkpoint | None = None
+        self._needed = False
         self._shards: Shards | None = None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it is divided."""
+        return self._spec.shard or self._needed
+
+    def settle(self, checkpoint: Checkpoint, device: torch.device, wanted: int | None) -> None:
+        """Before weights are read: divide though that was not asked for, where it must be; and see that they fit.
+
+        Args:
+            checkpoint: whose sizes tell it.
+            device: where it is computed.
+            wanted: eigenpairs that will be asked for; None: the question needs the whole.
+
+        Raises:
+            MemoryLimitError: this process' weights do not fit.
+        """
+        if wanted is not None and self._ranks.size > 1 and checkpoint.program is None:
+            self._needed = not self._spec.shard and self._must_be(checkpoint, device, wanted)
+        stored = sum(t.bytes for t in checkpoint.tensors) // (
+            self._ranks.size if self.chosen else 1
+        )
+        check_fits(stored, self._spec.memory_bytes, f"the network in {checkpoint.path.name}")
+
+    def _must_be(self, checkpoint: Checkpoint, device: torch.device, wanted: int) -> bool:
+        """Whether no process has room for the whole, and each for its share.
+
+        Weights and the least vectors of a product are counted, as the plan of products will count them, not what the
+        data takes. All processes come to the same, by the one with the least room.
+        """
+        ranks, spec = self._ranks, self._spec
+        infos = [t for t in checkpoint.tensors if "float" in t.dtype or "complex" in t.dtype]
+        dtype, _ = computed_in({t.dtype for t in infos}, spec.dtype)
+        chosen = [t for t in infos if any(fnmatch(t.name, s) for s in spec.params)] or infos
+        entries, n = (sum(math.prod(t.shape) for t in some) for some in (infos, chosen))
+        whole = dtype.itemsize * (entries + n * least_vectors(wanted, n, spec.offload is not None))
+        left = room(device, spec.memory_bytes)
+        if device.type == "cpu":  # shared by the processes of this machine
+            left = min(left, free_memory(device) // local_size(ranks.size))
+        left = -ranks.largest(-left)
+        must = whole // ranks.size <= left < whole
+        if must:
+            give_back_freed_memory()
+            self._notes.append(
+                f"weights and vectors are divided among the {ranks.size} processes (--shard): they take {human(whole)} "
+                f"at the least, and one process has {human(left)}"
+            )
+        return must
 
     @property
     def options(self) -> dict[str, Any]:
         """Those of `make_objective` that hang on it."""
         if self._shards is None:
             return {"select": self._spec.params, "ranks": self._ranks}
-        return {"ranks": self._shards.ranks, "lean": self._shards.gatherer.lean}
-
-    def share(self, size: int) -> int:
-        """What this process will hold of ``size`` bytes of weights."""
-        return size // self._ranks.size if self._spec.shard else size
+        return self._shards.options
 
     def built(self, build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
         """The network without its weights, which are read when it is divided; with them where it looks at them."""
@@ -55,7 +106,7 @@ class Division:
         self, directory: Directory, checkpoint: Checkpoint | None
     ) -> tuple[nn.Module, list[str]] | None:
         """The same of a Hugging Face directory, and notes; None where the library must load the weights."""
-        found = directory.unfilled() if self._spec.shard else None
+        found = directory.unfilled() if self.chosen else None
         if found is None or checkpoint is None:
             return None
         try:
@@ -71,7 +122,7 @@ class Division:
         Raises:
             UsageError: there is only one process.
         """
-        if not self._spec.shard:
+        if not self.chosen:
             return
         if not isinstance(self._ranks, Group):
             raise UsageError(

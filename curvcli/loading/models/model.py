@@ -213,14 +213,19 @@ def compute_dtype(
     model: nn.Module, checkpoint: Checkpoint | None, asked: str
 ) -> tuple[torch.dtype, str | None]:
     """The dtype to compute in, and a note when that is not the stored one."""
-    if asked != "auto":
-        dtype: torch.dtype = getattr(torch, asked)
-        return dtype, None
     stored = (
         {i.dtype for i in checkpoint.tensors}
         if checkpoint
         else {_short(p.dtype) for p in model.parameters()}
     )
+    return computed_in(stored, asked)
+
+
+def computed_in(stored: set[str], asked: str) -> tuple[torch.dtype, str | None]:
+    """`compute_dtype` of a network whose tensors are stored as these."""
+    if asked != "auto":
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype, None
     parts = {"complex128": "float64", "complex64": "float32"}
     floats = {parts.get(d, d) for d in stored} & {"float64", "float32", "float16", "bfloat16"}
     if "float64" in floats and floats <= {"float64"}:

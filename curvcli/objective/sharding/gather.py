@@ -41,8 +41,8 @@ class Gatherer:
 
     def __init__(self, ranks: Group) -> None:
         self.ranks = ranks
-        self._held: dict[int, tuple[Tensor, Tensor]] = {}
-        """By the address of the shard: the shard, and what was gathered from it."""
+        self._held: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        """By the address of the shard, and how often it was written to: the shard, and what was gathered from it."""
         self._seen: dict[int, tuple[StorageWeakRef, Tensor, int]] = {}
         """By the address of gathered weights that may still be in use: their storage, the shard, and how many."""
 
@@ -56,7 +56,7 @@ class Gatherer:
 
     def gathered(self, shard: Tensor, n: int) -> Tensor:
         """`weights` without a derivative."""
-        key = shard.data_ptr()
+        key = shard.data_ptr(), shard._version
         found = self._held.pop(key, None)
         if found is None:
             while len(self._held) >= _HELD:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from curvcli.linalg.ranks import Group, Parted
+from curvcli.objective.layout import Held
 from curvcli.objective.sharding.gather import Gatherer
 
 Read = Callable[[str, int, int], Tensor]
@@ -98,6 +99,13 @@ class Shards:
 
     ranks: Parted
     gatherer: Gatherer
+    tensors: Sequence[Held]
+    """The trainable parameters that it had, and where their entries are."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `make_objective` that hang on the division."""
+        return {"ranks": self.ranks, "lean": self.gatherer.lean, "divided": self.tensors}
 
 
 def is_shard(name: str) -> bool:
@@ -118,7 +126,8 @@ def divide(model: nn.Module, ranks: Group, read: Read | None = None) -> Shards:
     """
     gatherer = Gatherer(ranks)
     names = {id(p): name for name, p in model.named_parameters()}
-    lengths = [0] * ranks.size
+    trainable_names = [name for name, p in model.named_parameters() if p.requires_grad]
+    members: dict[int, list[tuple[str, torch.Size]]] = {}
     read = read or _present(model)
     for module, owned in _owned(model).items():
         block = Block(module)
@@ -139,13 +148,35 @@ def divide(model: nn.Module, ranks: Group, read: Read | None = None) -> Shards:
             flat = Flat(
                 [p.shape for p in distinct.values()], slots, (module, f"{_SHARD}{i}"), gatherer
             )
-            module.register_parameter(f"{_SHARD}{i}", nn.Parameter(own, requires_grad=trainable))
+            shard = nn.Parameter(own, requires_grad=trainable)
+            module.register_parameter(f"{_SHARD}{i}", shard)
             flat.take()
             block.flats.append(flat)
             if trainable:
-                for r in range(ranks.size):
-                    lengths[r] += n * (r + 1) // ranks.size - n * r // ranks.size
-    return Shards(Parted(ranks, lengths), gatherer)
+                members[id(shard)] = [(names[key], p.shape) for key, p in distinct.items()]
+    # θ has the shares in the order in which the network names them.
+    held = _held([members[id(p)] for p in model.parameters() if p.requires_grad], ranks)
+    lengths = [sum(h.lengths[r] for h in held.values()) for r in range(ranks.size)]
+    return Shards(Parted(ranks, lengths), gatherer, [held[name] for name in trainable_names])
+
+
+def _held(flats: Sequence[Sequence[tuple[str, torch.Size]]], ranks: Group) -> dict[str, Held]:
+    """The (name, shape) of parameters in flats that follow each other in a vector, by name."""
+    found, begin = {}, 0
+    for position, flat in enumerate(flats):
+        n = sum(shape.numel() for _, shape in flat)
+        shares = [ranks.share(n, r) for r in range(ranks.size)]
+        mine, start = shares[ranks.rank], 0
+        for name, shape in flat:
+            end = start + shape.numel()
+            lengths = [max(0, min(s.stop, end) - max(s.start, start)) for s in shares]
+            first = max(mine.start, start)
+            place = begin + first - mine.start
+            own = slice(place, place + lengths[ranks.rank])
+            found[name] = Held(name, shape, own, first - start, position, lengths)
+            start = end
+        begin += mine.stop - mine.start
+    return found
 
 
 def _present(model: nn.Module) -> Read:

@@ -10,11 +10,13 @@ Shapes: ``N`` parameters of the network or of one block.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.objective.objective import Objective
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.curvature.curvature import Curvature
@@ -32,13 +34,15 @@ class Block:
 
     name: str
     positions: tuple[int, ...]
-    """Of its parameters in the objective's list."""
+    """Of its parameters in the objective's list of tensors."""
     n: int
     """Entries that it has in a vector."""
     parameters: int
     """Entries of its parameters, those that no sample looks up included."""
     dtype: torch.dtype
     device: torch.device
+    ranks: Ranks = ALONE
+    """The processes that each hold a part of it."""
 
     @property
     def untouched(self) -> int:
@@ -55,26 +59,30 @@ def blocks_of(objective: Objective, by: Literal["layer", "block"]) -> list[Block
             list, such as ``blocks.0`` of a transformer, together.
     """
     names: dict[str, list[int]] = {}
+    tensors = objective.tensors
     owners = [
         _PARAMETRISED.sub("", name) if _PARAMETRISED.search(name) else name.rpartition(".")[0]
-        for name in objective.names
+        for name in (held.name for held in tensors)
     ]
     numbered = _numbered(owners)
     for i, owner in enumerate(owners):
         names.setdefault(numbered[owner] if by == "block" else owner, []).append(i)
-    sizes, order = objective.sizes(), _order(objective)
-    whole = type(objective.model).__name__
-    return [
-        Block(
+    order, whole = _order(objective), type(objective.model).__name__
+
+    def block(name: str, positions: list[int]) -> Block:
+        held = [tensors[i] for i in positions]
+        lengths = [sum(of_all) for of_all in zip(*(h.lengths for h in held), strict=True)]
+        return Block(
             name or whole,
             tuple(positions),
-            sum(sizes[i] for i in positions),
-            sum(objective.parameters[i].numel() for i in positions),
+            sum(lengths) if lengths else sum(h.own.stop - h.own.start for h in held),
+            sum(h.shape.numel() for h in held),
             objective.dtype,
             objective.device,
+            objective.ranks.of_entries(lengths),
         )
-        for name, positions in sorted(names.items(), key=lambda item: order(item[0]))
-    ]
+
+    return [block(*item) for item in sorted(names.items(), key=lambda item: order(item[0]))]
 
 
 def _numbered(names: list[str]) -> dict[str, str]:
@@ -154,10 +162,9 @@ class DiagonalBlocks:
 
     def __init__(self, operator: Curvature[Any], blocks: Sequence[Block]) -> None:
         self.operator, self.blocks = operator, blocks
-        bounds = [0]
-        for size in operator.objective.sizes():
-            bounds.append(bounds[-1] + size)
-        self._slices = [[slice(bounds[i], bounds[i + 1]) for i in b.positions] for b in blocks]
+        tensors = operator.objective.tensors
+        self._slices = [[tensors[i].own for i in block.positions] for block in blocks]
+        self._within = [_Within.of(operator.objective, block) for block in blocks]
 
     @property
     def pruned(self) -> bool:
@@ -170,7 +177,7 @@ class DiagonalBlocks:
 
     def embed(self, index: int, v_N: Tensor) -> Tensor:
         """A block's vector as one of the whole network, zero elsewhere."""
-        out_N = torch.zeros(self.operator.n, dtype=v_N.dtype, device=v_N.device)
+        out_N = torch.zeros(self.operator.length, dtype=v_N.dtype, device=v_N.device)
         slices = self._slices[index]
         parts = v_N.split([s.stop - s.start for s in slices])
         for place, part in zip(slices, parts, strict=True):
@@ -203,7 +210,7 @@ class DiagonalBlocks:
         """The products over the data of all processes, with the weight decay."""
         objective = self.operator.objective
         known = [v_N for v_N in own if v_N is not None]
-        parts = iter(objective.ranks.sum(torch.cat(known)).split([len(v_N) for v_N in known]))
+        parts = iter(objective.ranks.over_data(torch.cat(known)).split([len(v_N) for v_N in known]))
         return [
             None if v_N is None else next(parts).add(v_N, alpha=objective.weight_decay)
             for v_N in vectors
@@ -212,33 +219,75 @@ class DiagonalBlocks:
     def _pruned(self, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
         objective = self.operator.objective
         views = [
-            [] if v_N is None else objective.views(v_N, block.positions)
-            for block, v_N in zip(self.blocks, vectors, strict=True)
+            [] if v_N is None else objective.views(within.spread(v_N), within.positions)
+            for within, v_N in zip(self._within, vectors, strict=True)
         ]
         out = [None if v_N is None else torch.zeros_like(v_N) for v_N in vectors]
         for graph in self.operator.graphs():
             gradients = dict(zip(graph.positions, graph.gradients, strict=True))
             with self.operator.kernels.active():
-                for block, parts, out_N in zip(self.blocks, views, out, strict=True):
+                for within, parts, out_N in zip(self._within, views, out, strict=True):
                     if out_N is not None:
-                        self._add_product(gradients, block, parts, out_N)
+                        self._add_product(gradients, within, parts, out_N)
         return out
 
     def _add_product(
         self,
         gradients: dict[int, Tensor],
-        block: Block,
+        within: "_Within",
         views: list[Tensor],
         out_N: Tensor,
     ) -> None:
         """``out_N`` += the contribution of one piece of the data."""
-        objective = self.operator.objective
-        chosen = [k for k, i in enumerate(block.positions) if i in gradients]
+        objective, positions = self.operator.objective, within.positions
+        chosen = [k for k, i in enumerate(positions) if i in gradients]
         if not chosen:
             return
         parts = pullback(
-            [gradients[block.positions[k]] for k in chosen],
-            [objective.parameters[i] for i in block.positions],
+            [gradients[positions[k]] for k in chosen],
+            [objective.parameters[i] for i in positions],
             [views[k] for k in chosen],
         )
-        out_N.add_(objective.flatten(parts, block.positions))
+        out_N.add_(within.gather(objective.flatten(parts, positions)))
+
+
+class _Within(NamedTuple):
+    """Where the entries of a block are in the objective's parameters: all of these, or some of shares of weights."""
+
+    positions: tuple[int, ...]
+    """Of the parameters that have them;"""
+    length: int
+    """their entries in a vector,"""
+    slices: list[slice] | None
+    """and which of these are the block's; None: all."""
+
+    @classmethod
+    def of(cls, objective: Objective, block: Block) -> "_Within":
+        """Of a block."""
+        held, sizes = [objective.tensors[i] for i in block.positions], objective.sizes()
+        positions = tuple(sorted({h.position for h in held}))
+        length = sum(sizes[i] for i in positions)
+        if not objective.divided:
+            return cls(positions, length, None)
+        starts = list(accumulate(sizes, initial=0))
+        within = dict(
+            zip(positions, accumulate((sizes[i] for i in positions), initial=0), strict=False)
+        )
+        moves = [within[h.position] - starts[h.position] for h in held]
+        slices = [slice(h.own.start + m, h.own.stop + m) for h, m in zip(held, moves, strict=True)]
+        return cls(positions, length, slices)
+
+    def spread(self, v_N: Tensor) -> Tensor:
+        """A block's vector as one of the parameters, zero elsewhere."""
+        if self.slices is None:
+            return v_N
+        out_N = v_N.new_zeros(self.length)
+        for place, part in zip(
+            self.slices, v_N.split([s.stop - s.start for s in self.slices]), strict=True
+        ):
+            out_N[place] = part
+        return out_N
+
+    def gather(self, v_N: Tensor) -> Tensor:
+        """The block's entries of such a vector."""
+        return v_N if self.slices is None else torch.cat([v_N[s] for s in self.slices])

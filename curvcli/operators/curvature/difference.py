@@ -32,6 +32,7 @@ class Difference:
     def __init__(self, first: Curvature[Any], second: Curvature[Any]) -> None:
         self.first, self.second = first, second
         self.n, self.dtype, self.device = first.n, first.dtype, first.device
+        self.ranks, self.offload = first.ranks, first.offload
 
     n: int
     dtype: torch.dtype

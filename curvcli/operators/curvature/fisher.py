@@ -156,7 +156,10 @@ class Fisher(_Scores):
             for k, v_N in enumerate(vectors_KN):
                 if not graph.pulled:
                     continue
-                found = self._likelihood.moments(outputs, self.pushed(graph, v_N), datum)
+                pushed = self.pushed(graph, v_N)
+                if piece.idle:
+                    continue
+                found = self._likelihood.moments(outputs, pushed, datum)
                 mean, variance = (
                     part if datum.counts is None else part * datum.counts for part in found
                 )
@@ -164,7 +167,8 @@ class Fisher(_Scores):
                 variances[k] += float(double(variance).sum())
         means, variances = self.objective.ranks.sum(torch.stack([means, variances]))
         weight = self.objective.weight
-        decay = self.objective.weight_decay * double(vectors_KN).square().sum(1).cpu()
+        squares_K = self.ranks.over_entries(double(vectors_KN).square().sum(1)).cpu()
+        decay = self.objective.weight_decay * squares_K
         return [
             Quadratic(mean / weight + wd, math.sqrt(variance / draws) / weight)
             for mean, variance, wd in zip(

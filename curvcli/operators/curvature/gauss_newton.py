@@ -155,7 +155,7 @@ class GaussNewton(Curvature[OutputGraph]):
                         sides.append(self.outputs_of(piece).detach())
                 moved = (sides[0] - sides[1]) / (2 * h)
                 product = self.output_curvature(self.outputs_of(piece), piece).product
-                if product is not None:
+                if product is not None and not piece.idle:
                     total += float((moved * product(moved)).sum())
         (total,) = objective.ranks.totals(total)
         return abs(total - form) / max(abs(total), abs(form))
@@ -180,6 +180,10 @@ class GaussNewton(Curvature[OutputGraph]):
             pulled = pullback([outputs], objective.parameters, [seed], create_graph=True)
         positions = [i for i, p in enumerate(pulled) if p.requires_grad]
         curvature = self.output_curvature(outputs, batch)
+        if (
+            batch.idle and curvature.product is not None
+        ):  # multiplied with by all, and counts for nothing
+            curvature = OutputCurvature(torch.zeros_like, curvature.graphs)
         return OutputGraph(outputs, seed, [pulled[i] for i in positions], positions, curvature)
 
     def _push(self, graph: OutputGraph, views: list[Tensor]) -> Tensor:
@@ -218,7 +222,7 @@ class GaussNewton(Curvature[OutputGraph]):
             return self.objective.flatten(parts)
 
         tolerance = ASYMMETRY[self.dtype == torch.float64]
-        if graph.pulled and asymmetry(without_loss, self.objective.flat()) <= tolerance:
+        if graph.pulled and asymmetry(without_loss, self.objective.flat(), self.ranks) <= tolerance:
             return True
         return rounding
 

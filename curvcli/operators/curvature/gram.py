@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.lanczos.lanczos import LanczosResult
-from curvcli.linalg.operator import ROUNDING, Float64Array
-from curvcli.linalg.vectors import double, euclidean_norms
+from curvcli.linalg.operator import ROUNDING, Float64Array, holders_of
+from curvcli.linalg.ranks import Ranks
+from curvcli.linalg.vectors import double
 from curvcli.operators.autodiff.pullback import pullback
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.rounding import saturation
@@ -41,6 +42,8 @@ class GramSpectrum:
     """Whether the rest is exact: no probability was so near 0 or 1 that its curvature was rounded to zero."""
     rank: int
     """Eigenvalues whose vectors are known: of those at the rounding of the rows they are noise."""
+    ranks: Ranks
+    """The processes that hold the vectors."""
     _rows_RN: Tensor
     _left_RR: Tensor
 
@@ -83,14 +86,15 @@ class GramSpectrum:
     def products(self, vectors_KN: Tensor) -> Tensor:
         """BᵀB and weight decay times each vector: with the rounding of the rows, not that of other products."""
         rows_RN = self._rows_RN
-        products_KN: Tensor = (vectors_KN @ rows_RN.T) @ rows_RN + self.rest * vectors_KN
+        inner_KR = self.ranks.over_entries(vectors_KN @ rows_RN.T)
+        products_KN: Tensor = inner_KR @ rows_RN + self.rest * vectors_KN
         return products_KN
 
     def vectors(self, count: int) -> Tensor:
         """The first ``count`` eigenvectors, unit length, shape (K, n)."""
         u_RK = self._left_RR[:, :count].to(self._rows_RN)
         vectors_KN = u_RK.T @ self._rows_RN
-        norms_K1 = euclidean_norms(vectors_KN)[:, None]
+        norms_K1 = self.ranks.norms(vectors_KN)[:, None]
         return vectors_KN / norms_K1.clamp(min=torch.finfo(vectors_KN.dtype).tiny)
 
 
@@ -130,15 +134,16 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
             certain &= not saturates or bool((factors_SMR[0].abs().amax(1) > 0).all())
             columns_RM = columns_RM[columns_RM.abs().amax(1) > 0]
             rows += len(columns_RM)
-            needed = 2 * len(columns_RM) * operator.n * operator.dtype.itemsize
-            if rows > limit or needed > operator.room():
+            needed = 2 * len(columns_RM) * operator.length * operator.dtype.itemsize
+            if rows > limit or operator.ranks.largest(int(needed > operator.room())):
                 return None
             blocks.append(_pulled(operator, outputs, columns_RM))
     rows_RN = torch.cat(blocks)
     if not len(rows_RN):
-        rows_RN = rows_RN.new_zeros(1, operator.n)
+        rows_RN = rows_RN.new_zeros(1, operator.length)
     parts = (double(part) for part in rows_RN.split(_CHUNK, 1))
-    gram_RR = sum((part @ part.T for part in parts), double(rows_RN.new_zeros(())))
+    own_RR = sum((part @ part.T for part in parts), double(rows_RN.new_zeros(())))
+    gram_RR = operator.ranks.over_entries(own_RR)
     values_R, left_RR = torch.linalg.eigh(gram_RR)
     values_R = values_R.flip(0).clamp(min=0)[: operator.n]
     eps = torch.finfo(operator.dtype).eps
@@ -151,6 +156,7 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
         rest=decay,
         certain=certain,
         rank=rank,
+        ranks=holders_of(operator),
         _rows_RN=rows_RN,
         _left_RR=left_RR.flip(1),
     )
@@ -158,10 +164,13 @@ def gram_spectrum(operator: GaussNewton, limit: int) -> GramSpectrum | None:
 
 def _pulled(operator: GaussNewton, outputs: Tensor, columns_RM: Tensor) -> Tensor:
     """Jᵀ times each row of ``columns_RM``, shape (R, n)."""
-    out_RN = columns_RM.new_zeros(len(columns_RM), operator.n)
+    out_RN = columns_RM.new_zeros(len(columns_RM), operator.length)
     if not outputs.requires_grad:
         return out_RN
     objective = operator.objective
+    if operator.ranks.parted and operator.ranks.rank > 0:
+        # All processes have the same rows, and gathered weights sum up what each of them sends back.
+        columns_RM = torch.zeros_like(columns_RM)
     with operator.kernels.active():
         for row_N, column_M in zip(out_RN, columns_RM, strict=True):
             column = column_M.reshape(outputs.shape)

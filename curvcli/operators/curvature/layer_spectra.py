@@ -18,7 +18,8 @@ from curvcli.linalg.lanczos.factorization import LanczosState, start
 from curvcli.linalg.lanczos.lanczos import lanczos_by_request
 from curvcli.linalg.lanczos.lockstep import Request, lockstep
 from curvcli.linalg.lanczos.ritz import Wanted
-from curvcli.linalg.operator import ROUNDING, SMALL, eigh
+from curvcli.linalg.operator import ROUNDING, SMALL, eigh, holders_of, orthonormal
+from curvcli.linalg.ranks import Ranks
 from curvcli.linalg.stochastic.heterogeneity import rule_of, with_zeros
 from curvcli.linalg.stochastic.probes import Sums, random_signs, without
 from curvcli.linalg.stochastic.quadrature import Nodes
@@ -126,7 +127,7 @@ def widen_by_rounding(blocks: DiagonalBlocks, spectra: Sequence[BlockSpectrum]) 
     Two products with the whole matrix tell it for all, a little too large: errors of other blocks are in it.
     """
     operator = blocks.operator
-    w_RN = torch.zeros(2, operator.n, dtype=operator.dtype, device=operator.device)
+    w_RN = torch.zeros(2, operator.length, dtype=operator.dtype, device=operator.device)
     for i, s in enumerate(spectra):
         drawn = combinations(s.ends_KN, i) @ s.ends_KN
         w_RN += torch.stack([blocks.embed(i, part_N) for part_N in drawn])
@@ -136,7 +137,7 @@ def widen_by_rounding(blocks: DiagonalBlocks, spectra: Sequence[BlockSpectrum]) 
     parts = [torch.stack(rows) for rows in zip(*map(blocks.cut, found.error_RN), strict=True)]
     for s, part_RN in zip(spectra, parts, strict=True):
         norm = max(abs(s.largest.value), abs(s.smallest.value))
-        moved = shift(s.ends_KN, part_RN, norm)
+        moved = shift(s.ends_KN, part_RN, norm, s.block.ranks)
         if found.by == "rounded weights":
             moved += saturation(operator.objective) * norm
         s.largest = replace(s.largest, residual=s.largest.residual + moved)
@@ -168,23 +169,28 @@ def sample_norms(
         ‖H‖_F².
     """
     operator = blocks.operator
+    ranks = holders_of(operator)
     squares_S: list[float] = []
     traces: list[list[float]] = [[] for _ in spectra]
     squares: list[list[float]] = [[] for _ in spectra]
     for probe in range(probes):
         if stop() is not None:
             break
-        z_N = random_signs(operator.n, generator, known.vectors_KN)
-        product_N = operator.matvec(without(known.vectors_KN, z_N))
+        z_N = random_signs(operator.n, generator, known.vectors_KN)[ranks.entries(operator.n)]
+        product_N = operator.matvec(without(known.vectors_KN, z_N, ranks))
         vectors: list[Tensor | None] = [
-            None if s.eigenvalues is not None else without(s.vectors_KN, part_N)
+            None if s.eigenvalues is not None else without(s.vectors_KN, part_N, s.block.ranks)
             for s, part_N in zip(spectra, blocks.cut(z_N), strict=True)
         ]
         found = blocks.products(vectors) if any(v is not None for v in vectors) else vectors
-        squares_S.append(_square(product_N))
-        for i, (v_N, w_N) in enumerate(zip(vectors, found, strict=True)):
-            traces[i].append(0.0 if v_N is None or w_N is None else _dot(v_N, w_N))
-            squares[i].append(0.0 if w_N is None else _square(w_N))
+        squares_S.append(_dot(product_N, product_N, ranks))
+        for i, (s, v_N, w_N) in enumerate(zip(spectra, vectors, found, strict=True)):
+            if v_N is None or w_N is None:
+                traces[i].append(0.0)
+                squares[i].append(0.0)
+                continue
+            traces[i].append(_dot(v_N, w_N, s.block.ranks))
+            squares[i].append(_dot(w_N, w_N, s.block.ranks))
         progress(probe + 1)
     for s, traces_S, of_block_S in zip(spectra, traces, squares, strict=True):
         s.trace = Sums(s.trace.known, traces_S)
@@ -225,9 +231,10 @@ def _seed(seed: int, *where: int) -> int:
 def _whole(block: Block) -> Request[BlockSpectrum]:
     """Every entry of a small block."""
     eye_NN = torch.eye(block.n, dtype=block.dtype, device=block.device)
-    rows = []
+    own, rows = block.ranks.entries(block.n), []
     for unit_N in eye_NN:
-        rows.append((yield unit_N).cpu().double().numpy())
+        product_N = yield unit_N[own].clone()
+        rows.append(block.ranks.whole(product_N).cpu().double().numpy())
     h_NN = np.array(rows)
     theta_N, s_NN = eigh((h_NN + h_NN.T) / 2)
     eps = torch.finfo(block.dtype).eps
@@ -241,8 +248,8 @@ def _whole(block: Block) -> Request[BlockSpectrum]:
         End(low, rounding, True),
         low - rounding,
         high + rounding,
-        eye_NN[:0],
-        torch.from_numpy(s_NN.T[[-1, 0]].copy()).to(eye_NN),
+        eye_NN[:0, own],
+        torch.from_numpy(s_NN.T[[-1, 0]].copy()).to(eye_NN)[:, own],
         Sums(float(np.trace(h_NN)), []),
         Sums(float((h_NN**2).sum()), []),
         Nodes(theta_N, np.full(block.n, 1 / block.n)),
@@ -269,7 +276,8 @@ def _ends(
         rows = []
         for v_N in found.vectors_KN:
             rows.append((yield v_N))
-        certificate = certify(found.vectors_KN, torch.stack(rows), found.norm)
+        products_KN, ranks = torch.stack(rows), block.ranks
+        certificate = certify(found.vectors_KN, products_KN, found.norm, ranks=ranks)
         values_K, residuals_K = certificate.values_K, certificate.residuals_K
     margin = float(residuals_K.min())
     ends = [
@@ -300,9 +308,9 @@ def leading(state: LanczosState) -> Leading:
     # A V = V Θ + what is left in the directions outside the basis.
     tails = [*state.suspended, *([state.live] if state.live else [])]
     left = sum(float((tail.share(s_MK) ** 2).sum()) for tail in tails)
-    vectors_KN, _ = torch.linalg.qr(state.basis.combine(s_MK).T)
+    vectors_KN = orthonormal(state.basis.combine(s_MK), state.basis.ranks)
     square = float((theta_K**2).sum()) + left
-    return Leading(vectors_KN.T.contiguous(), float(theta_K.sum()), square)
+    return Leading(vectors_KN, float(theta_K.sum()), square)
 
 
 def _rule(spectrum: BlockSpectrum, seed: int, stopped: Callable[[], bool]) -> Request[Nodes | None]:
@@ -330,9 +338,5 @@ def _rule(spectrum: BlockSpectrum, seed: int, stopped: Callable[[], bool]) -> Re
     return with_zeros(rule, block.untouched / block.parameters)
 
 
-def _dot(v_N: Tensor, w_N: Tensor) -> float:
-    return float(double(v_N * w_N).sum())
-
-
-def _square(v_N: Tensor) -> float:
-    return float(double(v_N.square()).sum())
+def _dot(v_N: Tensor, w_N: Tensor, ranks: Ranks) -> float:
+    return float(ranks.over_entries(double(v_N * w_N).sum()))

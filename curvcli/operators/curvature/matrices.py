@@ -36,11 +36,6 @@ def curvature(
         UsageError: there is no such matrix.
         LossError: it does not exist for this objective.
     """
-    if objective.ranks.parted and matrix != "hessian":
-        raise UsageError(
-            f"--shard divides products with the Hessian, not with the matrix {matrix!r}",
-            "leave out --matrix, or share the data only (--ranks without --shard)",
-        )
     if matrix == "hessian":
         return Hessian(objective, **options)
     if matrix == "ggn":

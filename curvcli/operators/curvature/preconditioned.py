@@ -68,7 +68,7 @@ class PreconditionedHessian(Hessian):
         plain = Hessian(self.objective, like=self)
         moved_N = self._scale_N * v_N
         unscaled_N, out_N = exact_N / self._scale_N, self._scale_N == 0
-        if bool(out_N.any()):
+        if self.ranks.largest(int(bool(out_N.any()))):
             unscaled_N = unscaled_N.where(~out_N, plain.matvec(moved_N))
         return plain.check(moved_N, unscaled_N, length)
 

@@ -150,7 +150,7 @@ def _at_rounded_weights(
     """H at weights whose last digits are moved at random, times w, without weight decay."""
     theta_N = operator.objective.flat()
     own = operator.ranks.entries(operator.n)
-    signs_N = random_signs(operator.n, torch.Generator().manual_seed(0), theta_N)[own]
+    signs_N = random_signs(operator.n, torch.Generator().manual_seed(0), theta_N, own)
     units = _UNITS if operator.dtype == torch.float64 else 1
     out_RN = torch.zeros_like(w_RN)
     with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):
@@ -171,7 +171,10 @@ def _some(operator: Curvature[Any], every: int) -> Iterator[Batch]:
 
 
 def _pieces(operator: Curvature[Any], batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Pieces that take no more memory in float64 than those of the operator."""
+    """Pieces that take no more memory in float64 than those of the operator; whole batches where none may be cut."""
+    if not operator.objective.splittable:
+        yield from batches
+        return
     largest = max(batch.size for batch in operator.objective.batches)
     for batch in batches:
         yield from batch.pieces(max(1, (operator.micro_batch or largest) // _SHARE))

@@ -16,9 +16,9 @@ from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.machine.device import block
 from curvcli.machine.memory import out_of_memory, room
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import Objective
+from curvcli.objective.objective import Objective, decay
 from curvcli.operators.signals.layers import is_leaf
-from curvcli.operators.signals.reductions import peaks, square_sums, wide
+from curvcli.operators.signals.reductions import peaks, wide
 from curvcli.operators.signals.signals import Recorder
 from curvcli.operators.signals.together import put_together, worth_sharing
 
@@ -83,23 +83,27 @@ def flow(
     """
     ranks = objective.ranks
     pieces = cut(objective, max(parts, ranks.size))
-    if ranks.size > 1 and not worth_sharing(pieces, ranks):
-        objective, ranks = replace(objective, ranks=ALONE), ALONE
+    # Divided weights are gathered for every piece, by all processes at once: each looks at all data.
+    if ranks.parted or (ranks.size > 1 and not worth_sharing(pieces, ranks)):
+        ranks = ALONE
     parts = min(parts, len(pieces))
-    together = -ranks.largest(-_kept_at_once(objective, memory)) if parts > 1 else 1
+    together = -objective.ranks.largest(-_kept_at_once(objective, memory)) if parts > 1 else 1
     groups = _group_sizes(len(pieces), min(parts, together))
     recorder = Recorder(
         objective, count_nonfinite=count_nonfinite, clone_views=clone_views, details=details
     )
     with recorder.watching():
-        passed = _pass(objective, recorder, pieces, groups, stop)
+        passed = _pass(objective, recorder, pieces, groups, ranks, stop)
     if ranks.size > 1 and not put_together(recorder, ranks):
         return flow(
             replace(objective, ranks=ALONE), parts=parts, memory=memory, count_nonfinite=count_nonfinite,
             clone_views=clone_views, details=details, stop=stop,
         )  # fmt: skip
     kept, part_samples = passed.kept, passed.part_samples
-    grams = _grams(kept, [objective.samples / b for b in part_samples]) if len(kept) > 1 else None
+    grams = None
+    if len(kept) > 1:
+        own_TPP = torch.stack(_grams(kept, [objective.samples / b for b in part_samples]))
+        grams = list(objective.ranks.over_entries(own_TPP))
     gradient = _summed(kept)
     (loss,) = ranks.totals(passed.loss)
     loss += _decay(objective, gradient)
@@ -123,12 +127,13 @@ def _pass(
     recorder: Recorder,
     pieces: Sequence[Batch],
     groups: Sequence[int],
+    ranks: Ranks,
     stop: Callable[[], object],
 ) -> _Passed:
     """Forward and backward over this process' pieces; gradients of each group are summed over all processes."""
     kept: list[list[Tensor]] = []
     part_samples: list[int] = []
-    own = objective.ranks.share(len(pieces))
+    own = ranks.share(len(pieces))
     loss, numbers = 0.0, iter(range(len(pieces)))
     for size in groups:
         sums, count = None, 0
@@ -145,7 +150,7 @@ def _pass(
                 for a, g in zip(sums, gradients, strict=True):
                     a.add_(g)
         sums = [torch.zeros_like(p) for p in objective.parameters] if sums is None else sums
-        _keep(kept, _over_all(sums, objective.ranks), keep_apart=len(groups) > 1)
+        _keep(kept, _over_all(sums, ranks), keep_apart=len(groups) > 1)
         part_samples.append(count)
         if stop():
             break
@@ -181,7 +186,7 @@ def _decay(objective: Objective, gradient: list[Tensor]) -> float:
         return 0.0
     for g, p in zip(gradient, objective.parameters, strict=True):
         g.add_(p.detach(), alpha=objective.weight_decay)
-    return 0.5 * objective.weight_decay * sum(square_sums(objective.parameters))
+    return decay(objective.weight_decay, objective.parameters, objective.ranks)
 
 
 def cut(objective: Objective, parts: int) -> list[Batch]:
@@ -218,7 +223,9 @@ def _differentiate(
             f"out of memory with {piece.size} samples at a time", "pass a smaller --batch-size"
         ) from None
     recorder.end()
-    return float(total.detach()), [g.detach() for g in gradients]
+    # What all processes send back to gathered weights was summed, of the same piece.
+    seen = objective.ranks.size if objective.ranks.parted else 1
+    return float(total.detach()), [g.detach() / seen if seen > 1 else g.detach() for g in gradients]
 
 
 def _keep(kept: list[list[Tensor]], sums: list[Tensor], keep_apart: bool) -> None:
@@ -231,7 +238,7 @@ def _keep(kept: list[list[Tensor]], sums: list[Tensor], keep_apart: bool) -> Non
 
 def _kept_at_once(objective: Objective, memory: int | None) -> int:
     """How many gradients may be held at once; at least two."""
-    size = objective.n * torch.finfo(objective.dtype).bits // 8
+    size = objective.length * torch.finfo(objective.dtype).bits // 8
     limit = memory if memory is not None else room(objective.device, None)
     return max(2, int(_MEMORY_SHARE * limit / max(1, size)))
 

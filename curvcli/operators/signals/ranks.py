@@ -30,15 +30,33 @@ def effective_rank(matrix: Tensor) -> float | None:
     return math.exp(-float(torch.xlogy(share, share).sum()))
 
 
-def weight_ranks(model: nn.Module, largest: int) -> dict[str, float]:
-    """Effective rank of the weights of every linear and convolutional layer of at most so many, kernels as rows."""
+def weight_ranks(objective: Objective, largest: int) -> dict[str, float]:
+    """Effective rank of the weights of every linear and convolutional layer of at most so many, kernels as rows.
+
+    Of divided weights only those of θ are looked at, tied ones once.
+    """
     found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, _LINEAR) and module.weight.numel() <= largest:
-            rank = effective_rank(module.weight.detach().flatten(1))
-            if rank is not None:
-                found[name or "weight"] = rank
+    for name, weight in _divided(objective, largest) if objective.divided else _whole(objective):
+        rank = effective_rank(weight.flatten(1)) if weight.numel() <= largest else None
+        if rank is not None:
+            found[name or "weight"] = rank
     return found
+
+
+def _whole(objective: Objective) -> Iterator[tuple[str, Tensor]]:
+    for name, module in objective.model.named_modules():
+        if isinstance(module, _LINEAR):
+            yield name, module.weight.detach()
+
+
+def _divided(objective: Objective, largest: int) -> Iterator[tuple[str, Tensor]]:
+    """Weights put together one after the other."""
+    theta_N = objective.flat()
+    for index, held in enumerate(objective.tensors):
+        name, _, own = held.name.rpartition(".")
+        linear = isinstance(objective.model.get_submodule(name), _LINEAR)
+        if linear and own == "weight" and held.shape.numel() <= largest:
+            yield name, objective.whole(theta_N, index)
 
 
 def feature_rank(objective: Objective) -> float | None:

@@ -14,8 +14,7 @@ from torch import Tensor
 from curvcli.linalg.vectors import double
 from curvcli.machine.containers import tensors_in
 from curvcli.objective.batch import Batch
-from curvcli.objective.objective import Objective
-from curvcli.operators.signals.reductions import square_sums
+from curvcli.objective.objective import Objective, decay
 from curvcli.operators.signals.running_statistics import (
     RunningStatistics,
     compared,
@@ -103,8 +102,7 @@ def sanity(objective: Objective) -> Sanity:
 
 
 def _of_data(objective: Objective) -> float:
-    decay = 0.5 * objective.weight_decay * sum(square_sums(objective.parameters))
-    return objective.loss - decay
+    return objective.loss - decay(objective.weight_decay, objective.parameters, objective.ranks)
 
 
 def _pieces(objective: Objective) -> Iterator[Batch]:

@@ -127,9 +127,10 @@ class Recorder(TorchFunctionMode):
             # A parametrised weight is computed by modules of its own, which are no layers.
             if "parametrizations" in name or isinstance(module, torch.jit.ScriptModule):
                 continue
-            enter, leave = outside_transforms(self._enter), outside_transforms(self._leave)
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(outside_transforms(self._enter)))
+            leave = outside_transforms(self._leave)  # before a block lets go of gathered weights
+            first = self._objective.ranks.parted
+            handles.append(module.register_forward_hook(leave, with_kwargs=True, prepend=first))
         try:
             yield
         finally:

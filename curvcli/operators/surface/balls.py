@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from curvcli.linalg.operator import normals
-from curvcli.linalg.vectors import euclidean_norm
 from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
@@ -87,11 +86,11 @@ def climb(
         steps: of each ascent at most.
         stop: ends it early.
     """
-    zero_N = torch.zeros_like(around.operator.gradient)
+    zero_N, norm_of = torch.zeros_like(around.operator.gradient), around.operator.ranks.norm
     best = Climb(0.0, zero_N, 0)
     taken = 0
     for start_N in [around.gradient(zero_N), *starts]:
-        length = float(euclidean_norm(start_N))
+        length = float(norm_of(start_N))
         if not length or not math.isfinite(length):
             continue
         u_N = start_N * (radius / length)
@@ -116,7 +115,7 @@ def _next(
 ) -> tuple[float, Tensor] | None:
     """A higher point towards that of the linear model; None: there is none."""
     uphill_N = around.gradient(u_N)
-    length = float(euclidean_norm(uphill_N))
+    length = float(around.operator.ranks.norm(uphill_N))
     if not length or not math.isfinite(length):
         return None
     far_N = uphill_N * (radius / length)
@@ -155,9 +154,13 @@ def average_rise(
 
 
 def drawn(operator: Curvature[Any], seed: int, number: int) -> Tensor:
-    """The ε of one draw, the same whenever it is asked for."""
+    """The ε of one draw, the same whenever it is asked for; of parted vectors, this process' entries."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-    pieces = [piece.to(operator.device, operator.dtype) for piece in normals(operator.n, generator)]
+    own, first, pieces = operator.ranks.entries(operator.n), 0, []
+    for piece in normals(operator.n, generator):
+        part = piece[max(0, own.start - first) : max(0, own.stop - first)]
+        pieces.append(part.to(operator.device, operator.dtype))
+        first += len(piece)
     return torch.cat(pieces)
 
 
@@ -266,7 +269,7 @@ def shard_rises(
         part = _on(objective, shard, operator)
         with operator.kernels.active():
             gradient_N = part.gradient(operator.micro_batch)
-            length = float(euclidean_norm(gradient_N))
+            length = float(operator.ranks.norm(gradient_N))
             if not length:
                 found.append(0.0)
                 continue

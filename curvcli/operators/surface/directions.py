@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.vectors import double
 from curvcli.objective.objective import Objective
 
@@ -32,21 +33,28 @@ def filter_normalised(objective: Objective, direction_N: Tensor) -> Tensor:
     >>> filter_normalised(objective, torch.tensor([2.0, 0.0, 0.0, 7.0])).tolist()
     [5.0000, 0.0000, 0.0000, 1.0000]
     """
-    only_vectors = all(p.dim() < 2 for p in objective.parameters)
-    parts = []
-    for p, d in zip(objective.parameters, objective.views(direction_N), strict=True):
-        if p.dim() < 2 and not only_vectors:
-            parts.append(torch.zeros_like(d))
-            continue
-        filters = len(p) if p.dim() >= 2 else 1
-        wide_FM, weights_FM = (double(x.detach()).reshape(filters, -1) for x in (d, p))
-        lengths_F = wide_FM.norm(dim=1, keepdim=True)
-        scale_F = weights_FM.norm(dim=1, keepdim=True) / lengths_F.where(lengths_F > 0, torch.inf)
-        parts.append((wide_FM * scale_F).reshape(p.shape).to(d))
-    return objective.flatten(parts)
+    tensors, ranks = objective.tensors, objective.ranks
+    only_vectors = all(len(held.shape) < 2 for held in tensors)
+    moved = [held for held in tensors if len(held.shape) >= 2 or only_vectors]
+    theta_N = objective.flat()
+    counts, rows, squares = [], [], []
+    for held in moved:
+        filters = held.shape[0] if len(held.shape) >= 2 else 1
+        counts.append(filters)
+        # Of divided weights a process may hold a part of a filter.
+        entries = held.first + torch.arange(held.own.stop - held.own.start, device=theta_N.device)
+        rows.append(entries // (held.shape.numel() // filters))
+        both_2M = torch.stack([double(x_N[held.own]) for x_N in (direction_N, theta_N)]).square()
+        squares.append(both_2M.new_zeros(2, filters).index_add_(1, rows[-1], both_2M))
+    lengths_F, weights_F = ranks.over_entries(torch.cat(squares, 1)).sqrt()
+    scales_F = weights_F / lengths_F.where(lengths_F > 0, torch.inf)
+    out_N = torch.zeros_like(direction_N)
+    for held, rows_M, scale_F in zip(moved, rows, scales_F.split(counts), strict=True):
+        out_N[held.own] = (double(direction_N[held.own]) * scale_F[rows_M]).to(out_N)
+    return out_N
 
 
-def orthogonal_to(first_N: Tensor, second_N: Tensor) -> tuple[Tensor, float]:
+def orthogonal_to(first_N: Tensor, second_N: Tensor, ranks: Ranks = ALONE) -> tuple[Tensor, float]:
     """(Δ₂ − c Δ₁, c) with the c that makes it orthogonal to Δ₁.
 
     >>> d_N, c = orthogonal_to(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0]))
@@ -54,7 +62,7 @@ def orthogonal_to(first_N: Tensor, second_N: Tensor) -> tuple[Tensor, float]:
     ([0.0000, 3.0000], 0.5000)
     """
     a_N, b_N = double(first_N), double(second_N)
-    share = float(torch.dot(a_N, b_N) / torch.dot(a_N, a_N))
+    share = float(ranks.dot(a_N, b_N) / ranks.dot(a_N, a_N))
     return (b_N - share * a_N).to(second_N), share
 
 
@@ -71,14 +79,17 @@ class Principal(NamedTuple):
     """How far each lies from the plane through θ."""
 
 
-def principal(offsets: Sequence[Tensor], count: int) -> Principal:
+def principal(offsets: Sequence[Tensor], count: int, ranks: Ranks = ALONE) -> Principal:
     """Principal directions of weights that lie at θ + offset, from the Gram matrix of the offsets.
 
     Args:
         offsets: of the checkpoints in their order; one of them may be θ itself, with an offset of zero.
         count: directions at most; fewer where the series has no variance in more.
+        ranks: the processes that hold the offsets.
     """
-    gram_KK = torch.stack([torch.stack([_dot(a_N, b_N) for b_N in offsets]) for a_N in offsets])
+    gram_KK = ranks.over_entries(
+        torch.stack([torch.stack([_dot(a_N, b_N) for b_N in offsets]) for a_N in offsets])
+    )
     k = len(offsets)
     centre_KK = torch.eye(k, dtype=torch.float64) - 1.0 / k
     values_K, vectors_KK = torch.linalg.eigh(centre_KK @ gram_KK @ centre_KK)

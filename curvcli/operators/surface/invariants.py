@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from curvcli.linalg.stochastic.probes import random_signs
 from curvcli.linalg.vectors import double
@@ -44,27 +43,26 @@ def relative_flatness(
     >>> relative_flatness(Hessian(objective), 2, 0, lambda: None)
     {'weight': [40.0, 40.0]}
     """
-    objective = operator.objective
+    objective, ranks = operator.objective, operator.ranks
     generator = torch.Generator().manual_seed(seed)
-    chosen = [i for i, p in enumerate(objective.parameters) if p.dim() >= 2]
-    found: dict[str, list[float]] = {objective.names[i]: [] for i in chosen}
+    chosen = {i: held for i, held in enumerate(objective.tensors) if len(held.shape) >= 2}
+    theta_N, draws = objective.flat(), list[list[float]]()
     for _ in range(probes if chosen else 0):
-        if stop() is not None and found[objective.names[chosen[0]]]:
+        if stop() is not None and draws:
             break
-        parts = [torch.zeros_like(p, requires_grad=False) for p in objective.parameters]
-        for i in chosen:
-            weight_DM = objective.parameters[i].detach().flatten(1)
+        vector_N = torch.zeros_like(theta_N)
+        for i, held in chosen.items():
+            # Rows that no sample looks up are zero here, and move nothing.
+            weight_DM = objective.whole(theta_N, i).flatten(1)
             inputs = weight_DM.shape[1]
             signs_MM = random_signs(inputs * inputs, generator, weight_DM).view(inputs, inputs)
-            parts[i] = (weight_DM @ signs_MM).view_as(parts[i])
-        vector_N = objective.flatten(parts)
-        pairs = zip(
-            objective.views(vector_N), objective.views(operator.matvec(vector_N)), strict=True
-        )
-        for i, (v, product) in enumerate(pairs):
-            if i in chosen:
-                found[objective.names[i]].append(float(torch.sum(double(v) * double(product))))
-    return found
+            turned = (weight_DM @ signs_MM).view(held.shape)
+            vector_N[held.own] = objective.own(turned, i)
+        product_N = double(vector_N) * double(operator.matvec(vector_N))
+        sums = torch.stack([product_N[held.own].sum() for held in chosen.values()])
+        draws.append(ranks.over_entries(sums).tolist())
+    values = zip(*draws, strict=True) if draws else [[]] * len(chosen)
+    return {held.name: list(draw) for held, draw in zip(chosen.values(), values, strict=True)}
 
 
 class Norm(NamedTuple):
@@ -87,10 +85,10 @@ def fisher_rao(objective: Objective) -> Norm:
         LossError: the objective does not separate outputs and loss.
     """
     operator = EmpiricalFisher(objective, memory=objective.memory)
-    theta_N = objective.flat()
+    theta_N, dot = double(objective.flat()), operator.ranks.dot
     sums, weights = [], []
-    for part in operator.parts(theta_N[None]):
-        sums.append(_dot(theta_N, part.products_KN[0]))
+    for part in operator.parts(objective.flat()[None]):
+        sums.append(float(dot(theta_N, double(part.products_KN[0]))))
         weights.append(part.weight)
     n, square, whole = len(sums), max(0.0, sum(sums)), sum(weights)
     value = math.sqrt(square)
@@ -98,7 +96,3 @@ def fisher_rao(objective: Objective) -> Norm:
         return Norm(value, None, n)
     rest = sum((s - w / whole * square) ** 2 for s, w in zip(sums, weights, strict=True))
     return Norm(value, math.sqrt(n / (n - 1) * rest) / (2 * value), n)
-
-
-def _dot(a_N: Tensor, b_N: Tensor) -> float:
-    return float(torch.dot(double(a_N), double(b_N)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from curvcli.linalg.lanczos.lanczos import Status
 from curvcli.linalg.stochastic.probes import random_signs
 from curvcli.linalg.stochastic.quadrature import gauss_rules
-from curvcli.linalg.vectors import euclidean_norm
+from curvcli.linalg.vectors import double, euclidean_norm
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.curvature import Curvature
 from curvcli.operators.curvature.parts import part_gradients
@@ -66,9 +66,11 @@ def loss_resolution(operator: Curvature[Any], draws: int = 2) -> float:
 def _last_digits(objective: Objective, draws: int) -> Iterator[Tensor]:
     """Steps of a unit in the last place of each weight, up or down at random."""
     theta_N, eps = objective.flat(), torch.finfo(objective.dtype).eps
+    n = objective.n
+    own = objective.ranks.entries(n)
     for seed in range(draws):
         generator = torch.Generator().manual_seed(seed)
-        yield eps * random_signs(len(theta_N), generator, theta_N) * theta_N
+        yield eps * random_signs(n, generator, theta_N, own) * theta_N
 
 
 class GradientNoise(NamedTuple):
@@ -82,15 +84,15 @@ class GradientNoise(NamedTuple):
 
 def gradient_noise(operator: Curvature[Any]) -> GradientNoise:
     """‖∇L‖ against its sampling noise, from the parts' gradients weighted by their terms."""
-    objective = operator.objective
+    objective, norm_of = operator.objective, operator.ranks.norm
     decay_N = objective.weight_decay * objective.flat()
     mean_N = operator.gradient - decay_N
     squares, parts = 0.0, 0
     for weight, part_N in part_gradients(operator):
         share = weight / objective.weight
-        squares += float(euclidean_norm(part_N - share * mean_N)) ** 2
+        squares += float(norm_of(part_N - share * mean_N)) ** 2
         parts += 1
-    norm = float(euclidean_norm(operator.gradient))
+    norm = float(norm_of(operator.gradient))
     if parts < 2:
         return GradientNoise(norm, None)
     return GradientNoise(norm, (squares * parts / (parts - 1)) ** 0.5)
@@ -114,7 +116,9 @@ def resolution_of(operator: Curvature[Any], draws: int = 2) -> Resolution:
             moved_N = objective.gradient(operator.micro_batch)
             loss = objective.value(operator.micro_batch)
         difference_N = moved_N - operator.gradient
-        found.append(Resolution(float(euclidean_norm(difference_N)), abs(loss - objective.loss)))
+        found.append(
+            Resolution(float(operator.ranks.norm(difference_N)), abs(loss - objective.loss))
+        )
     return Resolution(max(f.gradient for f in found), max(f.loss for f in found))
 
 
@@ -141,7 +145,7 @@ def newton_promise(
     Raises:
         Stopped: ``stop`` gave a reason before the last step.
     """
-    norm = float(euclidean_norm(operator.gradient))
+    norm = float(operator.ranks.norm(operator.gradient))
     if norm == 0:
         return Promise(0.0, 0.0)
     rules = gauss_rules(operator, operator.gradient / norm, steps, stop)
@@ -156,10 +160,11 @@ def layer_shares(
     objective: Objective, v_N: Tensor, count: int | None = None
 ) -> list[tuple[str, float]]:
     """(parameter name, share of ‖v‖² in it), largest first."""
-    squares = [float(euclidean_norm(part.reshape(-1))) ** 2 for part in objective.views(v_N)]
+    own = [double(euclidean_norm(v_N[held.own])).square() for held in objective.tensors]
+    squares = objective.ranks.over_entries(torch.stack(own)).tolist()
     total = sum(squares) or 1.0
     shares = sorted(
-        ((name, s / total) for name, s in zip(objective.names, squares, strict=True)),
+        ((held.name, s / total) for held, s in zip(objective.tensors, squares, strict=True)),
         key=lambda pair: -pair[1],
     )
     return shares[:count]

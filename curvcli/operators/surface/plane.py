@@ -111,7 +111,7 @@ class Surface:
             torch.zeros_like(self.directions[0]),
         )
         with torch.no_grad(), objective.moved(step_N), self.operator.kernels.active():
-            amount = decay(objective.weight_decay, objective.parameters)
+            amount = decay(objective.weight_decay, objective.parameters, objective.ranks)
             with objective.evaluation():  # new statistics are written to its copies of buffers
                 if self._statistics is not None:
                     self._renew(self._statistics)
@@ -125,7 +125,9 @@ class Surface:
             for parts in batch.pieces(max(self._part, most - most % self._part)):
                 found += self._parts(parts, most)
         sums, weights, right, answers = zip(*found, strict=True)
-        sums_P, weights_P, right_P = torch.tensor([sums, weights, right], dtype=torch.float64)
+        found_3P = torch.tensor([sums, weights, right], dtype=torch.float64)
+        # Where the next points lie hangs on it.
+        sums_P, weights_P, right_P = self.objective.ranks.first(found_3P)
         return Sampled(sums_P, weights_P, right_P, sum(answers), amount)
 
     def _parts(self, batch: Batch, most: int) -> "list[_Terms]":

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from curvcli.objective.batch import Batch
 from curvcli.objective.objective import Objective
 from curvcli.operators.signals.gradient_flow import flow
 
@@ -104,8 +103,8 @@ def rollout(
                 break
             for group in optimizer.param_groups:
                 group["lr"] = rate(step) * group.get("share", 1.0)
-            batch = objective.batches[step % len(objective.batches)]
-            for p, g in zip(objective.parameters, _gradient(objective, batch), strict=True):
+            gradient = _gradient(objective, step % len(objective.batches))
+            for p, g in zip(objective.parameters, gradient, strict=True):
                 p.grad = g
             optimizer.step()
             taken += 1
@@ -117,17 +116,22 @@ def rollout(
         return Course(taken, losses, dead_units(objective))
 
 
-def _gradient(objective: Objective, batch: Batch) -> list[Tensor]:
-    """Of the mean loss of one batch, weight decay included."""
-    with torch.enable_grad(), objective.evaluation():
-        total, count = objective.terms(objective.model, batch.data)
-        found = torch.autograd.grad(
-            total / count, objective.parameters, allow_unused=True, materialize_grads=True
-        )
+def _gradient(objective: Objective, index: int) -> list[Tensor]:
+    """Of the mean loss of the batch of that number, weight decay included."""
+    flat_N = torch.zeros(objective.length, dtype=objective.dtype, device=objective.device)
+    count = 0.0
+    for piece in objective.pieces_of(objective.batches[index], index, None):
+        with torch.enable_grad(), objective.evaluation():
+            total, terms = objective.terms(objective.model, piece.data)
+            weighted = 0.0 * total if piece.idle else total
+            found = torch.autograd.grad(
+                weighted, objective.parameters, allow_unused=True, materialize_grads=True
+            )
+        flat_N += objective.flatten(found)
+        count += 0.0 if piece.idle else terms
     objective.cost.gradients += 1
-    if not objective.weight_decay:
-        return list(found)
-    return [
-        g + objective.weight_decay * p.detach()
-        for g, p in zip(found, objective.parameters, strict=True)
-    ]
+    (count,) = objective.ranks.totals(count)
+    flat_N = objective.ranks.over_data(flat_N).div_(count)
+    if objective.weight_decay:
+        flat_N.add_(objective.flat(), alpha=objective.weight_decay)
+    return objective.views(flat_N)

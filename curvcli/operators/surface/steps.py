@@ -11,8 +11,9 @@ from torch import Tensor
 
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.solve import Solution, conjugate_gradients, minres
-from curvcli.linalg.vectors import double, euclidean_norm
+from curvcli.linalg.vectors import double
 from curvcli.objective.objective import Objective
 from curvcli.operators.curvature.gauss_newton import GaussNewton
 from curvcli.operators.curvature.hessian import Hessian
@@ -59,7 +60,7 @@ class StepMaker:
         stop: Callable[[], object],
     ) -> None:
         self.hessian = hessian
-        self.objective = hessian.objective
+        self.objective, self.ranks = hessian.objective, hessian.ranks
         self.gradient_N = hessian.gradient
         self.memory, self.tol, self.max_matvecs = memory, tol, max_matvecs
         self.damping, self.pairs, self.history, self.seed, self.stop = (
@@ -94,8 +95,8 @@ class StepMaker:
     def gradient(self) -> Step:
         """−t g with the t that minimises the second-order model on the line."""
         g_N = self.gradient_N
-        gg = float(torch.dot(g_N, g_N))
-        curvature = float(torch.dot(g_N, self.hessian.matvec(g_N)))
+        gg = float(self.ranks.dot(g_N, g_N))
+        curvature = float(self.ranks.dot(g_N, self.hessian.matvec(g_N)))
         if curvature > 0:
             return Step(g_N * (-gg / curvature), "exact line minimum")
         norm = max(self.found.norm, torch.finfo(g_N.dtype).tiny)
@@ -126,7 +127,7 @@ class StepMaker:
         if solution.negative_direction_N is None or solution.status != "negative-curvature":
             return _solved(solution)
         d_N = solution.negative_direction_N
-        slope = float(torch.dot(d_N, self.gradient_N))
+        slope = float(self.ranks.dot(d_N, self.gradient_N))
         return Step(
             d_N * (-1.0 if slope > 0 else 1.0) / self.found.norm,
             "negative-curvature",
@@ -138,20 +139,20 @@ class StepMaker:
 
         Source: Dauphin et al., NeurIPS 2014.
         """
-        found, g_N = self.found, self.gradient_N
-        vectors_KN = _orthonormal(found)
+        found, g_N, ranks = self.found, self.gradient_N, self.ranks
+        vectors_KN = _orthonormal(found, ranks)
         products_KN = torch.stack([self.hessian.matvec(v_N) for v_N in vectors_KN])
-        small_KK = (vectors_KN @ products_KN.T).cpu().double()
+        small_KK = ranks.inner(vectors_KN, products_KN).cpu().double()
         theta_K, rotation_KK = torch.linalg.eigh(0.5 * (small_KK + small_KK.T))
         eigen_KN = rotation_KK.T.to(vectors_KN) @ vectors_KN
         least = self.damping * found.norm
         sizes_K = theta_K.abs().clamp_min(max(least, torch.finfo(torch.float64).tiny)).to(g_N)
-        along_K = eigen_KN @ g_N
+        along_K = ranks.over_entries(eigen_KN @ g_N)
         rest_N = g_N - eigen_KN.T @ along_K
-        rest = float(torch.dot(rest_N, rest_N))
+        rest = float(ranks.dot(rest_N, rest_N))
         delta_N = -(eigen_KN.T @ (along_K / sizes_K))
         if rest > 0 and len(theta_K) < self.objective.n:
-            bend = abs(float(torch.dot(rest_N, self.hessian.matvec(rest_N)))) / rest
+            bend = abs(float(ranks.dot(rest_N, self.hessian.matvec(rest_N)))) / rest
             # No eigenvalue of the rest is larger than the smallest one at the ends that was computed.
             delta_N = delta_N - rest_N / max(bend, float(sizes_K.min()), least)
         return Step(delta_N, f"{len(theta_K)} eigenpairs")
@@ -174,7 +175,7 @@ class StepMaker:
 
         Source: Nocedal, Math. Comp. 35 (1980), two-loop recursion.
         """
-        objective = self.objective
+        objective, ranks = self.objective, self.ranks
         offset_N, g_N = torch.zeros_like(self.gradient_N), self.gradient_N
         value = objective.loss
         history: list[tuple[Tensor, Tensor]] = []
@@ -182,10 +183,10 @@ class StepMaker:
         for _ in range(self.history):
             if self.stop():
                 break
-            direction_N = _two_loop(g_N, history)
+            direction_N = _two_loop(g_N, history, ranks)
             if not history:
-                direction_N = direction_N / max(1.0, float(euclidean_norm(g_N)))
-            moved = self._search(offset_N, direction_N, value, float(torch.dot(g_N, direction_N)))
+                direction_N = direction_N / max(1.0, float(ranks.norm(g_N)))
+            moved = self._search(offset_N, direction_N, value, float(ranks.dot(g_N, direction_N)))
             if moved is None:
                 break
             next_N, value = moved
@@ -193,13 +194,13 @@ class StepMaker:
                 next_g_N = objective.gradient(self.hessian.micro_batch)
             s_N, y_N = next_N - offset_N, next_g_N - g_N
             # Pairs without positive curvature would make the model indefinite, nearly orthogonal ones huge.
-            lengths = float(euclidean_norm(s_N)) * float(euclidean_norm(y_N))
-            if float(torch.dot(s_N, y_N)) > 1e-6 * lengths:
+            lengths = float(ranks.norm(s_N)) * float(ranks.norm(y_N))
+            if float(ranks.dot(s_N, y_N)) > 1e-6 * lengths:
                 history.append((s_N, y_N))
-            radius = max(radius, float(euclidean_norm(next_N)))
+            radius = max(radius, float(ranks.norm(next_N)))
             offset_N, g_N = next_N, next_g_N
-        step_N = _two_loop(self.gradient_N, history)
-        length = float(euclidean_norm(step_N))
+        step_N = _two_loop(self.gradient_N, history, ranks)
+        length = float(ranks.norm(step_N))
         told = f"{len(history)} pairs of history"
         if history and length > _TRUST * radius:
             # The history knows nothing of the surface farther away than it was gathered.
@@ -222,7 +223,7 @@ class StepMaker:
 
 
 def ascent_in_negative_curvature(
-    found: LanczosResult, gradient_N: Tensor, delta_N: Tensor
+    found: LanczosResult, gradient_N: Tensor, delta_N: Tensor, ranks: Ranks = ALONE
 ) -> float | None:
     """Σ (v·Δ)(v·g) over eigenvectors of negative curvature: above zero the step climbs towards the saddle.
 
@@ -233,8 +234,8 @@ def ascent_in_negative_curvature(
     chosen = [i for i, v in enumerate(found.values_K) if v < -floor]
     if not chosen:
         return None
-    vectors_KN = found.vectors_KN[chosen]
-    return float(((vectors_KN @ delta_N) * (vectors_KN @ gradient_N)).sum())
+    both_2N = torch.stack([delta_N, gradient_N])
+    return float(ranks.inner(found.vectors_KN[chosen], both_2N).prod(1).sum())
 
 
 def save_step(objective: Objective, delta_N: Tensor, path: str, metadata: dict[str, str]) -> None:
@@ -271,26 +272,33 @@ def _solved(solution: Solution) -> Step:
     return Step(solution.x_N, solution.status, solution.residual)
 
 
-def _orthonormal(found: LanczosResult) -> Tensor:
+def _orthonormal(found: LanczosResult, ranks: Ranks) -> Tensor:
     """The Ritz vectors as an orthonormal set: both ends may share some in a small space."""
-    q_NK, r_KK = torch.linalg.qr(double(found.vectors_KN.T))
-    kept = r_KK.diagonal().abs() > 1e-6
-    basis_KN: Tensor = q_NK.T[kept].to(found.vectors_KN)
-    return basis_KN
+    basis_KN, kept = torch.empty_like(double(found.vectors_KN)), 0
+    for v_N in found.vectors_KN:
+        rest_N = double(v_N).clone()
+        for _ in range(2 if kept else 0):  # once more for what rounding left of the others
+            inside_K = ranks.over_entries(basis_KN[:kept] @ rest_N)
+            rest_N -= basis_KN[:kept].T @ inside_K
+        length = float(ranks.norm(rest_N))
+        if length > 1e-6:
+            basis_KN[kept] = rest_N / length
+            kept += 1
+    return basis_KN[:kept].to(found.vectors_KN)
 
 
-def _two_loop(g_N: Tensor, history: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _two_loop(g_N: Tensor, history: list[tuple[Tensor, Tensor]], ranks: Ranks) -> Tensor:
     q_N = g_N.clone()
     factors = []
     for s_N, y_N in reversed(history):
-        rho = 1 / float(torch.dot(s_N, y_N))
-        factor = rho * float(torch.dot(s_N, q_N))
+        rho = 1 / float(ranks.dot(s_N, y_N))
+        factor = rho * float(ranks.dot(s_N, q_N))
         q_N.sub_(y_N, alpha=factor)
         factors.append((rho, factor))
     if history:
         s_N, y_N = history[-1]
-        q_N.mul_(float(torch.dot(s_N, y_N)) / float(torch.dot(y_N, y_N)))
+        q_N.mul_(float(ranks.dot(s_N, y_N)) / float(ranks.dot(y_N, y_N)))
     for (s_N, y_N), (rho, factor) in zip(history, reversed(factors), strict=True):
-        q_N.add_(s_N, alpha=factor - rho * float(torch.dot(y_N, q_N)))
+        q_N.add_(s_N, alpha=factor - rho * float(ranks.dot(y_N, q_N)))
     q_N.neg_()
     return q_N

@@ -122,7 +122,7 @@ def test_principal_cosines_of_known_spaces() -> None:
 def test_moved_layers_are_in_order_of_their_relative_way() -> None:
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     b.load_state_dict({"weight": a.weight * 1.5, "bias": a.bias.clone()})
-    found = moved(a, b)
+    found = moved(dict(a.named_parameters()), dict(b.named_parameters()))
     assert [m.name for m in found] == ["weight", "bias"]
     assert found[0].distance / found[0].before == pytest.approx(0.5, rel=1e-6)
     assert found[0].cosine == pytest.approx(1, abs=1e-6)

@@ -9,6 +9,7 @@ import msgspec
 import torch
 
 from curvcli.analyses.shared.journal import Journal
+from curvcli.linalg.ranks import ALONE, Ranks
 from curvcli.linalg.run_log import Kept, RunLog
 from curvcli.report.data import Finding
 
@@ -16,18 +17,21 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 @contextmanager
-def run_log(path: str | None, fingerprint: str, journal: Journal) -> Iterator[RunLog]:
+def run_log(
+    path: str | None, fingerprint: str, journal: Journal, ranks: Ranks = ALONE
+) -> Iterator[RunLog]:
     """The log of a run in the file ``path``; without one, a log that keeps nothing.
 
     Args:
         path: what --state names.
         fingerprint: of what determines the products.
         journal: is told what was there, and what could not be written.
+        ranks: processes that make the run together.
 
     Raises:
         CurvError: the file is something else, or cannot be written.
     """
-    log = RunLog(Path(path) if path else None, fingerprint)
+    log = RunLog(Path(path) if path else None, fingerprint, ranks)
     name = Path(path).name if path else ""
     if log.found:
         journal.note(f"went on from {name}, which has {log.found} products and results of the run")
