@@ -76,11 +76,11 @@ def test_the_gallery_shows_every_picture_of_its_answers() -> None:
 
 
 def test_the_picture_of_the_readme_is_what_the_command_says() -> None:
-    """Drawn again, it has the same words in the same places; last digits differ between machines."""
+    """Drawn again, it has the same words in the same order; digits, and how many are shown, differ between machines."""
 
     def words(svg: str) -> str:
         shown = re.sub(r"&#160;", " ", re.sub(r"<[^>]*>", "\n", svg.partition("</style>")[2]))
-        return re.sub(r"\d", "#", shown)
+        return re.sub(r" +", " ", re.sub(r"\d[\d.]*(e-?\d+)?", "#", shown))
 
     assert "![" in (ROOT / "README.md").read_text("utf-8")
     drawn = (ROOT / "docs" / "hessian.svg").read_text("utf-8")
