@@ -3,12 +3,14 @@
 import errno
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
+from unittest.mock import patch
 
 import torch
 
 from curvcli import Objective
 from curvcli.errors import CurvError, OutputError
+from curvcli.files import Replacement
 from curvcli.linalg import tensor_file
 from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import lanczos
@@ -21,12 +23,11 @@ from curvcli.operators.curvature.hessian import Hessian
 _WANTED, _TOL, _ROOM = Wanted(top=3, bottom=1), 1e-9, 14
 
 
-class _FullDisk(tensor_file.Replacement):
+def _full_disk(path: Path) -> Replacement:
     """Takes the header, and nothing more."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.file = _Full(self.file)  # type: ignore[assignment]
+    made = Replacement(path)
+    made.file = cast(Any, _Full(made.file))
+    return made
 
 
 class _Full:
@@ -51,12 +52,11 @@ def states(objective: Objective, path: Path) -> dict[str, Any]:
     state, half = start(operator, _ROOM, 0), whole_state.matvecs // 2
     lanczos(operator, _WANTED, tol=_TOL, state=state, max_matvecs=half)
     save_state(path, state, "print")
-    before, kept = path.read_bytes() if rank == 0 else b"", tensor_file.Replacement
+    before = path.read_bytes() if rank == 0 else b""
     lanczos(operator, _WANTED, tol=_TOL, state=state, max_matvecs=half + 2)
-    if rank == 0:  # it alone writes, and all of them are told
-        tensor_file.Replacement = _FullDisk  # type: ignore[misc]
-    told = _told(lambda: save_state(path, state, "print"), OutputError)
-    tensor_file.Replacement = kept  # type: ignore[misc]
+    # The first process alone writes, and all of them are told.
+    with patch.object(tensor_file, "Replacement", Replacement if rank else _full_disk):
+        told = _told(lambda: save_state(path, state, "print"), OutputError)
     again = load_state(path, operator, _ROOM, "print")
     out = {
         "unharmed": rank > 0

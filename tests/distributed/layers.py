@@ -20,7 +20,7 @@ def figures(objective: Objective, g_N: Tensor) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for by in ("layer", "block"):
         for name, operator in (("hessian", Hessian(objective)), ("ggn", GaussNewton(objective))):
-            blocks = DiagonalBlocks(operator, blocks_of(objective, by))  # type: ignore[arg-type]
+            blocks = DiagonalBlocks(operator, blocks_of(objective, by))
             parts = blocks.cut(g_N)
             found = zip(blocks.blocks, parts, blocks.products(list(parts)), strict=True)
             out[f"{name} by {by}"] = {
@@ -29,7 +29,7 @@ def figures(objective: Objective, g_N: Tensor) -> dict[str, Any]:
                 if w_N is not None
             }
         ends = block_ends(
-            DiagonalBlocks(Hessian(objective), blocks_of(objective, by)),  # type: ignore[arg-type]
+            DiagonalBlocks(Hessian(objective), blocks_of(objective, by)),
             tol=TOL, max_matvecs=200, capacity=40, seed=0, probability=1e-3,
             stop=lambda: None, progress=lambda _: None,
         )  # fmt: skip
