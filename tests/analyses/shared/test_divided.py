@@ -22,6 +22,10 @@ from tests.conftest import SAMPLES
         ("density", {"outliers": 4}, 4),
         ("trace", {"deflate": 3}, 3),
         ("hessian", {"matrix": "preconditioned"}, None),
+        ("saddle", {}, 4),
+        ("step", {"pairs": 6}, 12),
+        ("step", {"save": "x"}, None),
+        ("landscape", {"along": ["adam"]}, None),
         ("jacobian", {}, None),
     ],
 )
