@@ -1,16 +1,20 @@
-"""Where long vectors are kept: in the memory of the device, of the host, or in a file."""
+"""Where long vectors and weights are kept: in the memory of the device, of the host, or in a file."""
 
 import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Sequence
 from typing import IO
 
 import torch
+from torch import Tensor
 
 from curvcli.errors import OutputError
 
 HOST = "host"
+# Bytes: torch begins every tensor of a CPU at a multiple of so many.
+_ALIGNED = 64
 
 
 class Rows:
@@ -68,9 +72,32 @@ class Rows:
             raise unusable(self._place, error) from None
 
 
+def move_to_file(tensors: Sequence[Tensor], place: str) -> None:
+    """Keep the values of some tensors in a nameless file; those that share memory with others stay.
+
+    Args:
+        tensors: on the CPU; they are pointed to the file.
+        place: its folder.
+
+    Raises:
+        OutputError: the file cannot be made, or the disk is full.
+    """
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
+        alone = [
+            t for t in tensors if t.dtype == dtype and t.untyped_storage().nbytes() == t.nbytes
+        ]
+        # Where memory begins decides which kernels run, and so the last digits.
+        step = _ALIGNED // dtype.itemsize
+        lengths = [-(-t.numel() // step) * step for t in alone]
+        rows = Rows(1, sum(lengths), dtype, torch.device("cpu"), place)
+        rows.reserve(0)
+        for tensor, part in zip(alone, rows.data_MN.view(-1).split(lengths), strict=True):
+            tensor.data = part[: tensor.numel()].view(tensor.shape).copy_(tensor.detach())
+
+
 def unusable(place: str, error: OSError) -> OutputError:
     """What is said of a place that cannot keep vectors."""
     return OutputError(
-        f"--offload: vectors cannot be kept in {place!r}: {error.strerror}",
+        f"--offload: nothing can be kept in {place!r}: {error.strerror}",
         "name a folder on a disk with room for them, or 'host' for the host's memory",
     )

@@ -108,8 +108,8 @@ class TargetSpec(
     offload: Annotated[
         str | None,
         Meta(
-            description="Keep Krylov vectors in a file in this folder, or in the host's memory (host), "
-            "instead of on the device."
+            description="Keep Krylov vectors (of a CPU the weights too) in a file in this folder, or in the host's "
+            "memory (host), instead of on the device."
         ),
     ] = None
     shard: Annotated[

@@ -165,7 +165,7 @@ class Target:
         check_supports(self.device, dtype)
         set_precision(self.spec.tf32)  # what was imported may have set its own
         self._division.divide(model, dtype)
-        return cast_model(model, self.device, dtype)
+        return cast_model(model, self.device, dtype, self.spec.offload)
 
     def _build(self) -> nn.Module:
         """The network with its weights, wherever they come from."""

@@ -14,7 +14,7 @@ from curvcli.linalg.lanczos.factorization import start
 from curvcli.linalg.lanczos.lanczos import LanczosResult, lanczos
 from curvcli.linalg.lanczos.ritz import Wanted
 from curvcli.linalg.stochastic.krylov import krylov
-from curvcli.linalg.storage import HOST, Rows
+from curvcli.linalg.storage import HOST, Rows, move_to_file
 from curvcli.machine.device import used_memory
 from tests.oracles.matrices import Prescribed
 
@@ -109,3 +109,22 @@ def test_pages_of_the_file_are_not_memory_in_use(tmp_path: Path) -> None:
     assert resident() - there > 56 << 20
     assert abs(used_memory(cpu) - before) < 8 << 20
     assert float(kept.data_MN.sum()) == 16 << 20
+
+
+def test_weights_are_moved_to_the_file(tmp_path: Path) -> None:
+    """With their values, where kernels expect them; not those that share their memory. The file has no name."""
+    torch.manual_seed(0)
+    whole = torch.randn(30)
+    weights = [torch.randn(7, 3), torch.randn(5).double(), torch.randn(()), torch.randn(0, 2)]
+    given, places = [w.clone() for w in weights], [w.data_ptr() for w in weights]
+    shared = whole[:10]
+    at = shared.data_ptr()
+    move_to_file([*weights, shared], str(tmp_path))
+    for weight, value, place in zip(weights, given, places, strict=True):
+        assert weight.data_ptr() % 64 == 0
+        assert torch.equal(weight, value)
+        assert weight.numel() == 0 or weight.data_ptr() != place
+    weights[0].fill_(2.0)
+    assert torch.equal(weights[2], given[2])
+    assert shared.data_ptr() == at
+    assert list(tmp_path.iterdir()) == []

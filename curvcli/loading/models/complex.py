@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from curvcli.errors import some
+from curvcli.linalg.storage import HOST, move_to_file
 from curvcli.machine.containers import cast
 
 
@@ -43,9 +44,21 @@ def with_real_parameters(model: nn.Module) -> list[str]:
     ]
 
 
-def cast_model(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The model on ``device`` in ``dtype``; complex buffers stay complex, in the same precision."""
+def cast_model(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, offload: str | None = None
+) -> nn.Module:
+    """The model on ``device`` in ``dtype``; complex buffers stay complex, in the same precision.
+
+    Args:
+        model: is changed in place.
+        device: computes.
+        dtype: of the weights.
+        offload: a folder for a file of weights that a CPU computes with, see `linalg.storage`.
+    """
     if any(buffer.is_complex() for buffer in model.buffers()):
         model._apply(lambda tensor: cast(tensor, device, dtype))
-        return model
-    return model.to(device=device, dtype=dtype)
+    else:
+        model.to(device=device, dtype=dtype)
+    if offload not in (None, HOST) and device.type == "cpu":
+        move_to_file(list(model.parameters()), offload)
+    return model
