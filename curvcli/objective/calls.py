@@ -1,5 +1,6 @@
 """How a model is called with its data, and which of its outputs is the main one."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from curvcli.errors import CurvError, ModelError
 from curvcli.machine.memory import out_of_memory
 from curvcli.objective.state import restart
+
+# A layer was given whole numbers where it computes with others.
+_WHOLE = re.compile(r"type.*\b(Long|Int|Byte|Char|Short|long int|int|unsigned char)\b")
 
 
 def call_model(model: nn.Module, positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
@@ -77,7 +81,7 @@ def _remedy(message: str, inputs: list[Any]) -> str:
             "the inputs are whole numbers: save them as float32, scaled as in training (pixels, for example, / 255), "
             "images as [samples, channels, height, width]"
         )
-    if any(isinstance(v, Tensor) and _is_whole(v) for v in inputs) and "dtype" in message:
+    if any(isinstance(v, Tensor) and _is_whole(v) for v in inputs) and _WHOLE.search(message):
         return "the inputs are whole numbers: save them as float32, x.astype('float32')"
     if "channels" in message and dims in ({3}, {4}):
         return (
