@@ -13,6 +13,7 @@ from torch import nn
 
 from curvcli import Batch, Objective, Subject, analyse, make_objective
 from curvcli.analyses.lr.optimizers import Setup
+from curvcli.analyses.lr.result import Kind
 from curvcli.analyses.shared.journal import Journal
 from curvcli.linalg.ranks import ALONE, Group, Ranks
 from curvcli.loading.loss import loss_terms
@@ -60,12 +61,12 @@ def at_minimum() -> tuple[nn.Module, list[Batch], str, float, bool]:
     """A linear regression at its solution, with noise that no weights explain."""
     torch.manual_seed(3)
     x, y = torch.randn(12, 5, dtype=DTYPE), torch.randn(12, 3, dtype=DTYPE)
-    model = nn.Sequential(nn.Linear(5, 3)).to(DTYPE)
+    layer = nn.Linear(5, 3, dtype=DTYPE)
     solution = torch.linalg.lstsq(torch.cat([x, torch.ones(12, 1, dtype=DTYPE)], 1), y).solution
     with torch.no_grad():
-        model[0].weight.copy_(solution[:5].T)
-        model[0].bias.copy_(solution[5])
-    return model, [Batch(((x,), {}, y), 12)], "mse", 0.0, False
+        layer.weight.copy_(solution[:5].T)
+        layer.bias.copy_(solution[5])
+    return nn.Sequential(layer), [Batch(((x,), {}, y), 12)], "mse", 0.0, False
 
 
 def objective_of(name: str, ranks: Group | None) -> Objective:
@@ -107,7 +108,10 @@ def normalised(ranks: Group) -> dict[str, Any]:
 def trained(ranks: Group | None) -> list[Any]:
     """Losses along short runs, and dead units at their ends."""
     found = []
-    for name, optimizer in (("tied", "adam"), (SMALL_BATCHES, "momentum"), (STATISTICS, "sgd")):
+    kinds: tuple[tuple[str, Kind], ...] = (
+        ("tied", "adam"), (SMALL_BATCHES, "momentum"), (STATISTICS, "sgd"),
+    )  # fmt: skip
+    for name, optimizer in kinds:
         objective = objective_of(name, ranks)
         made = Setup(optimizer, {"momentum": 0.9} if optimizer == "momentum" else {}, {}, 1.0, None)
         before_N = objective.flat()

@@ -115,8 +115,8 @@ def check_entry(key: str, one: Any, several: Any, where: str) -> None:
     elif key == "matvecs":  # where a residual falls below its limit hangs on rounding
         assert abs(one - several) <= 2, where
     elif key == "figures":
-        known = [[f for f in found if _is_figure(f["path"])] for found in (one, several)]
-        check(*known, where)
+        first, second = ([f for f in found if _is_figure(f["path"])] for found in (one, several))
+        check(first, second, where)
     elif key == "walk":
         check(_unsigned(one), _unsigned(several), where)
     elif key in _TO_THEIR_ERROR and one is not None:
@@ -149,7 +149,8 @@ def test_the_command(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     several = json.loads(done.stdout)
     assert several["cost"]["processes"]["count"] == 2
-    check(*({k: a[k] for k in ("result", "findings")} for a in (one, several)), command)
+    first, second = ({k: a[k] for k in ("result", "findings")} for a in (one, several))
+    check(first, second, command)
 
 
 def moved(path: Path, folder: Path) -> Path:

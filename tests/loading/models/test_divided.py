@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from curvcli.linalg.ranks import ALONE
-from curvcli.loading.checkpoints.checkpoint import Checkpoint, TensorInfo
+from curvcli.loading.checkpoints.checkpoint import Checkpoint
 from curvcli.loading.checkpoints.formats import open_checkpoint
+from curvcli.loading.checkpoints.sources import TensorInfo
 from curvcli.loading.models.divided import Division
 from curvcli.loading.models.model import build_model
 from curvcli.loading.spec import TargetSpec
@@ -64,7 +65,7 @@ def test_weights_are_divided_unasked_only_where_they_must_be(
         TensorInfo("b.w", (20, 20), "float32", 1600),
     ]
     infos.append(TensorInfo("steps", (), "int64", 8))
-    checkpoint = Checkpoint(Path("x.safetensors"), "safetensors", infos)
+    checkpoint = Checkpoint(Path("x.safetensors"), "safetensors", infos, {})
     whole = 4 * entries * (1 + 8 + wanted + 3)
 
     def divided(left: int, wanted: int | None = wanted, ranks: Any = None, **settings: Any) -> bool:
