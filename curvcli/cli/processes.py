@@ -31,6 +31,9 @@ class Team:
         self._rank = int(os.environ.get("RANK", "0")) if several else 0
         self._processes: Processes | None = None
         self.several = several
+        if several:
+            # Read when torch is imported: an error is that of the process that has it, not its neighbours' lost lines.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if self.helps:
             write_nothing()
 
