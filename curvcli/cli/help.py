@@ -48,7 +48,7 @@ class GroupedCommand(TyperCommand):
             say_error(_told(problem, given), f"'{ctx.command_path} -h' shows the options")
             raise typer.Exit(problem.exit_code) from None
         except _WRONG_USE as problem:
-            say_error(*_misused(problem, ctx.command_path))
+            say_error(*_misused(problem, ctx))
             raise typer.Exit(EXIT_BAD_INPUT) from None
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -151,9 +151,9 @@ def _told(problem: Any, arguments: list[str]) -> str:
     return f"{flag} takes {wanted}"
 
 
-def _misused(problem: Any, command: str) -> tuple[str, str]:
+def _misused(problem: Any, ctx: Any) -> tuple[str, str]:
     """What is wrong with a flag that does not exist or an argument too many, and what may be meant."""
-    help_ = f"'{command} -h' shows the options that are used most, --help all"
+    help_ = f"'{ctx.command_path} -h' shows the options that are used most, --help all"
     if not hasattr(problem, "possibilities"):
         message = problem.message.rstrip(".")
         many = "unexpected extra argument" in message
@@ -161,6 +161,10 @@ def _misused(problem: Any, command: str) -> tuple[str, str]:
             "there is one target; data are named by --data, a network by --model" if many else help_
         )
     name = problem.option_name
+    all_commands = getattr(getattr(ctx.parent, "command", None), "commands", {})
+    having = [n for n, c in all_commands.items() if any(name in p.opts for p in c.params)]
+    if having:
+        return f"{ctx.info_name} has no option {name}, only {', '.join(having)}", help_
     near = _MEANT.get(name) or " or ".join(problem.possibilities or [])
     return f"there is no option {name}" + (f". Did you mean {near}?" if near else ""), help_
 

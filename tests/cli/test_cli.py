@@ -158,6 +158,7 @@ BAD = [
     (["info"], "no checkpoint is given"),
     (["schema", "hesian"], "Did you mean 'hessian'"),
     (["hessian", MLP, "--no-such-flag"], "there is no option --no-such-flag"),
+    (["gradients", MLP, "--save-vectors", "v"], "gradients has no option --save-vectors, only hessian"),
     (["hessian", MLP, "--json"], "Did you mean --format json?"),
     (["hessian", MLP, "--batchsize", "3"], "Did you mean --batch-size or --max-batches?"),
     (["hessian", MLP, "-k", "3"], "there is no option -k. Did you mean --top?"),
