@@ -282,8 +282,12 @@ class Curvature(ABC, Generic[G]):
             graph = self._graph(piece)
             few = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
             small = few and len(vectors_KN) > 1
-            many = self._multiply_together if small else self._multiply_each
-            out_KN += many(graph, vectors_KN)
+            if small:
+                out_KN += self._multiply_together(graph, vectors_KN)
+                continue
+            for i, v_N in enumerate(vectors_KN, start=1):
+                retain = i < len(vectors_KN)
+                out_KN[i - 1] += self._multiply(graph, self.views(v_N), retain)
         return out_KN
 
     def terms_of(self, batch: Batch, index: int) -> float:

@@ -94,12 +94,13 @@ def product_error(
         try:
             error_RN = _against_double(operator, w_RN, product_RN, between)
         except UNABLE:
-            error_RN = torch.full_like(w_RN, math.nan)
+            error_RN = torch.tensor(math.nan)
         # Masks with the lowest double are -inf where the network computes in single precision.
         if operator.ranks.all_finite(error_RN):
             return ProductError(error_RN, "float64")
-    moved_RN = _at_rounded_weights(operator, w_RN, between)
-    error_RN = _without_decay(operator, w_RN, product_RN) - moved_RN
+        del error_RN  # its memory is needed
+    error_RN = _at_rounded_weights(operator, w_RN, between).neg_()
+    error_RN += _without_decay(operator, w_RN, product_RN)
     return (
         ProductError(error_RN, "rounded weights") if operator.ranks.all_finite(error_RN) else None
     )
@@ -148,15 +149,18 @@ def _at_rounded_weights(
     operator: Curvature[Any], w_RN: Tensor, between: Callable[[], None]
 ) -> Tensor:
     """H at weights whose last digits are moved at random, times w, without weight decay."""
-    theta_N = operator.objective.flat()
     own = operator.ranks.entries(operator.n)
-    signs_N = random_signs(operator.n, torch.Generator().manual_seed(0), theta_N, own)
+    step_N = operator.objective.flat()
     units = _UNITS if operator.dtype == torch.float64 else 1
-    out_RN = torch.zeros_like(w_RN)
-    with operator.objective.moved(units * torch.finfo(theta_N.dtype).eps * signs_N * theta_N):
-        for piece in _pieces(operator, operator.objective.batches):
+    step_N *= random_signs(operator.n, torch.Generator().manual_seed(0), step_N)[own]
+    step_N *= units * torch.finfo(step_N.dtype).eps
+    out_RN = None
+    with operator.objective.moved(step_N):
+        for batch in operator.objective.batches:
             between()
-            out_RN += operator.contribution(piece, w_RN)
+            part_RN = operator.contribution(batch, w_RN)
+            out_RN = part_RN if out_RN is None else out_RN.add_(part_RN)
+    assert out_RN is not None
     return out_RN
 
 
