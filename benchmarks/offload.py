@@ -1,6 +1,6 @@
 """Leading eigenvalues of GPT-2 within a memory that its Krylov vectors do not fit in, and with these in a file.
 
-python benchmarks/offload.py FOLDER [SIZE [TOKENS [MEMORY]]]. Seeded weights of GPT-2 small (124 million) or medium (355
+python benchmarks/offload.py FOLDER [SIZE [TOKENS [MEMORY [TOP [PRODUCTS]]]]]. Seeded weights of GPT-2 small (124 million) or medium (355
 million) as transformers configures them, four samples of random tokens (one with `medium`). The network, the file and
 a state from which a run goes on are in FOLDER. What the process has of its own (RssAnon) is told apart from what the
 system keeps of files in memory as long as there is room (RssFile).
@@ -68,10 +68,12 @@ def measured(arguments: list[str]) -> dict[str, float | str]:
 def main() -> None:
     """Print one line for each way."""
     folder = Path(sys.argv[1])
-    size, tokens, memory = (*sys.argv[2:], *("small", "64", "7GB")[len(sys.argv) - 2 :])
+    given, usual = sys.argv[2:], ("small", "64", "7GB", "3", "1000")
+    size, tokens, memory, top, products = (*given, *usual[len(given) :])
     write(folder, size, int(tokens))
     target = [
-        str(folder / size), "--data", str(folder / "ids.npz"), "--memory", memory, "--top", "3", "--bottom", "0",
+        str(folder / size), "--data", str(folder / "ids.npz"), "--memory", memory, "--top", top, "--bottom", "0",
+        "--max-matvecs", products,
     ]  # fmt: skip
     for way in (["--offload", str(folder), "--state", str(folder / "run.state")], []):
         print(" ".join(way) or "in memory", measured([*target, *way]), flush=True)

@@ -73,7 +73,10 @@ def run(subject: Subject, options: HessianOptions, journal: Journal) -> Answer[H
     state = _resumed(subject, options, journal, operator, key)
     saved = _Saved(options.state, state, key, journal.agreed)
     found = _Found(_searched(options, journal, operator, wanted, state, saved))
-    saved.now()
+    try:
+        saved.now()
+    except OutputError as error:  # the answer does not need it
+        journal.note(f"the state is not that of this run: {error.message}")
     known = leading(state) if layers else None
     state.basis.drop()
     pairs, result = _result(journal, operator, found, options, preconditioner)
@@ -118,7 +121,7 @@ class _Saved:
         if self._agreed(time.monotonic() >= self._next):
             try:
                 self.now()
-            except OutputError:  # a full disk may have room again; at the end it is an error
+            except OutputError:  # a full disk may have room again
                 self._next = time.monotonic() + SAVE_SECONDS
 
 
@@ -142,6 +145,10 @@ def _resumed(
     """The run that --state names, or a new one."""
     capacity = operator.plan.capacity
     path = Path(options.state) if options.state else None
+    if path is not None and not path.parent.is_dir():
+        raise OutputError(
+            f"--state: there is no folder {str(path.parent)!r}", "make it, or name another file"
+        )
     if path is None or not all_see(path.exists(), path.name, operator.ranks):
         guess = subject.guess
         if guess is not None and len(guess.vector_N) == operator.n:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from curvcli.errors import OutputError
 from curvcli.linalg.lanczos.factorization import LanczosState
 from curvcli.linalg.lanczos.state import save_state
 from tests.oracles.program import ROOT, answer
@@ -35,3 +36,24 @@ def test_the_state_is_written_between_products(
         envelope["result"]["top"][0]["value"]
     )
     assert any("went on from" in note for note in again["notes"])
+
+
+def test_a_state_that_cannot_be_written_costs_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, state: LanczosState, key: str) -> None:
+        raise OutputError("'s' cannot be written: No space left on device", "check --state")
+
+    monkeypatch.setattr("curvcli.analyses.hessian.run.save_state", full)
+    command = ("hessian", MLP, "--top", "1", "--bottom", "0", "--state")
+    code, envelope = answer(*command, str(tmp_path / "s"))
+    assert code == 0
+    assert envelope["complete"]
+    assert any("No space left" in note for note in envelope["notes"])
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_is_computed(tmp_path: Path) -> None:
+    code, envelope = answer("hessian", MLP, "--state", str(tmp_path / "no" / "s"))
+    assert code == 2
+    assert "there is no folder" in envelope["error"]["message"]
+    assert envelope["cost"]["matvecs"] == 0
