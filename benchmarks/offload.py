@@ -1,9 +1,9 @@
 """Leading eigenvalues of GPT-2 within a memory that its Krylov vectors do not fit in, and with these in a file.
 
-python benchmarks/offload.py FOLDER [SIZE [TOKENS [MEMORY [TOP [PRODUCTS]]]]]. Seeded weights of GPT-2 small (124 million) or medium (355
-million) as transformers configures them, four samples of random tokens (one with `medium`). The network, the file and
-a state from which a run goes on are in FOLDER. What the process has of its own (RssAnon) is told apart from what the
-system keeps of files in memory as long as there is room (RssFile).
+python benchmarks/offload.py FOLDER [SIZE [TOKENS [MEMORY [TOP [PRODUCTS]]]]]. Seeded weights of GPT-2 small (124
+million) or medium (355 million) as transformers configures them, four samples of random tokens (one with `medium`).
+The network, the file and a state from which a run goes on are in FOLDER. What the process has of its own (RssAnon) is
+told apart from what the system keeps of files in memory as long as there is room (RssFile).
 """
 
 import json
