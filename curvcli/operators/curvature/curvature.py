@@ -272,22 +272,19 @@ class Curvature(ABC, Generic[G]):
             return self._difference_part(batch, vectors_KN)
         if self._graphs is not None and index is not None and len(objective.batches) > 1:
             kept = self._graphs[index]
-            return (
-                torch.zeros_like(vectors_KN)
-                if kept is None
-                else self._multiply_each(kept, vectors_KN)
-            )
+            if kept is None:
+                return torch.zeros_like(vectors_KN)
+            return self._multiply_each(kept, vectors_KN)
         out_KN = torch.zeros_like(vectors_KN)
         for piece in objective.pieces_of(batch, index or 0, self.plan.micro_batch):
             graph = self._graph(piece)
             few = len(vectors_KN) * piece.size <= objective.samples and self.n <= _SMALL
-            small = few and len(vectors_KN) > 1
-            if small:
+            if few and len(vectors_KN) > 1:
                 out_KN += self._multiply_together(graph, vectors_KN)
                 continue
-            for i, v_N in enumerate(vectors_KN, start=1):
-                retain = i < len(vectors_KN)
-                out_KN[i - 1] += self._multiply(graph, self.views(v_N), retain)
+            for i, v_N in enumerate(vectors_KN):
+                more = i + 1 < len(vectors_KN)
+                out_KN[i] += self._multiply(graph, self.views(v_N), retain=more)
         return out_KN
 
     def terms_of(self, batch: Batch, index: int) -> float:
