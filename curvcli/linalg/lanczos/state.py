@@ -20,6 +20,7 @@ from curvcli.linalg.basis import Basis
 from curvcli.linalg.lanczos.factorization import LanczosState, Tail
 from curvcli.linalg.operator import SymmetricOperator, holders_of, offload_of, ranks_of
 from curvcli.linalg.ranks import ALONE, Ranks, check_divided
+from curvcli.linalg.storage import Rows
 from curvcli.linalg.tensor_file import Stored, bytes_of, write_tensors
 
 _FORMAT = "curvcli-lanczos/2"
@@ -111,7 +112,7 @@ def load_state(path: Path, op: SymmetricOperator, capacity: int, fingerprint: st
     # What one process finds wrong, all end with.
     found, problem = None, None
     try:
-        found = _read(path, op.n, holders, fingerprint)
+        found = _read(path, op.n, holders, fingerprint, offload_of(op))
     except CurvError as error:
         problem = error
     if holders.largest(int(problem is not None)) or found is None:
@@ -139,7 +140,7 @@ def _no_state(path: Path, n: int) -> CurvError:
 
 
 def _read(
-    path: Path, n: int, holders: Ranks, fingerprint: str
+    path: Path, n: int, holders: Ranks, fingerprint: str, offload: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """This process' tensors, and the numbers, of a file that is whole and belongs to this run."""
     check_regular(path, CurvError, "state")
@@ -159,6 +160,8 @@ def _read(
                     if part.get_shape()[-1] != n:
                         raise _no_state(path, n)
                     tensors[name] = part[..., holders.entries(n)]
+                elif name == "basis" and len(part.get_shape()) == 2 and part.get_shape()[0]:
+                    tensors[name] = _one_by_one(part, offload)
                 else:
                     tensors[name] = file.get_tensor(name)
     except (SafetensorError, OSError, IndexError) as error:
@@ -181,6 +184,16 @@ def _read(
     if not _fits(tensors, scalars, own.stop - own.start):
         raise _no_state(path, n)
     return tensors, scalars
+
+
+def _one_by_one(part: Any, offload: str | None) -> Tensor:
+    """The vectors in a file, each read to where vectors are kept: there may be no memory for all."""
+    count, length = part.get_shape()
+    rows = Rows(count, length, part[:1].dtype, torch.device("cpu"), offload)
+    for i in range(count):
+        rows.reserve(i)
+        rows.data_MN[i] = part[i : i + 1][0]
+    return rows.data_MN
 
 
 def _restored(
@@ -237,7 +250,12 @@ def _fits(tensors: dict[str, Tensor], scalars: dict[str, Any], n: int) -> bool:
         and all(shape == (m, m) for shape in squares)
         and len(directions) == len(scalars["suspended"])
         and all(t.shape == (n,) for t in directions)
-        and all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
+        and all(
+            bool(torch.isfinite(row).all())
+            for t in tensors.values()
+            if t.is_floating_point()
+            for row in torch.atleast_2d(t)  # a mask of all vectors may not fit
+        )
     )
 
 
