@@ -3,11 +3,12 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from curvcli.machine.memory import not_of_memory
 
 Place = tuple[str, str]
 """Name of a module, and of its attribute or buffer."""
@@ -87,10 +88,13 @@ def _attributes(model: nn.Module) -> dict[Place, Any]:
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             own |= module._buffers.items()
         for name, value in own.items():
-            # Containers of a library's own may refuse to be copied or filled; configurations do.
-            with suppress(Exception):
+            try:
                 if _is_plain(value):
                     found[path, name] = _copy(value)
+            except (
+                Exception
+            ) as error:  # containers of a library's own may refuse to be copied or filled
+                not_of_memory(error)
     return found
 
 
